@@ -1,0 +1,402 @@
+"""What an engine must be able to do to take part in a mirror, and the values that pass between engines.
+
+A `Dialect` is one open connection to one database, in one of two roles: the source gives a snapshot and is only read; the target is
+locked, compared, staged into and published to. Everything that differs between engines is in a dialect; nothing above knows an engine.
+
+Values travel between engines as *plain values*, one Python form per kind of column (see `Kind`). Between two databases of one engine
+they travel as the engine itself holds them. `Form.native` says which of the two a comparison speaks.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from dbsync_pipeline.errors import StructureError
+
+Key = tuple[Any, ...]
+Row = tuple[Any, ...]
+Keys = Sequence[Key]
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Rows are moved in batches of about this many bytes, so that memory does not depend on a table's size."""
+
+CANONICAL = "canonical"
+
+
+class Kind(enum.Enum):
+    """What a column holds, and (in brackets) the plain value that carries it between engines."""
+
+    INTEGER = "integer"  # int
+    BOOLEAN = "boolean"  # 0 or 1
+    UUID = "uuid"  # str, lower case, with dashes
+    NUMERIC = "numeric"  # str with exactly the column's scale of digits
+    TEXT = "text"  # str: text, enums, and JSON as the application wrote it
+    INSTANT = "instant"  # int, microseconds since 2000-01-01 UTC
+    DATETIME = "datetime"  # int, microseconds since 2000-01-01, without a zone
+    DATE = "date"  # int, days since 2000-01-01
+    TIME = "time"  # int, microseconds since midnight
+    FLOAT = "float"  # float
+    BYTES = "bytes"  # bytes
+    OPAQUE = "opaque"  # not carried between engines; within one, exactly
+
+
+def kind_of(type_: TypeEngine[Any]) -> Kind:
+    """The kind of a column of this SQLAlchemy type. What has no exact form in every engine is OPAQUE."""
+    if isinstance(type_, sa.Interval):
+        return Kind.OPAQUE
+    while isinstance(type_, TypeDecorator):
+        type_ = type_.impl_instance
+    return next((kind for matches, kind in _KINDS if matches(type_)), Kind.OPAQUE)
+
+
+def _is(*classes: type) -> Callable[[TypeEngine[Any]], bool]:
+    return lambda type_: isinstance(type_, classes)
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
+    (_is(sa.Boolean), Kind.BOOLEAN),
+    (_is(sa.Integer), Kind.INTEGER),
+    (_is(sa.Float), Kind.FLOAT),
+    (lambda t: isinstance(t, sa.Numeric) and t.precision is not None and t.scale is not None, Kind.NUMERIC),
+    (lambda t: isinstance(t, sa.Uuid) and t.native_uuid, Kind.UUID),
+    (_is(sa.Enum), Kind.TEXT),
+    (lambda t: isinstance(t, sa.JSON) and type(t).__name__ != "JSONB", Kind.TEXT),
+    (lambda t: isinstance(t, sa.String) and not isinstance(t, (sa.CHAR, sa.NCHAR)), Kind.TEXT),
+    (lambda t: isinstance(t, sa.DateTime) and t.timezone, Kind.INSTANT),
+    (_is(sa.DateTime), Kind.DATETIME),
+    (_is(sa.Date), Kind.DATE),
+    (lambda t: isinstance(t, sa.Time) and not t.timezone, Kind.TIME),
+    (_is(sa.LargeBinary), Kind.BYTES),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One mirrored column of the models."""
+
+    name: str
+    kind: Kind
+    type: TypeEngine[Any]
+    nullable: bool
+
+    @property
+    def scale(self) -> int:
+        """Digits after the point of a NUMERIC column."""
+        return int(getattr(self.type, "scale", 0) or 0)
+
+    @property
+    def length(self) -> int | None:
+        """The most characters that a TEXT column holds; None where it has no limit."""
+        return (
+            getattr(self.type, "length", None)
+            if isinstance(self.type, sa.String) and not isinstance(self.type, sa.Enum)
+            else None
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the models, as the mirror sees it: the columns that it copies, in the models' order, and the key."""
+
+    sa: sa.Table
+
+    @property
+    def name(self) -> str:
+        return str(self.sa.key)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that are copied: all but those that the database computes."""
+        return tuple(
+            Column(column.name, kind_of(column.type), column.type, bool(column.nullable))
+            for column in self.sa.columns
+            if column.computed is None
+        )
+
+    @cached_property
+    def key(self) -> tuple[Column, ...]:
+        names = [column.name for column in self.sa.primary_key.columns]
+        by_name = {column.name: column for column in self.columns}
+        if not names or any(name not in by_name for name in names):
+            raise StructureError(
+                "has no primary key of plain columns, so its rows cannot be told apart",
+                table=self.name,
+                remedy="give the table a primary key in the models",
+            )
+        return tuple(by_name[name] for name in names)
+
+    @cached_property
+    def counter(self) -> Column | None:
+        """The column that the database numbers by itself, if there is one."""
+        column = self.sa.autoincrement_column
+        if column is None or column.foreign_keys:
+            return None
+        return next(mine for mine in self.columns if mine.name == column.name)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How rows are turned into digests: the same on both sides of a comparison.
+
+    `family` is `canonical`, or the name that an engine gives to its own form (then both sides are of that engine). `buckets` is how
+    many groups the rows of a table fall into, by key.
+    """
+
+    family: str
+    buckets: int
+
+    @property
+    def native(self) -> bool:
+        return self.family != CANONICAL
+
+
+@dataclass(frozen=True)
+class Digests:
+    """The digests of a table, bucket by bucket: `rows` (int64), `first` and `second` (uint64, sums of row digests modulo 2^64)."""
+
+    form: Form
+    rows: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    @classmethod
+    def gather(cls, form: Form, buckets: Iterable[tuple[int, int, Any, Any]]) -> Digests:
+        """From (bucket, rows, sum, sum); sums may be of any size and sign."""
+        rows = np.zeros(form.buckets, np.int64)
+        sums = np.zeros((2, form.buckets), np.uint64)
+        for bucket, count, first, second in buckets:
+            rows[bucket] = count
+            sums[0, bucket] = int(first) & 0xFFFF_FFFF_FFFF_FFFF
+            sums[1, bucket] = int(second) & 0xFFFF_FFFF_FFFF_FFFF
+        return cls(form, rows, sums[0], sums[1])
+
+    def differing(self, other: Digests) -> np.ndarray:
+        """The buckets that are not alike, in order (int64)."""
+        return np.flatnonzero((self.rows != other.rows) | (self.first != other.first) | (self.second != other.second))
+
+    def replaced(self, buckets: np.ndarray, other: Digests) -> Digests:
+        """These digests with the given buckets taken from `other`."""
+        rows, first, second = self.rows.copy(), self.first.copy(), self.second.copy()
+        rows[buckets], first[buckets], second[buckets] = other.rows[buckets], other.first[buckets], other.second[buckets]
+        return Digests(self.form, rows, first, second)
+
+    @property
+    def total(self) -> int:
+        """Rows of the whole table."""
+        return int(self.rows.sum())
+
+    def __str__(self) -> str:
+        return f"{self.total}:{int(self.first.sum()):016x}{int(self.second.sum()):016x}"
+
+    def to_bytes(self) -> bytes:
+        """24 bytes a bucket, little-endian: all rows, then all first sums, then all second sums."""
+        return b"".join(part.astype(f"<{part.dtype.str[1:]}").tobytes() for part in (self.rows, self.first, self.second))
+
+    @classmethod
+    def from_bytes(cls, form: Form, data: bytes) -> Digests:
+        """The inverse of `to_bytes`."""
+        size = form.buckets * 8
+        return cls(
+            form,
+            np.frombuffer(data[:size], "<i8"),
+            np.frombuffer(data[size : 2 * size], "<u8"),
+            np.frombuffer(data[2 * size : 3 * size], "<u8"),
+        )
+
+
+@dataclass(frozen=True)
+class RowDigest:
+    """One row of a bucket that differs: its key (as `Form` speaks it) and the two halves of its digest."""
+
+    bucket: int
+    key: Key
+    digest: tuple[int, int]
+
+
+@dataclass
+class Moved:
+    """What a load has carried so far."""
+
+    rows: int = 0
+    bytes: int = 0
+
+
+def translated(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A dialect's method, a generator too, whose driver errors come out as the project's own."""
+    operation = method.__name__.strip("_").replace("_", " ")
+
+    @functools.wraps(method)
+    def call(self: Dialect, *args: Any, **kwargs: Any) -> Any:
+        with self.doing(operation):
+            return method(self, *args, **kwargs)
+
+    @functools.wraps(method)
+    def generate(self: Dialect, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self.doing(operation):
+            yield from method(self, *args, **kwargs)
+
+    return generate if inspect.isgeneratorfunction(method) else call
+
+
+class Dialect(ABC):
+    """One open connection. Methods are called by one thread at a time.
+
+    Raises `Unavailable`, `Busy` or `DatabaseError`, never a driver's own exception: every public method of a dialect translates.
+    """
+
+    engine_name: ClassVar[str]
+    driver_errors: ClassVar[tuple[type[Exception], ...]]
+    ledger_schema: ClassVar[str | None]
+    """The schema of the project's own tables; None where a prefix serves."""
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        self.name = name
+        self.connection = connection
+
+    @contextmanager
+    def doing(self, operation: str) -> Iterator[None]:
+        """Within, an error of the driver comes out as the project's own, naming this operation and without its chain."""
+        try:
+            yield
+        except self.driver_errors as error:
+            raise self.translate(error, self.name, operation) from None
+
+    # -- the connection
+
+    @classmethod
+    @abstractmethod
+    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+        """An engine whose connections are pinned to exact sessions; `label` is what the server shows of them."""
+
+    @classmethod
+    @abstractmethod
+    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
+        """The project's error for a driver's, without its chain."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Stop the running statement; may be called from another thread."""
+
+    def close(self) -> None:
+        """Roll back what is open and give the connection up. A second call does nothing."""
+        if not self.connection.closed:
+            self.connection.invalidate()
+            self.connection.close()
+
+    def prepare(self) -> None:
+        """What a database needs once before it takes part in a mirror; most engines need nothing. Outside of transactions."""
+        assert not self.connection.in_transaction()
+
+    # -- transactions
+
+    @abstractmethod
+    def snapshot(self) -> dt.datetime:
+        """Begin a read-only transaction that sees one state for its whole life; returns the database's time of that state."""
+
+    @abstractmethod
+    def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        """Begin the writing transaction: the target's lock first, then the tables', so that others may read and not write.
+
+        Raises Busy, naming the holder, when the lock is not had within `wait_seconds`.
+        """
+
+    @abstractmethod
+    def commit(self) -> None: ...
+
+    @abstractmethod
+    def hold_constraints_off(self, tables: Sequence[Table]) -> None:
+        """Within the writing transaction, foreign keys are not enforced until `prove_constraints`."""
+
+    @abstractmethod
+    def prove_constraints(self, tables: Sequence[Table]) -> None:
+        """Every foreign key of these tables holds, or NotProved is raised."""
+
+    # -- digests
+
+    @abstractmethod
+    def family(self) -> str:
+        """The name of the engine's own form: two databases that say the same can be compared in it."""
+
+    @abstractmethod
+    def count(self, table: Table) -> int: ...
+
+    @abstractmethod
+    def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:
+        """The digests of every bucket, or of these buckets only, computed where the data lives."""
+
+    @abstractmethod
+    def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
+        """The rows of these buckets, ordered by bucket; streamed."""
+
+    # -- rows
+
+    @abstractmethod
+    def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
+        """Plain values of all rows, or of the rows with these plain keys, in batches of about BATCH_BYTES."""
+
+    @abstractmethod
+    def create_staging(self, table: Table) -> None:
+        """Private, empty staging for new rows and for keys, gone when the connection is."""
+
+    @abstractmethod
+    def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
+        """Carry the rows with these keys from the source's snapshot into staging."""
+
+    @abstractmethod
+    def stage_keys(self, table: Table, keys: Keys, form: Form) -> None:
+        """Note keys of live rows that are gone or replaced."""
+
+    @abstractmethod
+    def delete_staged(self, table: Table) -> int:
+        """Delete the live rows whose keys are noted; returns how many."""
+
+    @abstractmethod
+    def insert_staged(self, table: Table) -> int:
+        """Insert the staged rows into the live table; returns how many."""
+
+    @abstractmethod
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        """Carry all rows of this table, which is empty here, straight into the live table."""
+
+    def strip(self, tables: Sequence[Table]) -> list[str]:
+        """Drop what slows a first load and can be built afterwards; returns what `restore` needs. Readers wait until the commit."""
+        return []
+
+    def restore(self, stripped: Sequence[str]) -> None:
+        """Build again what `strip` dropped; raises NotProved where a foreign key would not hold."""
+        assert not stripped, "an engine that strips restores"
+
+    # -- counters
+
+    @abstractmethod
+    def counter(self, table: Table) -> int | None:
+        """The last number that the table's counter gave, or the highest key if that is greater; None where it has no counter."""
+
+    @abstractmethod
+    def move_counter(self, table: Table, value: int) -> None:
+        """The next number given will be greater than `value`; never moves a counter back."""
+
+    # -- about the database
+
+    @abstractmethod
+    def size_bytes(self) -> int: ...
+
+    @abstractmethod
+    def leave_mark(self, mark: int) -> None:
+        """Within the open transaction, leave a passing mark that every session of this very database sees, and no other does."""
+
+    @abstractmethod
+    def sees_mark(self, mark: int) -> bool: ...

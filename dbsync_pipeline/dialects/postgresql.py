@@ -1,0 +1,657 @@
+"""PostgreSQL: COPY for rows, hashes of rows computed in the server, constraints deferred until the commit.
+
+Between two PostgreSQL servers rows travel as binary COPY, undecoded, so that every value that the server can hold arrives, infinities
+and years before Christ included. Rows from other engines arrive as text COPY.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import psycopg2
+import psycopg2.errors
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from dbsync_pipeline.dialects import _copy, values
+from dbsync_pipeline.dialects.base import (
+    BATCH_BYTES,
+    CANONICAL,
+    Column,
+    Dialect,
+    Digests,
+    Form,
+    Keys,
+    Kind,
+    Moved,
+    Row,
+    RowDigest,
+    Table,
+    translated,
+)
+from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
+
+_SQL = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # this style doubles no percent signs
+_LOCK = 0x6462_7379_6E63  # "dbsync": the one key of the target's lock
+
+_PINNED = {
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "row_security": "off",  # a source that hides rows fails instead of hiding them
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "1h",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+_CONNECT = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+
+
+def quote(name: str) -> str:
+    """An identifier, quoted."""
+    return _SQL.identifier_preparer.quote_identifier(name)
+
+
+def quote_table(table: sa.Table) -> str:
+    """A table's name, quoted, with its schema where it has one."""
+    return ".".join(quote(part) for part in (table.schema, table.name) if part)
+
+
+class PostgreSQL(Dialect):
+    engine_name = "postgresql"
+    driver_errors = (psycopg2.Error, sa.exc.DBAPIError)
+    ledger_schema = "dbsync"
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        raw: Any = connection.connection.driver_connection
+        self._raw = raw
+        self._version: int = self._raw.server_version // 10_000
+        self._staging: dict[str, int] = {}
+        self._replica = False
+        self._cursors = 0
+
+    # -- the connection
+
+    @classmethod
+    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+        arguments = {**_CONNECT, "connect_timeout": max(2, round(connect_seconds)), "application_name": label}
+        engine = sa.create_engine(url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments)
+
+        @sa.event.listens_for(engine, "connect")
+        def pin(connection: Any, _record: object) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(_pins())
+                cursor.execute("SELECT version() LIKE '%linux%'")
+                if cursor.fetchone()[0]:  # elsewhere the server cannot watch its client
+                    cursor.execute("SET client_connection_check_interval = '5s'")
+            connection.commit()
+
+        return engine
+
+    @classmethod
+    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
+        original = getattr(error, "orig", None) or error
+        if isinstance(original, psycopg2.errors.LockNotAvailable):
+            return Busy("somebody holds a lock on the tables", operation=operation, database=name, remedy="try again later")
+        if isinstance(original, psycopg2.errors.QueryCanceled):
+            return DatabaseError("the statement was cancelled", operation=operation, database=name)
+        if getattr(original, "pgcode", None) is None and isinstance(
+            original, (psycopg2.OperationalError, psycopg2.InterfaceError)
+        ):
+            return Unavailable(
+                _why_unreachable(original),
+                operation=operation,
+                database=name,
+                remedy=f"see that the server of {name} runs and that DBSYNC_{name.upper()}_URL is right, then try again",
+            )
+        code = getattr(original, "pgcode", None) or ""
+        if code.startswith(("57P", "08", "40")):
+            return Unavailable("the server ended the work", operation=operation, database=name, remedy="try again")
+        message = getattr(getattr(original, "diag", None), "message_primary", None) or type(original).__name__
+        return DatabaseError(f"{message} (SQLSTATE {code})" if code else message, operation=operation, database=name)
+
+    def cancel(self) -> None:
+        self._raw.cancel()
+
+    # -- transactions
+
+    @translated
+    def snapshot(self) -> dt.datetime:
+        self.connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self.connection.begin()
+        moment: dt.datetime = self._one("SELECT clock_timestamp()")[0]
+        return moment.astimezone(dt.timezone.utc)
+
+    @translated
+    def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        self.connection.execution_options(isolation_level="READ COMMITTED")
+        self.connection.begin()
+        if not self._one("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:
+            raise Busy(self._holder(), operation="lock", database=self.name, remedy="wait until it ends, then try again")
+        self._run(f"SET LOCAL lock_timeout = {round(wait_seconds * 1000)}")
+        try:
+            self._run(f"LOCK TABLE {', '.join(quote_table(table.sa) for table in tables)} IN SHARE ROW EXCLUSIVE MODE")
+        except psycopg2.errors.LockNotAvailable:
+            self._raw.rollback()
+            raise Busy(
+                f"{self._blockers(tables)} is writing to the tables",
+                operation="lock",
+                database=self.name,
+                remedy="wait until that transaction ends, then try again",
+            ) from None
+
+    @translated
+    def commit(self) -> None:
+        transaction = self.connection.get_transaction()
+        assert transaction is not None
+        transaction.commit()
+
+    @translated
+    def hold_constraints_off(self, tables: Sequence[Table]) -> None:
+        obstacles = self._not_deferrable(tables)
+        if not obstacles:
+            self._run("SET CONSTRAINTS ALL DEFERRED")
+            return
+        try:
+            with self.connection.begin_nested():
+                self._run("SET LOCAL session_replication_role = replica")
+        except (psycopg2.errors.InsufficientPrivilege, sa.exc.ProgrammingError):
+            raise StructureError(
+                f"{', '.join(obstacles)} cannot be held off until the commit",
+                database=self.name,
+                operation="publish",
+                remedy="declare the foreign keys DEFERRABLE without ON DELETE and ON UPDATE actions and disable the triggers, "
+                "or GRANT SET ON PARAMETER session_replication_role to this role",
+            ) from None
+        self._replica = True
+
+    @translated
+    def prove_constraints(self, tables: Sequence[Table]) -> None:
+        if not self._replica:
+            try:
+                self._run("SET CONSTRAINTS ALL IMMEDIATE")
+            except psycopg2.errors.ForeignKeyViolation as error:
+                raise self._unproved(error) from None
+            return
+        for table in tables:
+            for key in table.sa.foreign_key_constraints:
+                if self._one(_orphans(key))[0]:
+                    raise NotProved(
+                        f"the foreign key {key.name} would not hold",
+                        operation="publish",
+                        database=self.name,
+                        table=table.name,
+                        remedy=_WHOLE,
+                    )
+
+    def _unproved(self, error: psycopg2.Error) -> NotProved:
+        return NotProved(
+            f"the foreign key {error.diag.constraint_name} would not hold",
+            operation="publish",
+            database=self.name,
+            table=error.diag.table_name,
+            remedy=_WHOLE,
+        )
+
+    # -- digests
+
+    @translated
+    def family(self) -> str:
+        return f"postgresql {self._version} {self._one('SHOW server_encoding')[0]}"
+
+    @translated
+    def count(self, table: Table) -> int:
+        return int(self._one(f"SELECT count(*) FROM {quote_table(table.sa)}")[0])
+
+    @translated
+    def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:
+        first, second = self._halves(form)
+        rows = self._all(
+            f"SELECT b, count(*), sum({first})::text, sum({second})::text FROM ("
+            f"SELECT {self._bucket(table, form)} AS b, {self._row(table, form)} AS r FROM {quote_table(table.sa)} t "
+            f"{self._only(table, form, only)} OFFSET 0) x GROUP BY b"
+        )
+        return Digests.gather(form, rows)
+
+    @translated
+    def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
+        keys = [f"{self._key_value(column, form)} AS k{n}" for n, column in enumerate(table.key)]
+        names = ", ".join(f"k{n}" for n in range(len(keys)))
+        sql = (
+            f"SELECT b, {', '.join(self._halves(form))}, {names} FROM ("
+            f"SELECT {self._bucket(table, form)} AS b, {', '.join(keys)}, {self._row(table, form)} AS r "
+            f"FROM {quote_table(table.sa)} t {self._only(table, form, only)} OFFSET 0) x ORDER BY b"
+        )
+        for batch in self._stream(sql):
+            for bucket, first, second, *key in batch:
+                yield RowDigest(bucket, tuple(key), (first, second))
+
+    def _only(self, table: Table, form: Form, only: np.ndarray | None) -> str:
+        """The condition that names the rows of these buckets."""
+        return "" if only is None else f"WHERE {self._bucket(table, form)} = ANY({self._literal(only.tolist())}::int[])"
+
+    def _row(self, table: Table, form: Form) -> str:
+        """The expression that is hashed: a record, or the SHA-256 of the canonical text."""
+        if form.native:
+            return f"ROW({', '.join(self._hashable(column) for column in table.columns)})"
+        pieces = ", ".join(f"coalesce({self._canonical(column)}, '~'), '|'" for column in table.columns)
+        return f"sha256(convert_to(concat({pieces}), 'UTF8'))"
+
+    def _halves(self, form: Form) -> tuple[str, str]:
+        """Two signed 64-bit numbers of r.
+
+        The hash of a record is linear in the hashes of its fields (hash_record_extended multiplies by 31 and adds), so that two rows that
+        swap a value would keep the sum; hashing the result once more breaks that.
+        """
+        if form.native:
+            return tuple(f"hashint8extended(hash_record_extended(r, {seed}), {seed})" for seed in (1, 2))  # type: ignore[return-value]
+        return self._int8("substring(r, 1, 8)"), self._int8("substring(r, 9, 8)")
+
+    def _bucket(self, table: Table, form: Form) -> str:
+        """See canonical.bucket_of: the same buckets."""
+        key = table.key
+        if len(key) == 1 and key[0].kind is Kind.INTEGER:
+            return f"(abs(t.{quote(key[0].name)}::bigint / 128) % {form.buckets})::int"
+        if len(key) == 1 and key[0].kind is Kind.UUID:
+            return f"(abs({self._int4(f'substring(uuid_send(t.{quote(key[0].name)}), 13, 4)')}::bigint) % {form.buckets})::int"
+        if form.native:
+            record = f"ROW({', '.join(self._hashable(column) for column in key)})"
+            return f"(abs(hash_record_extended({record}, 3) / 2) % {form.buckets})::int"
+        pieces = ", ".join(f"coalesce({self._canonical(column)}, '~'), '|'" for column in key)
+        return f"(abs({self._int4(f'substring(sha256(convert_to(concat({pieces}), $$UTF8$$)), 1, 4)')}::bigint) % {form.buckets})::int"
+
+    def _hashable(self, column: Column) -> str:
+        """The column such that equal hashes mean equal values, byte for byte: hashes by equality take -0 and 0, 1.0 and 1.00 as one."""
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.TEXT | Kind.OPAQUE:
+                return f'{name}::text COLLATE "C"'
+            case Kind.FLOAT:
+                return f"encode(float8send({name}::float8), 'hex')"
+            case Kind.BYTES:
+                return name if self._version >= 18 else f"encode(sha256({name}), 'hex')"
+            case _:  # a NUMERIC has one scale, so that equal numbers are equal texts
+                return name
+
+    def _canonical(self, column: Column) -> str:
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.TEXT:
+                return f"octet_length({name}::text) || ':' || {name}::text"
+            case Kind.BYTES:
+                return f"octet_length({name}) || ':' || encode(substring(sha256({name}), 1, 16), 'hex')"
+            case Kind.FLOAT:
+                return f"({self._int8(f'float8send({name}::float8 + 0.0)')})::text"
+            case Kind.OPAQUE:
+                raise AssertionError("an opaque column has no canonical form")
+            case _:
+                return f"({self._plain(column)})::text"
+
+    def _plain(self, column: Column) -> str:
+        """The column as a plain value."""
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.BOOLEAN:
+                return f"{name}::int"
+            case Kind.UUID | Kind.NUMERIC | Kind.TEXT:
+                return f"{name}::text"
+            case Kind.FLOAT:
+                return f"{name}::float8"
+            case Kind.INSTANT:
+                return self._microseconds(name, "timestamptz_send", 946_684_800)
+            case Kind.DATETIME:
+                return self._microseconds(name, "timestamp_send", 946_684_800)
+            case Kind.TIME:
+                return self._microseconds(name, "time_send", 0)
+            case Kind.DATE:
+                return f"({name} - date '2000-01-01')"
+            case _:
+                return name
+
+    def _microseconds(self, name: str, send: str, epoch: int) -> str:
+        if self._version >= 18:
+            return f"{send}({name})::bigint"
+        return f"((extract(epoch from {name}) - {epoch}) * 1000000)::bigint"
+
+    def _int8(self, eight: str) -> str:
+        return f"({eight})::bigint" if self._version >= 18 else f"('x' || encode({eight}, 'hex'))::bit(64)::bigint"
+
+    def _int4(self, four: str) -> str:
+        return f"({four})::int" if self._version >= 18 else f"('x' || encode({four}, 'hex'))::bit(32)::int"
+
+    def _key_value(self, column: Column, form: Form) -> str:
+        """Keys as `form` speaks them: text that the server reads back, or plain values."""
+        return f"t.{quote(column.name)}::text" if form.native else self._plain(column)
+
+    # -- rows
+
+    @translated
+    def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
+        columns = ", ".join(self._plain(column) for column in table.columns)
+        blobs = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
+        for batch in self._stream(
+            f"SELECT {columns} FROM {quote_table(table.sa)} t {self._keyed(table, keys, Form(CANONICAL, 1))}"
+        ):
+            yield [_with_bytes(row, blobs) for row in batch] if blobs else batch
+
+    @translated
+    def create_staging(self, table: Table) -> None:
+        number = self._staging.setdefault(table.name, len(self._staging))
+        live = quote_table(table.sa)
+        for staging, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
+            self._run(f"DROP TABLE IF EXISTS pg_temp.{staging}")
+            self._run(f"CREATE TEMPORARY TABLE {staging} ON COMMIT DROP AS SELECT {_names(columns)} FROM {live} WITH NO DATA")
+
+    @translated
+    def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
+        return self._load(f"dbsync_new_{self._staging[table.name]}", table, source, keys, form)
+
+    @translated
+    def stage_keys(self, table: Table, keys: Keys, form: Form) -> None:
+        texts = iter(keys) if form.native else map(self._converter(table, table.key), keys)
+        self._copy_in(
+            f"COPY dbsync_gone_{self._staging[table.name]} ({_names(table.key)}) FROM STDIN",
+            _copy.Lines(map(_copy.line, texts), Moved()),
+        )
+
+    @translated
+    def delete_staged(self, table: Table) -> int:
+        same = " AND ".join(f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key)
+        return self._run(f"DELETE FROM {quote_table(table.sa)} t USING dbsync_gone_{self._staging[table.name]} g WHERE {same}")
+
+    @translated
+    def insert_staged(self, table: Table) -> int:
+        names = _names(table.columns)
+        return self._run(
+            f"INSERT INTO {quote_table(table.sa)} ({names}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {names} FROM dbsync_new_{self._staging[table.name]}"
+        )
+
+    @translated
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        return self._load(quote_table(table.sa), table, source, None, form)
+
+    @translated
+    def strip(self, tables: Sequence[Table]) -> list[str]:
+        """Foreign keys and secondary indexes, where this role owns the tables and no other table refers to them."""
+        oids = [self._one("SELECT %s::regclass::oid", (quote_table(table.sa),))[0] for table in tables]
+        if not self._one(_MAY_STRIP, {"oids": oids})[0]:
+            return []
+        parts = self._all(_SECONDARY, {"oids": oids})
+        for _, drop, _ in parts:
+            self._run(drop)
+        return [create for _, _, create in reversed(parts)]
+
+    @translated
+    def restore(self, stripped: Sequence[str]) -> None:
+        try:
+            for statement in stripped:
+                self._run(statement)
+        except psycopg2.errors.ForeignKeyViolation as error:
+            raise self._unproved(error) from None
+
+    def _load(self, into: str, table: Table, source: Dialect, keys: Keys | None, form: Form) -> Moved:
+        """Rows of the source's snapshot into a live or a staging table, by COPY."""
+        into = f"COPY {into} ({_names(table.columns)}) FROM STDIN"
+        if isinstance(source, PostgreSQL) and form.native:
+            return self._pipe(f"{into} (FORMAT binary)", source, source._copy_out(table, keys, form))
+        moved, convert = Moved(), self._converter(table, table.columns)
+        lines = (_copy.line(convert(row)) for batch in source.read(table, keys) for row in batch)
+        self._copy_in(into, _copy.Lines(lines, moved))
+        return moved
+
+    def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
+        return values.converter(table, columns, [values.to_postgresql(column) for column in columns], self.name)
+
+    def _copy_out(self, table: Table, keys: Keys | None, form: Form) -> str:
+        columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
+        return (
+            f"COPY (SELECT {columns} FROM {quote_table(table.sa)} t {self._keyed(table, keys, form)}) TO STDOUT (FORMAT binary)"
+        )
+
+    def _keyed(self, table: Table, keys: Keys | None, form: Form) -> str:
+        """The condition that names the rows with these keys."""
+        if keys is None:
+            return ""
+        texts = keys if form.native else list(map(self._converter(table, table.key), keys))
+        arrays = [f"{self._literal([key[n] for key in texts])}::text[]" for n in range(len(table.key))]
+        types = [column.type.compile(_SQL) for column in table.key]
+        names = ", ".join(f"t.{quote(column.name)}" for column in table.key)
+        if len(types) == 1:
+            return f"WHERE {names} = ANY({arrays[0]}::{types[0]}[])"
+        parts = [f"k{n}" for n in range(len(types))]
+        casts = ", ".join(f"{part}::{type_}" for part, type_ in zip(parts, types, strict=True))
+        return f"WHERE ({names}) IN (SELECT {casts} FROM unnest({', '.join(arrays)}) u({', '.join(parts)}))"
+
+    def _pipe(self, into: str, source: PostgreSQL, out: str) -> Moved:
+        """One COPY's output is the other's input; the process holds no more than a buffer of it.
+
+        A source that fails ends the pipe early, which the receiver may take for the end of the rows: hence the look at `failures` last.
+        """
+        moved, failures = Moved(), list[Exception]()
+        reading, writing = os.pipe()
+
+        def send() -> None:
+            try:
+                with open(writing, "wb", _PIPE_BYTES) as writer:
+                    source._copy_to(out, _copy.Counted(writer, moved))
+            except BrokenPipeError:
+                pass  # the receiving side failed, and says why
+            except Exception as error:
+                failures.append(error)
+
+        sender = threading.Thread(target=send, name="dbsync-copy", daemon=True)
+        sender.start()
+        try:
+            with open(reading, "rb", _PIPE_BYTES) as reader:
+                moved.rows = self._copy_in(into, reader)
+        finally:
+            sender.join()
+            if failures:
+                raise failures[0] from None
+        return moved
+
+    @translated
+    def _copy_to(self, sql: str, file: Any) -> None:
+        with self._raw.cursor() as cursor:
+            cursor.copy_expert(sql, file)
+
+    def _copy_in(self, sql: str, file: Any) -> int:
+        with self._raw.cursor() as cursor:
+            cursor.copy_expert(sql, file, size=_PIPE_BYTES)
+            return int(cursor.rowcount)
+
+    # -- counters
+
+    @translated
+    def counter(self, table: Table) -> int | None:
+        sequence = self._sequence(table)
+        if sequence is None or table.counter is None:
+            return None
+        last = self._one("SELECT pg_sequence_last_value(%s::regclass)", (sequence,))[0]
+        highest = self._one(f"SELECT max({quote(table.counter.name)}) FROM {quote_table(table.sa)}")[0]
+        return max(last or 0, highest or 0)
+
+    @translated
+    def move_counter(self, table: Table, value: int) -> None:
+        self._run(
+            "SELECT setval(%(seq)s, least(greatest(%(value)s, coalesce(pg_sequence_last_value(%(seq)s), 1)), seqmax)) "
+            "FROM pg_sequence WHERE seqrelid = %(seq)s::regclass",
+            {"seq": self._sequence(table), "value": value},
+        )
+
+    def _sequence(self, table: Table) -> str | None:
+        if table.counter is None:
+            return None
+        name = self._one("SELECT pg_get_serial_sequence(%s, %s)", (quote_table(table.sa), table.counter.name))[0]
+        return None if name is None else str(name)
+
+    # -- about the database
+
+    @translated
+    def size_bytes(self) -> int:
+        return int(self._one("SELECT pg_database_size(current_database())")[0])
+
+    @translated
+    def leave_mark(self, mark: int) -> None:
+        self._run("SELECT pg_advisory_xact_lock(%s)", (mark,))
+
+    @translated
+    def sees_mark(self, mark: int) -> bool:
+        return not self._one("SELECT pg_try_advisory_xact_lock(%s)", (mark,))[0]
+
+    # -- what the rest is made of
+
+    # Names and values that vary stand in the text of a statement, quoted: a percent sign in a name would be taken for a parameter.
+
+    def _literal(self, value: Any) -> str:
+        with self._raw.cursor() as cursor:
+            return str(cursor.mogrify("%s", (value,)).decode())
+
+    def _run(self, sql: str, arguments: Any = None) -> int:
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return int(cursor.rowcount)
+
+    def _one(self, sql: str, arguments: Any = None) -> tuple[Any, ...]:
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            row: tuple[Any, ...] = cursor.fetchone()
+            return row
+
+    def _all(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def _stream(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query from a cursor in the server, in batches of about BATCH_BYTES."""
+        self._cursors += 1
+        with self._raw.cursor(name=f"dbsync_{self._cursors}") as cursor:
+            cursor.execute(sql)
+            size = 64
+            while batch := cursor.fetchmany(size):
+                yield batch
+                width = max(1, sum(map(_width, batch)) // len(batch))
+                size = max(1, min(20_000, size * 8, BATCH_BYTES // width))
+
+    def _holder(self) -> str:
+        holder = self._all(_HOLDER, (_LOCK >> 32, _LOCK & 0xFFFF_FFFF))
+        if not holder:
+            return "another sync of this database has just ended"
+        label, since = holder[0]
+        return f"another sync holds the lock of this database: {label}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+    def _blockers(self, tables: Sequence[Table]) -> str:
+        names = [quote_table(table.sa) for table in tables]
+        blockers = self._all(_BLOCKERS, (names,))
+        return (
+            ", ".join(f"{user} ({label or 'no application name'}, process {pid})" for pid, user, label in blockers) or "somebody"
+        )
+
+    def _not_deferrable(self, tables: Sequence[Table]) -> list[str]:
+        """Foreign keys and triggers that SET CONSTRAINTS does not hold off, in words."""
+        return [row[0] for row in self._all(_NOT_DEFERRABLE, ([quote_table(table.sa) for table in tables],))]
+
+
+_PIPE_BYTES = 256 * 1024
+_WHOLE = "sync all tables, or mend the row in the source: `dbsync sync` without --table"
+
+_HOLDER = """
+SELECT a.application_name, a.xact_start AT TIME ZONE 'UTC' FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+_BLOCKERS = """
+SELECT DISTINCT a.pid, a.usename, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.relation = ANY(%s::text[]::regclass[]) AND l.granted AND l.mode LIKE '%%Exclusive%%' AND a.pid <> pg_backend_pid()"""
+
+_NOT_DEFERRABLE = """
+WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass) FROM pg_constraint
+WHERE contype = 'f' AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype <> 'a')
+  AND (conrelid IN (SELECT oid FROM mirrored) OR confrelid IN (SELECT oid FROM mirrored))
+UNION ALL
+SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
+WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM mirrored)"""
+
+_MAY_STRIP = """
+SELECT bool_and(pg_has_role(relowner, 'USAGE')) AND NOT EXISTS (
+  SELECT FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY(%(oids)s) AND NOT conrelid = ANY(%(oids)s))
+FROM pg_class WHERE oid = ANY(%(oids)s)"""
+
+# foreign keys first, then unique constraints, then plain indexes; the primary key stays
+_SECONDARY = """
+SELECT CASE contype WHEN 'f' THEN 1 ELSE 2 END, format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
+       format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE conrelid = ANY(%(oids)s) AND contype IN ('f', 'u') AND conislocal
+UNION ALL
+SELECT 3, format('DROP INDEX %%s', indexrelid::regclass), pg_get_indexdef(indexrelid)
+FROM pg_index i WHERE indrelid = ANY(%(oids)s) AND NOT indisprimary AND NOT indisreplident
+  AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x'))
+ORDER BY 1"""
+
+
+def _pins() -> str:
+    return "; ".join(f"SET {name} = '{value}'" for name, value in _PINNED.items())
+
+
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(quote(column.name) for column in columns)
+
+
+def _width(row: tuple[Any, ...]) -> int:
+    return sum(len(value) if isinstance(value, (str, bytes, memoryview)) else 8 for value in row)
+
+
+def _with_bytes(row: Row, blobs: list[int]) -> Row:
+    """psycopg2 gives binary columns as memoryviews."""
+    values_ = list(row)
+    for n in blobs:
+        values_[n] = None if row[n] is None else bytes(row[n])
+    return tuple(values_)
+
+
+def _orphans(key: sa.ForeignKeyConstraint) -> str:
+    """Is there a row whose reference leads nowhere?"""
+    child, parent = key.parent, key.referred_table
+    pairs = [(element.parent.name, element.column.name) for element in key.elements]
+    same = " AND ".join(f"p.{quote(theirs)} = c.{quote(mine)}" for mine, theirs in pairs)
+    given = " AND ".join(f"c.{quote(mine)} IS NOT NULL" for mine, _ in pairs)
+    return (
+        f"SELECT EXISTS (SELECT FROM {quote_table(child)} c WHERE {given} "  # type: ignore[arg-type]
+        f"AND NOT EXISTS (SELECT FROM {quote_table(parent)} p WHERE {same}))"
+    )
+
+
+def _why_unreachable(error: Exception) -> str:
+    """The driver's message in words of our own: its own may repeat pieces of the URL."""
+    message = str(error)
+    return next((ours for theirs, ours in _REASONS if theirs in message), "the server cannot be reached")
+
+
+_REASONS = (
+    ("authentication failed", "the server refused the user or the password"),
+    ("no password supplied", "the server asks for a password"),
+    ("translate host name", "the name of the host is not known"),
+    ("refused", "nothing answers at that address"),
+    ("No such file or directory", "nothing answers at that address"),
+    ("timeout expired", "no answer in time"),
+    ("starting up", "the server is starting up"),
+    ("shutting down", "the server is shutting down"),
+    ("too many clients", "the server takes no more connections"),
+    ("does not exist", "the database or the user does not exist there"),
+    ("closed", "the connection was lost"),
+)

@@ -1,0 +1,104 @@
+"""A configured database: a name and a secret URL, from which connections are opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects import REGISTRY, Dialect
+from dbsync_pipeline.errors import SettingsError, Unavailable
+from dbsync_pipeline.settings import DatabaseSetting, Settings
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the application. The URL is a secret: it is not shown and not compared."""
+
+    name: str
+    url: sa.URL = field(repr=False, compare=False)
+    connect_seconds: float = 10
+
+    @property
+    def engine_name(self) -> str:
+        return self.url.get_backend_name()
+
+    @property
+    def dialect(self) -> type[Dialect]:
+        return REGISTRY[self.engine_name]
+
+    def engine(self, label: str = "dbsync", *, create: bool = False) -> sa.Engine:
+        """An engine without a pool. `create` lets a SQLite file come into being; without it Unavailable is raised where there is none."""
+        if self.engine_name == "sqlite":
+            self._file(create)
+        return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
+
+    @contextmanager
+    def connect(self, label: str = "dbsync", *, create: bool = False) -> Iterator[Dialect]:
+        """An open connection, closed at the end; what it has not committed is rolled back.
+
+        Raises Unavailable when the database does not answer within `connect_seconds`.
+        """
+        dialect = self.open(label, create=create)
+        try:
+            yield dialect
+        finally:
+            dialect.close()
+
+    def open(self, label: str = "dbsync", *, create: bool = False) -> Dialect:
+        """As `connect`, for a caller that closes by itself."""
+        engine = self.engine(label, create=create)
+        try:
+            return self.dialect(self.name, engine.connect())
+        except self.dialect.driver_errors as error:
+            raise self.dialect.translate(error, self.name, "connect") from None
+
+    def _file(self, create: bool) -> None:
+        path = self.url.database
+        if not path or path == ":memory:":
+            raise SettingsError(
+                "a SQLite database that lives in memory cannot be mirrored",
+                database=self.name,
+                remedy=f"name a file in DBSYNC_{self.name.upper()}_URL",
+            )
+        if create:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        elif not os.path.exists(path):
+            raise Unavailable(
+                "there is no such file yet",
+                operation="connect",
+                database=self.name,
+                remedy=f"make it: `dbsync tables create --database {self.name}`",
+            )
+
+
+def databases(settings: Settings) -> tuple[Database, ...]:
+    """All configured databases, in their order. Raises SettingsError for a URL that cannot be read, without quoting it."""
+    return tuple(_database(setting, settings) for setting in settings.databases)
+
+
+def database(settings: Settings, name: str) -> Database:
+    """The database of that name; raises SettingsError naming the known ones."""
+    return _database(settings.database(name), settings)
+
+
+def _database(setting: DatabaseSetting, settings: Settings) -> Database:
+    variable = f"DBSYNC_{setting.name.upper()}_URL"
+    try:
+        url = sa.make_url(setting.url.get_secret_value().replace("postgres://", "postgresql://", 1))
+    except (sa.exc.ArgumentError, ValueError):
+        raise SettingsError(
+            "its URL cannot be read",
+            database=setting.name,
+            remedy=f"write {variable} as engine://user:password@host:port/name, special characters as %XX",
+        ) from None
+    if url.get_backend_name() not in REGISTRY:
+        raise SettingsError(
+            f"the engine {url.get_backend_name()!r} is not known; known are: {', '.join(REGISTRY)}",
+            database=setting.name,
+            remedy=f"mend {variable}",
+        )
+    return Database(setting.name, url, settings.connect_seconds)

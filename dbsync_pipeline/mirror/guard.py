@@ -1,0 +1,144 @@
+"""Whether a plan may be carried out: one pure function over the final plan and the policy.
+
+Every refusal says what was found, names rows by key and never by value, and gives the option that lets it through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from dbsync_pipeline.dialects.base import Key
+
+FIRST_KEYS = 5
+"""So many keys are named in a refusal."""
+
+
+@dataclass(frozen=True)
+class Risk:
+    """Rows of the target that were written by somebody else and that the plan would change or delete: how many, and the first keys."""
+
+    rows: int = 0
+    keys: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What would happen to one table: rows of both sides now, and rows to insert, update and delete."""
+
+    table: str
+    source_rows: int
+    target_rows: int
+    insert: int
+    update: int
+    delete: int
+    risk: Risk = field(default_factory=Risk)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.insert or self.update or self.delete)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sync, all decided and nothing written. `known` says that the target's ledger has at least one publish."""
+
+    source: str
+    target: str
+    same_database: bool
+    known: bool
+    tables: Mapping[str, TablePlan]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a person allows. `max_change_fraction` is of a table's rows on the target; up to `max_change_rows` rows are always allowed."""
+
+    overwrite: bool = False
+    max_change_fraction: float = 0.5
+    max_change_rows: int = 1000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One guard's refusal: which guard, the table where it is about one, what was found, and what lets it through."""
+
+    guard: str
+    table: str | None
+    found: str
+    remedy: str
+
+
+def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
+    """Everything that speaks against the plan; empty when it may be carried out."""
+    return tuple(finding for guard in GUARDS for finding in guard(plan, policy))
+
+
+def _same_database(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if plan.same_database:
+        yield Finding(
+            "same database",
+            None,
+            f"{plan.source} and {plan.target} are one and the same database",
+            f"mend DBSYNC_{plan.target.upper()}_URL",
+        )
+
+
+def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if plan.known or policy.overwrite or not any(table.target_rows for table in plan.tables.values()):
+        return
+    differing = [table for table in plan.tables.values() if not table.empty]
+    if differing:
+        counts = ", ".join(
+            f"{table.table} ({table.update + table.delete} of its {table.target_rows} rows at risk)" for table in differing
+        )
+        yield Finding(
+            "unknown target",
+            None,
+            f"{plan.target} was never published to, holds rows, and differs from {plan.source} in {counts}",
+            _through(plan, "--overwrite"),
+        )
+
+
+def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if not plan.known or policy.overwrite:
+        return
+    for table in plan.tables.values():
+        if table.risk.rows:
+            keys = ", ".join("/".join(map(str, key)) for key in table.risk.keys)
+            more = ", …" if table.risk.rows > len(table.risk.keys) else ""
+            yield Finding(
+                "foreign writes",
+                table.table,
+                f"somebody has written to {plan.target} since its last publish: up to {table.risk.rows} "
+                f"rows are at risk of being changed or deleted, with keys {keys}{more}",
+                _through(plan, "--overwrite"),
+            )
+
+
+def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    for table in plan.tables.values():
+        lost = table.update + table.delete
+        limit = max(policy.max_change_rows, int(policy.max_change_fraction * table.target_rows))
+        emptied = table.target_rows > 0 and table.source_rows == 0 and policy.max_change_fraction < 1
+        if lost > limit or emptied:
+            what = "the source's table is empty" if table.source_rows == 0 else f"the source has {table.source_rows} rows"
+            yield Finding(
+                "shrunken source",
+                table.table,
+                f"{what}, and {table.delete} of the {table.target_rows} rows on {plan.target} would be "
+                f"deleted and {table.update} changed",
+                _through(plan, "--max-change-fraction 1"),
+            )
+
+
+def _through(plan: Plan, option: str) -> str:
+    return f"if this is what you want: `dbsync sync --source {plan.source} --target {plan.target} {option}`"
+
+
+GUARDS: tuple[Callable[[Plan, Policy], Iterator[Finding]], ...] = (
+    _same_database,
+    _unknown_target,
+    _foreign_writes,
+    _shrunken_source,
+)

@@ -1,0 +1,80 @@
+"""The models' tables in the order in which they refer to each other; everything else about structure is derived from here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import sqlalchemy as sa
+from sqlalchemy.sql.ddl import sort_tables_and_constraints
+
+from dbsync_pipeline.dialects.base import Table
+from dbsync_pipeline.errors import SettingsError, StructureError
+
+
+@dataclass(frozen=True)
+class Model:
+    """The mirrored tables of a SQLAlchemy metadata."""
+
+    metadata: sa.MetaData
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """Parents first, as far as cycles allow; the order is the same on every run."""
+        by_name = sorted(self.metadata.tables.values(), key=lambda table: table.key)
+        in_order = sort_tables_and_constraints(by_name)  # type: ignore[no-untyped-call]
+        return tuple(Table(table) for table, _ in in_order if table is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(table.name for table in self.tables)
+
+    def table(self, name: str) -> Table:
+        """The table of that name; raises SettingsError naming the known ones."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise SettingsError(
+            f"the models have no table {name!r}; their tables are: {', '.join(self.names)}",
+            table=name,
+            remedy="name one of them, or set DBSYNC_MODELS to the module that has it",
+        )
+
+    def select(self, names: Iterable[str]) -> tuple[Table, ...]:
+        """The tables of these names, in the models' order; all where no name is given."""
+        chosen = {self.table(name).name for name in names} or set(self.names)
+        return tuple(table for table in self.tables if table.name in chosen)
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """The tables that this one refers to and that come before it: a graph without cycles."""
+        mine = self.table(name)
+        referred = {str(key.referred_table.key) for key in mine.sa.foreign_key_constraints}
+        earlier = self.names[: self.names.index(name)]
+        return tuple(parent for parent in earlier if parent in referred)
+
+
+def load_model(module: str) -> Model:
+    """The model in `module`: its `Base.metadata`, or its `metadata`.
+
+    Raises SettingsError where the module cannot be imported or has neither, StructureError where a table cannot be mirrored.
+    """
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise SettingsError(
+            f"the models' module {module!r} cannot be imported: {error}", remedy="set DBSYNC_MODELS to a module that can"
+        ) from None
+    metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(found, "metadata", None)
+    if not isinstance(metadata, sa.MetaData) or not metadata.tables:
+        raise SettingsError(
+            f"the module {module!r} has no Base.metadata and no metadata with tables in it",
+            remedy="set DBSYNC_MODELS to the module that has the models",
+        )
+    model = Model(metadata)
+    for table in model.tables:
+        _ = table.key  # a table without one is refused here, before anything is done
+        if not table.columns:
+            raise StructureError("has no columns to copy", table=table.name)
+    return model

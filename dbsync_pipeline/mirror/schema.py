@@ -1,0 +1,174 @@
+"""The tables of the models in a database: made where they are missing, compared where they are there.
+
+The comparison is Alembic's, with the keys and the values of enums besides. Indexes and tables that the models do not have are none of
+the mirror's business; columns are, since a standby without them would be no copy.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.model import Model
+
+
+def ensure(database: Database, model: Model) -> list[str]:
+    """Create what is missing, the ledger included; returns the names of the tables that were created. A second call creates nothing.
+
+    Raises StructureError, naming the first differences, where a table that is there is not equal to the models.
+    """
+    with database.connect(create=True) as dialect:
+        dialect.prepare()
+        missing = _missing(dialect, model)
+        with dialect.doing("create tables"), dialect.connection.begin():
+            model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in missing], checkfirst=True)
+        Ledger(dialect).create()
+        require(dialect, model)
+    return missing
+
+
+def check(database: Database, model: Model) -> dict[str, list[str]]:
+    """Per table what differs from the models, in words; an empty list is a table equal in structure."""
+    with database.connect() as dialect:
+        return differences(dialect, model)
+
+
+def recreate(database: Database, model: Model) -> list[str]:
+    """Drop the models' tables and the ledger, and create them anew, losing their rows; returns the names of the tables."""
+    with database.connect(create=True) as dialect:
+        with dialect.doing("drop tables"), dialect.connection.begin():
+            model.metadata.drop_all(dialect.connection)
+        Ledger(dialect).drop()
+    ensure(database, model)
+    return list(model.names)
+
+
+def primary_rows(database: Database, model: Model) -> dict[str, int]:
+    """Rows of each table in one snapshot, after the structure was found equal; raises StructureError where it is not."""
+    with database.connect() as dialect:
+        require(dialect, model)
+        dialect.snapshot()
+        return {table.name: dialect.count(table) for table in model.tables}
+
+
+def require(dialect: Dialect, model: Model) -> None:
+    """Every table is there and equal in structure, or StructureError is raised. Leaves no transaction open."""
+    found = {name: words for name, words in differences(dialect, model).items() if words}
+    for name, words in found.items():
+        missing = words == [MISSING]
+        raise StructureError(
+            "the table is missing" if missing else "; ".join(words),
+            operation="structure",
+            database=dialect.name,
+            table=name,
+            remedy=f"`dbsync tables create --database {dialect.name}`"
+            if missing
+            else f"make the table equal to the models (`dbsync tables check` lists all differences), or, losing its rows: "
+            f"`dbsync tables recreate --database {dialect.name}`",
+        )
+
+
+MISSING = "missing"
+
+
+def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
+    """As `check`, on an open connection. Leaves no transaction open."""
+    with dialect.doing("read the structure"):
+        found: dict[str, list[str]] = {name: [] for name in model.names}
+        missing = _missing(dialect, model)
+        for name in missing:
+            found[name].append(MISSING)
+        for name, words in _compare(dialect, model):
+            if name in found and name not in missing:
+                found[name].append(words)
+        for table in model.tables:
+            if table.name not in missing:
+                found[table.name] += _keys(dialect, table.sa) + _enums(dialect, table.sa)
+        dialect.connection.rollback()
+        return found
+
+
+def _missing(dialect: Dialect, model: Model) -> list[str]:
+    with dialect.doing("read the structure"):
+        inspector = sa.inspect(dialect.connection)
+        missing = [table.name for table in model.tables if not inspector.has_table(table.sa.name, schema=table.sa.schema)]
+        dialect.connection.rollback()
+        return missing
+
+
+def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    ours = {(table.sa.schema, table.sa.name) for table in model.tables}
+
+    def mirrored(thing: Any, _name: Any, kind: str, _reflected: bool, _other: Any) -> bool:
+        table = thing if kind == "table" else thing.table
+        return (table.schema, table.name) in ours
+
+    schemas = any(table.sa.schema for table in model.tables)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types in tables that are not ours
+        context = MigrationContext.configure(
+            dialect.connection, opts={"include_object": mirrored, "include_schemas": schemas, "compare_type": True}
+        )
+        found = []
+        for difference in compare_metadata(context, model.metadata):
+            for one in difference if isinstance(difference, list) else [difference]:
+                if (words := _words(one)) is not None:
+                    found.append(words)
+        return found
+
+
+def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:
+    """(table, what differs) of one of Alembic's operations; None for those that are no difference to a mirror."""
+    match difference:
+        case ("add_column", _, _, column):
+            return column.table.key, f"column {column.name} is missing"
+        case ("remove_column", _, _, column):
+            return column.table.key, f"column {column.name} is not in the models"
+        case ("modify_nullable", schema, table, column, _, here, wanted):
+            return _key(schema, table), f"column {column} is {_null(here)} here, {_null(wanted)} in the models"
+        case ("modify_type", schema, table, column, _, here, wanted):
+            return _key(schema, table), f"column {column} is {here} here, {wanted} in the models"
+        case ("add_constraint", constraint):
+            return constraint.table.key, f"the unique constraint on {', '.join(c.name for c in constraint.columns)} is missing"
+        case ("add_fk", key):
+            return key.parent.key, f"the foreign key on {', '.join(key.column_keys)} is missing"
+        case ("remove_fk", key):
+            return key.parent.key, f"the foreign key on {', '.join(key.column_keys)} is not in the models"
+        case _:
+            return None
+
+
+def _key(schema: str | None, table: str) -> str:
+    return f"{schema}.{table}" if schema else table
+
+
+def _null(nullable: bool) -> str:
+    return "nullable" if nullable else "not nullable"
+
+
+def _keys(dialect: Dialect, table: sa.Table) -> list[str]:
+    here = sa.inspect(dialect.connection).get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    wanted = [column.name for column in table.primary_key.columns]
+    return [] if here == wanted else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
+
+
+def _enums(dialect: Dialect, table: sa.Table) -> list[str]:
+    """Only where the database has types of its own for enums."""
+    get_enums = getattr(sa.inspect(dialect.connection), "get_enums", None)
+    if get_enums is None:
+        return []
+    here = {enum["name"]: enum["labels"] for enum in get_enums(schema="*")}
+    return [
+        f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, {', '.join(column.type.enums)} in the models"
+        for column in table.columns
+        if isinstance(column.type, sa.Enum) and column.type.name in here and set(here[column.type.name]) != set(column.type.enums)
+    ]

@@ -1,0 +1,110 @@
+"""What the environment says, read once into frozen values; nothing else in the project reads the environment.
+
+A database is one setting, `DBSYNC_<NAME>_URL`. When any is set, the databases are those that have one; when none is, they are three
+SQLite files under `DBSYNC_HOME`. `.env` in the working folder is read too, and the environment wins.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from dbsync_pipeline.errors import SettingsError
+
+FIRST = ("windows", "linux", "azure")
+"""The order of the databases everywhere; others follow by name."""
+
+_URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
+_NOT_DATABASES = {"HEARTBEAT"}
+
+
+class DatabaseSetting(BaseModel):
+    """One database: its name (a lower-case word) and its URL, which is a secret."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    url: SecretStr
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. Frozen; `load()` makes one."""
+
+    model_config = SettingsConfigDict(env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore")
+
+    home: Path = Path(".dbsync")
+    models: str = "dbsync_pipeline.models"
+    primary: str = "windows"
+    key_gap: int = Field(default=100_000, ge=0)
+    lock_seconds: float = Field(default=30, gt=0)
+    connect_seconds: float = Field(default=10, gt=0)
+    databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings
+
+    @property
+    def dagster_home(self) -> Path:
+        """Where Dagster keeps its runs: `DAGSTER_HOME`, or a folder under `home`; absolute."""
+        return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster").absolute()
+
+    def database(self, name: str) -> DatabaseSetting:
+        """The database of that name; raises SettingsError naming the known ones."""
+        for database in self.databases:
+            if database.name == name:
+                return database
+        known = ", ".join(self.names)
+        raise SettingsError(
+            f"there is no database {name!r}; the databases are: {known}",
+            remedy=f"name one of them, or set DBSYNC_{name.upper()}_URL",
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the databases: windows, linux, azure, then by name."""
+        return tuple(database.name for database in self.databases)
+
+
+def load() -> Settings:
+    """The settings as the environment and `.env` have them now; raises SettingsError without quoting any value."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        wrong = ", ".join(f"DBSYNC_{str(problem['loc'][0]).upper()} ({problem['msg']})" for problem in error.errors())
+        raise SettingsError(f"wrong settings: {wrong}", remedy="mend them in the environment or in .env") from None
+    urls = _urls() or _embedded(settings.home)
+    found = tuple(DatabaseSetting(name=name, url=SecretStr(url)) for name, url in sorted(urls.items(), key=_order))
+    return settings.model_copy(update={"databases": found})
+
+
+def _urls() -> dict[str, str]:
+    environment: dict[str, Any] = {**dotenv_values(".env"), **os.environ}
+    found: dict[str, str] = {}
+    for variable, value in environment.items():
+        match = _URL.match(variable)
+        if match and value and match[1] not in _NOT_DATABASES:
+            found[match[1].lower()] = value
+    return found
+
+
+def _embedded(home: Path) -> dict[str, str]:
+    return {name: f"sqlite:///{(home / f'{name}.db').absolute()}" for name in FIRST}
+
+
+def _order(item: tuple[str, str]) -> tuple[int, str]:
+    name = item[0]
+    return (FIRST.index(name) if name in FIRST else len(FIRST), name)

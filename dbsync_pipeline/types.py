@@ -1,0 +1,37 @@
+"""Column types that every engine holds exactly, for models and for the ledger."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import DateTime, Unicode
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class Instant(TypeDecorator[dt.datetime]):
+    """A moment, to the microsecond; its offset is not part of its value.
+
+    `timestamptz` on PostgreSQL. On SQLite, text that sorts: `2026-01-31 23:59:59.000001+00:00`, always UTC and always six digits.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Unicode(32))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("an instant needs a time zone")
+        if dialect.name != "sqlite":
+            return value
+        return value.astimezone(dt.timezone.utc).isoformat(sep=" ", timespec="microseconds")
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dt.datetime | None:
+        return dt.datetime.fromisoformat(value) if isinstance(value, str) else value

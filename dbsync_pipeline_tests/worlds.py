@@ -1,0 +1,194 @@
+"""What tests do to databases: write as an application would, sync, and read everything back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import itertools
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.guard import Policy
+from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.settings import Settings
+
+MODEL = load_model("dbsync_pipeline.models")
+ANYTHING = Policy(overwrite=True, max_change_fraction=1)
+SETTINGS = Settings(lock_seconds=1)
+UTC = dt.timezone.utc
+NOON = dt.datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=UTC)
+
+_runs = itertools.count(1)
+
+
+def session(
+    source: Database,
+    target: Database,
+    tables: Iterable[str] = (),
+    *,
+    model: Model = MODEL,
+    policy: Policy | None = None,
+    settings: Settings = SETTINGS,
+    run_id: str | None = None,
+) -> Session:
+    run_id = run_id or f"run-{next(_runs)}-{uuid.uuid4().hex[:8]}"
+    return Session(source, target, model, tuple(tables), run_id=run_id, settings=settings, policy=policy)
+
+
+def sync(
+    source: Database,
+    target: Database,
+    tables: Iterable[str] = (),
+    *,
+    model: Model = MODEL,
+    policy: Policy | None = None,
+    settings: Settings = SETTINGS,
+) -> Publication:
+    """A whole sync, as the ops do it."""
+    with session(source, target, tables, model=model, policy=policy, settings=settings) as one:
+        one.ensure_schema()
+        for table in model.select(tables):
+            one.copy(table.name)
+        return one.publish()
+
+
+def execute(database: Database, *statements: Any) -> None:
+    """SQLAlchemy statements, or pairs of a statement and its parameters, in one transaction, as the application's own."""
+    engine = database.engine("application")
+    with engine.begin() as connection:
+        for statement in statements:
+            if isinstance(statement, tuple):
+                connection.execute(*statement)
+            else:
+                connection.execute(sa.text(statement) if isinstance(statement, str) else statement)
+
+
+def insert(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL) -> None:
+    """Rows by table, parents first, through the models' types."""
+    execute(database, *[(model.table(table).sa.insert(), given) for table, given in rows.items() if given])
+
+
+def content(database: Database, model: Model = MODEL) -> dict[str, list[tuple[Any, ...]]]:
+    """All rows of all tables as the application sees them, sorted; JSON as the text that is stored."""
+    with database.engine("test").connect() as connection:
+        return {table.name: _sorted(connection, table.sa) for table in model.tables}
+
+
+def _sorted(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, ...]]:
+    columns = [sa.cast(column, sa.Text) if isinstance(column.type, sa.JSON) else column for column in table.columns]
+    return sorted((tuple(row) for row in connection.execute(sa.select(*columns))), key=repr)
+
+
+def sequence_gives(database: Database, row: dict[str, Any], table: str = "users") -> int:
+    """The key that the database gives to a row that the application inserts now."""
+    engine = database.engine("application")
+    with engine.begin() as connection:
+        key = connection.execute(MODEL.table(table).sa.insert().values(row)).inserted_primary_key
+        assert key is not None
+        return int(key[0])
+
+
+def open_dialect(database: Database) -> Dialect:
+    return database.open("test")
+
+
+def user(number: int, **given: Any) -> dict[str, Any]:
+    row = {
+        "id": number,
+        "email": f"u{number}@example.org",
+        "name": f"User {number}",
+        "password_hash": "x" * 60,
+        "is_active": True,
+        "preferences": None,
+        "created_at": NOON,
+        "updated_at": None,
+    }
+    return {**row, **given}
+
+
+def key(number: int) -> uuid.UUID:
+    return uuid.UUID(int=0x1234_0000_0000_4000_8000_0000_0000_0000 + number)
+
+
+def chat(number: int, user_id: int, **given: Any) -> dict[str, Any]:
+    row = {
+        "id": key(number),
+        "user_id": user_id,
+        "title": f"Chat {number}",
+        "is_archived": False,
+        "created_at": NOON,
+        "updated_at": None,
+    }
+    return {**row, **given}
+
+
+def message(number: int, chat_number: int, **given: Any) -> dict[str, Any]:
+    row = {
+        "id": number,
+        "chat_id": key(chat_number),
+        "parent_id": None,
+        "role": "user",
+        "content": f"Message {number}",
+        "tokens": number,
+        "cost": decimal.Decimal("0.000001") * number,
+        "metadata": None,
+        "created_at": NOON + dt.timedelta(microseconds=number),
+    }
+    return {**row, **given}
+
+
+def document(number: int, user_id: int, **given: Any) -> dict[str, Any]:
+    row = {
+        "id": key(10_000 + number),
+        "user_id": user_id,
+        "chat_id": None,
+        "filename": f"{number}.bin",
+        "mime_type": "text/plain",
+        "content": bytes([number % 256]) * number,
+        "size_bytes": number,
+        "sha256": "0" * 64,
+        "uploaded_at": NOON,
+    }
+    return {**row, **given}
+
+
+def memory(user_id: int, name: str, **given: Any) -> dict[str, Any]:
+    row = {
+        "user_id": user_id,
+        "key": name,
+        "value": name * 2,
+        "importance": 0.1 * user_id,
+        "embedding": None,
+        "expires_at": None,
+        "updated_at": NOON,
+    }
+    return {**row, **given}
+
+
+def small_world(users: int = 20) -> dict[str, list[dict[str, Any]]]:
+    """A consistent world of a few hundred rows."""
+    chats = [chat(n, 1 + n % users) for n in range(1, 2 * users + 1)]
+    messages = [
+        message(n, 1 + n % len(chats), parent_id=n - len(chats) if n > len(chats) else None) for n in range(1, 10 * users + 1)
+    ]
+    return {
+        "users": [user(n) for n in range(1, users + 1)],
+        "chats": chats,
+        "messages": messages,
+        "documents": [document(n, 1 + n % users, chat_id=key(1 + n % len(chats))) for n in range(users)],
+        "user_memory": [memory(1 + n % users, f"key {n}") for n in range(users)],
+    }
+
+
+def prepare(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL) -> None:
+    """The tables, and these rows in them."""
+    schema.ensure(database, model)
+    insert(database, rows, model)
