@@ -128,6 +128,7 @@ class PostgreSQL(Dialect):
 
     @translated
     def snapshot(self) -> dt.datetime:
+        self._raw.rollback()  # the driver opens a transaction for any look at the server
         self.connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self.connection.begin()
         moment: dt.datetime = self._one("SELECT clock_timestamp()")[0]
@@ -135,6 +136,7 @@ class PostgreSQL(Dialect):
 
     @translated
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        self._raw.rollback()
         self.connection.execution_options(isolation_level="READ COMMITTED")
         self.connection.begin()
         if not self._one("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:

@@ -208,8 +208,6 @@ class Session:
         self._target = self._target_database.open(label)
         self._source = self._source_database.open(label)
         self._family = compare.family_of(self._source, self._target, self._tables)
-        for dialect in (self._source, self._target):
-            dialect.connection.rollback()
 
     def _read_snapshot(self) -> None:
         """The source's snapshot, and what must be known before anything is compared."""
