@@ -390,6 +390,7 @@ class PostgreSQL(Dialect):
         oids = [self._one("SELECT %s::regclass::oid", (quote_table(table.sa),))[0] for table in tables]
         if not self._one(_MAY_STRIP, {"oids": oids})[0]:
             return []
+        self._run("SET LOCAL maintenance_work_mem = '256MB'")
         parts = self._all(_SECONDARY, {"oids": oids})
         for _, drop, _ in parts:
             self._run(drop)

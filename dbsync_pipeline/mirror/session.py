@@ -325,7 +325,7 @@ class Session:
 
     def _fill(self, works: Sequence[_Work]) -> list[str]:
         """First loads; returns what was stripped from the tables and is to be restored."""
-        stripped = self.target.strip([work.table for work in works]) if works and self._virgin else []
+        stripped = self.target.strip(self._tables) if works and self._virgin else []
         for work in works:
             started = time.monotonic()
             self._observe(work.table.name, "publish", 0, work.plan.insert)
