@@ -234,6 +234,11 @@ class Moved:
     bytes: int = 0
 
 
+def staging(schema: str, name: str, columns: Sequence[Column]) -> sa.TableClause:
+    """A staging table as SQLAlchemy's statements name it."""
+    return sa.table(name, *(sa.column(column.name, column.type) for column in columns), schema=schema)
+
+
 def translated(method: Callable[..., Any]) -> Callable[..., Any]:
     """A dialect's method, a generator too, whose driver errors come out as the project's own."""
     operation = method.__name__.strip("_").replace("_", " ")
@@ -366,6 +371,22 @@ class Dialect(ABC):
     @abstractmethod
     def insert_staged(self, table: Table) -> int:
         """Insert the staged rows into the live table; returns how many."""
+
+    @abstractmethod
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        """The staging tables of new rows and of keys, to be read by statements of their own."""
+
+    @abstractmethod
+    def create_like(self, name: str, table: Table) -> None:
+        """Within the open transaction, a table `name` beside the ledger's: `dbsync_publish`, `dbsync_change`, and the columns of `table`."""
+
+    @abstractmethod
+    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        """About how many bytes a value takes."""
+
+    @abstractmethod
+    def hidden(self, tables: Sequence[Table]) -> list[str]:
+        """The tables of which the database may not show all rows to this role, by name."""
 
     @abstractmethod
     def fill(self, table: Table, source: Dialect, form: Form) -> Moved:

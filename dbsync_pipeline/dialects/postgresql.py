@@ -32,6 +32,7 @@ from dbsync_pipeline.dialects.base import (
     Row,
     RowDigest,
     Table,
+    staging,
     translated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
@@ -351,9 +352,9 @@ class PostgreSQL(Dialect):
     def create_staging(self, table: Table) -> None:
         number = self._staging.setdefault(table.name, len(self._staging))
         live = quote_table(table.sa)
-        for staging, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
-            self._run(f"DROP TABLE IF EXISTS pg_temp.{staging}")
-            self._run(f"CREATE TEMPORARY TABLE {staging} ON COMMIT DROP AS SELECT {_names(columns)} FROM {live} WITH NO DATA")
+        for name, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
+            self._run(f"DROP TABLE IF EXISTS pg_temp.{name}")
+            self._run(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS SELECT {_names(columns)} FROM {live} WITH NO DATA")
 
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
@@ -379,6 +380,25 @@ class PostgreSQL(Dialect):
             f"INSERT INTO {quote_table(table.sa)} ({names}) OVERRIDING SYSTEM VALUE "
             f"SELECT {names} FROM dbsync_new_{self._staging[table.name]}"
         )
+
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        number = self._staging[table.name]
+        return staging("pg_temp", f"dbsync_new_{number}", table.columns), staging("pg_temp", f"dbsync_gone_{number}", table.key)
+
+    @translated
+    def create_like(self, name: str, table: Table) -> None:
+        self._run(
+            f"CREATE TABLE {self.ledger_schema}.{quote(name)} AS "
+            f"SELECT 0::bigint AS dbsync_publish, ''::varchar(8) AS dbsync_change, {_names(table.columns)} "
+            f"FROM {quote_table(table.sa)} WITH NO DATA"
+        )
+
+    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        return sa.func.pg_column_size(column)
+
+    @translated
+    def hidden(self, tables: Sequence[Table]) -> list[str]:
+        return [table.name for table in tables if self._one("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]]
 
     @translated
     def fill(self, table: Table, source: Dialect, form: Form) -> Moved:

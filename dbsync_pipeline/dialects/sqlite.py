@@ -31,6 +31,7 @@ from dbsync_pipeline.dialects.base import (
     Row,
     RowDigest,
     Table,
+    staging,
     translated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
@@ -268,9 +269,9 @@ class SQLite(Dialect):
     @translated
     def create_staging(self, table: Table) -> None:
         number = self._staging.setdefault(table.name, len(self._staging))
-        for staging, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
-            self._raw.execute(f"DROP TABLE IF EXISTS temp.{staging}")
-            self._raw.execute(f"CREATE TEMPORARY TABLE {staging} ({_names(columns)})")  # no types, so that no value is converted
+        for name, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
+            self._raw.execute(f"DROP TABLE IF EXISTS temp.{name}")
+            self._raw.execute(f"CREATE TEMPORARY TABLE {name} ({_names(columns)})")  # no types, so that no value is converted
 
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
@@ -297,6 +298,23 @@ class SQLite(Dialect):
         return self._raw.execute(
             f"INSERT INTO main.{quote(table.sa.name)} ({names}) SELECT {names} FROM temp.dbsync_new_{self._staging[table.name]}"
         ).rowcount
+
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        number = self._staging[table.name]
+        return staging("temp", f"dbsync_new_{number}", table.columns), staging("temp", f"dbsync_gone_{number}", table.key)
+
+    @translated
+    def create_like(self, name: str, table: Table) -> None:
+        self._raw.execute(
+            f"CREATE TABLE main.{quote(name)} AS SELECT 0 AS dbsync_publish, '' AS dbsync_change, {_names(table.columns)} "
+            f"FROM main.{quote(table.sa.name)} WHERE 0"
+        )
+
+    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        return sa.func.length(sa.cast(column, sa.LargeBinary))
+
+    def hidden(self, tables: Sequence[Table]) -> list[str]:
+        return []
 
     @translated
     def fill(self, table: Table, source: Dialect, form: Form) -> Moved:

@@ -41,13 +41,27 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sync, all decided and nothing written. `known` says that the target's ledger has at least one publish."""
+    """A sync, all decided and nothing written.
+
+    `known` says that a publish stands on the target. `source_number` and `target_number` are the highest publish numbers that each side
+    knows; a source without a ledger has None. Terms count the primaries that there have been. `hidden` are tables of which a side may
+    not show or take all rows.
+    """
 
     source: str
     target: str
     same_database: bool
     known: bool
     tables: Mapping[str, TablePlan]
+    source_number: int | None = None
+    target_number: int = 0
+    source_term: int = 0
+    target_term: int = 0
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def empty(self) -> bool:
+        return all(table.empty for table in self.tables.values())
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,38 @@ def _same_database(plan: Plan, policy: Policy) -> Iterator[Finding]:
             None,
             f"{plan.source} and {plan.target} are one and the same database",
             f"mend DBSYNC_{plan.target.upper()}_URL",
+        )
+
+
+def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    for table in plan.hidden:
+        yield Finding(
+            "hidden rows",
+            table,
+            "row-level security may hide rows of this table from the role that the mirror uses",
+            "give the role BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY",
+        )
+
+
+def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    """A source restored from an old backup does not know the target's last number; an older standby knows a lower one."""
+    if plan.source_number is not None and plan.source_number < plan.target_number and not plan.empty and not policy.overwrite:
+        yield Finding(
+            "older source",
+            None,
+            f"{plan.target} holds publish {plan.target_number}, and {plan.source} knows no publish after "
+            f"{plan.source_number}: it was restored from a backup, or is an older standby",
+            _through(plan, "--overwrite"),
+        )
+
+
+def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if plan.target_term > plan.source_term:
+        yield Finding(
+            "term",
+            None,
+            f"{plan.target} knows a newer primary (term {plan.target_term}) than {plan.source} does (term {plan.source_term})",
+            f"bring {plan.source} up from the primary of now: `dbsync sync --source <the primary> --target {plan.source}`",
         )
 
 
@@ -138,6 +184,9 @@ def _through(plan: Plan, option: str) -> str:
 
 GUARDS: tuple[Callable[[Plan, Policy], Iterator[Finding]], ...] = (
     _same_database,
+    _hidden_rows,
+    _term,
+    _older_source,
     _unknown_target,
     _foreign_writes,
     _shrunken_source,

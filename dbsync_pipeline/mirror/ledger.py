@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class TableResult:
-    """What a publish did to one table. `bytes` were moved between the databases; `seconds` are of compare, staging and publishing."""
+    """What a publish did to one table.
+
+    `bytes` were moved between the databases; `seconds` are of compare, staging and publishing. `digest` is of the table afterwards and
+    `before` of the table as it was found; `filled` says that it was empty then.
+    """
 
     rows: int
     inserted: int
@@ -34,11 +38,18 @@ class TableResult:
     bytes: int
     digest: str
     seconds: float
+    before: str = ""
+    filled: bool = False
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A publish as the ledger has it. `number` counts the publishes of one standby; instants are UTC; `partial` is a selection of tables."""
+    """A publish as the ledger has it.
+
+    `number` counts the publishes of one primary to all its standbys, so that of two standbys the one with the higher number is newer.
+    Instants are UTC. `partial` is a selection of tables. `undoes` is the number of the publish that this one took back. `numbered` says
+    that the source knows the number too.
+    """
 
     number: int
     run_id: str
@@ -49,6 +60,8 @@ class Publication:
     tables: Mapping[str, TableResult]
     seconds: Mapping[str, float]
     partial: bool = False
+    undoes: int | None = None
+    numbered: bool = False
 
     @property
     def changed(self) -> int:
@@ -57,45 +70,71 @@ class Publication:
 
 
 @dataclass(frozen=True)
+class Rescued:
+    """Rows of one table that one publish took away or replaced, and keys that it inserted; `stored_in` is the table that holds them."""
+
+    publish: int
+    table: str
+    stored_in: str
+    deleted: int
+    replaced: int
+    inserted: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class _Tables:
     metadata: sa.MetaData
     facts: sa.Table
     publishes: sa.Table
     digests: sa.Table
+    rescues: sa.Table
 
 
 @cache
 def _tables(schema: str | None) -> _Tables:
     metadata, prefix = sa.MetaData(schema=schema), "" if schema else "dbsync_"
-    long = sa.UnicodeText
+
+    def table(name: str, *columns: sa.Column[Any]) -> sa.Table:
+        return sa.Table(f"{prefix}{name}", metadata, *columns)
+
+    def number(name: str, **given: Any) -> sa.Column[Any]:
+        return sa.Column(name, sa.BigInteger, **{"nullable": False, "autoincrement": False, **given})
+
+    def text(name: str, length: int | None = None, **given: Any) -> sa.Column[Any]:
+        return sa.Column(name, sa.Unicode(length) if length else sa.UnicodeText, **{"nullable": False, **given})
+
     return _Tables(
         metadata,
-        sa.Table(
-            f"{prefix}facts",
-            metadata,
-            sa.Column("name", sa.Unicode(63), primary_key=True),
-            sa.Column("value", long, nullable=False),
-        ),
-        sa.Table(
-            f"{prefix}publishes",
-            metadata,
-            sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column("run_id", sa.Unicode(255), nullable=False, unique=True),
-            sa.Column("source", sa.Unicode(63), nullable=False),
-            sa.Column("source_identity", sa.Unicode(36), nullable=False),
+        facts=table("facts", text("name", 63, primary_key=True), text("value")),
+        publishes=table(
+            "publishes",
+            number("number", primary_key=True),
+            text("run_id", 255, unique=True),
+            text("source", 63),
+            text("source_identity", 36),
             sa.Column("snapshot_at", Instant, nullable=False),
             sa.Column("published_at", Instant, nullable=False),
             sa.Column("partial", sa.Boolean, nullable=False),
-            sa.Column("tables", long, nullable=False),
-            sa.Column("seconds", long, nullable=False),
+            number("undoes", nullable=True),
+            sa.Column("numbered", sa.Boolean, nullable=False),
+            text("tables"),
+            text("seconds"),
         ),
-        sa.Table(
-            f"{prefix}digests",
-            metadata,
-            sa.Column("table_name", sa.Unicode(255), primary_key=True),
-            sa.Column("family", sa.Unicode(63), nullable=False),
+        digests=table(
+            "digests",
+            text("table_name", 255, primary_key=True),
+            number("publish", primary_key=True),
+            text("family", 63),
             sa.Column("buckets", sa.Integer, nullable=False),
-            sa.Column("data", sa.LargeBinary, nullable=False),
+            sa.Column("data", sa.LargeBinary),
+        ),
+        rescues=table(
+            "rescues",
+            number("publish", primary_key=True),
+            text("table_name", 255, primary_key=True),
+            text("stored_in", 63),
+            *(number(name) for name in ("deleted", "replaced", "inserted", "bytes")),
         ),
     )
 
@@ -142,24 +181,74 @@ class Ledger:
             )
 
     def _fact(self, name: str) -> str:
+        return self.fact(name) or ""
+
+    def fact(self, name: str) -> str | None:
+        """One fact by its name; None where it was never noted."""
+        facts = self._t.facts
         with self._dialect.doing("read the ledger"):
-            facts = self._t.facts
-            return str(self._connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar_one())
+            value = self._connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+        return None if value is None else str(value)
+
+    def note(self, name: str, value: str | None) -> None:
+        """Replace a fact; None takes it away."""
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(facts.delete().where(facts.c.name == name))
+            if value is not None:
+                self._connection.execute(facts.insert().values(name=name, value=value))
 
     def identity(self) -> str:
         """A random name that the database was given when its ledger was made; empty where it has none."""
         return self._fact("identity") if self.exists() else ""
 
-    def last(self) -> Publication | None:
-        """The publish with the highest number."""
+    def number(self) -> int:
+        """The highest publish number that this database knows, received or sent; 0 where it knows none."""
+        publishes = self._t.publishes
+        with self._dialect.doing("read the ledger"):
+            received = self._connection.execute(sa.select(sa.func.max(publishes.c.number))).scalar_one() or 0
+        return max(received, int(self.fact("number") or 0))
+
+    def claim_number(self, above: int) -> int:
+        """Take the next number of this primary, greater than `above`, in a transaction of its own; two that ask get two numbers."""
+        with self._dialect.doing("write the ledger"), self._connection.begin():
+            facts = self._t.facts
+            # the row is locked by its update before it is read, so that nobody else reads it meanwhile
+            touched = self._connection.execute(
+                facts.update().where(facts.c.name == "number").values(value=facts.c.value)
+            ).rowcount
+            number = max(self.number(), above) + 1
+            if touched:
+                self._connection.execute(facts.update().where(facts.c.name == "number").values(value=str(number)))
+            else:
+                self._connection.execute(facts.insert().values(name="number", value=str(number)))
+        return number
+
+    def newest(self) -> Publication | None:
+        """The publish with the highest number, an undo too."""
         return self._one(sa.select(self._t.publishes).order_by(self._t.publishes.c.number.desc()).limit(1))
+
+    def last(self) -> Publication | None:
+        """The publish whose state stands here: the newest that was not taken back; None where there is none."""
+        publishes, undone = self._t.publishes, set[int]()
+        with self._dialect.doing("read the ledger"):
+            entries = self._connection.execute(
+                sa.select(publishes.c.number, publishes.c.undoes).order_by(publishes.c.number.desc())
+            ).all()
+        for number, undoes in entries:
+            if number in undone:
+                continue
+            if undoes is None:
+                return self._one(sa.select(publishes).where(publishes.c.number == number))
+            undone.add(undoes)
+        return None
 
     def of_run(self, run_id: str) -> Publication | None:
         """The publish of that run, if it was committed."""
         return self._one(sa.select(self._t.publishes).where(self._t.publishes.c.run_id == run_id))
 
-    def publishes(self, limit: int) -> list[Publication]:
-        """The newest publishes, newest first."""
+    def publishes(self, limit: int | None = None) -> list[Publication]:
+        """The newest publishes, newest first; all without a limit."""
         with self._dialect.doing("read the ledger"):
             rows = self._connection.execute(
                 sa.select(self._t.publishes).order_by(self._t.publishes.c.number.desc()).limit(limit)
@@ -183,44 +272,88 @@ class Ledger:
             tables,
             json.loads(row.seconds),
             row.partial,
+            row.undoes,
+            row.numbered,
         )
 
-    def record(self, publication: Publication, source_identity: str) -> Publication:
-        """Write a publish under the next number; returns it with that number."""
-        numbered = replace(publication, number=(last.number if (last := self.last()) else 0) + 1)
+    def record(self, publication: Publication, source_identity: str) -> None:
+        """Write a publish."""
         with self._dialect.doing("write the ledger"):
             self._connection.execute(
                 self._t.publishes.insert().values(
-                    number=numbered.number,
-                    run_id=numbered.run_id,
-                    source=numbered.source,
+                    number=publication.number,
+                    run_id=publication.run_id,
+                    source=publication.source,
                     source_identity=source_identity,
-                    snapshot_at=numbered.snapshot_at,
-                    published_at=numbered.published_at,
-                    partial=numbered.partial,
-                    tables=json.dumps({name: asdict(result) for name, result in numbered.tables.items()}),
-                    seconds=json.dumps(dict(numbered.seconds)),
+                    snapshot_at=publication.snapshot_at,
+                    published_at=publication.published_at,
+                    partial=publication.partial,
+                    undoes=publication.undoes,
+                    numbered=publication.numbered,
+                    tables=json.dumps({name: asdict(result) for name, result in publication.tables.items()}),
+                    seconds=json.dumps(dict(publication.seconds)),
                 )
             )
-        return numbered
 
-    def digests(self, table: str) -> Digests | None:
-        """The digests of a table as last published; None where it never was."""
+    # -- digests
+
+    def digests(self, table: str, before: int | None = None) -> Digests | None:
+        """The digests of a table as last published, or as they stood before that publish; None where it never was."""
         digests = self._t.digests
+        query = sa.select(digests).where(digests.c.table_name == table).order_by(digests.c.publish.desc()).limit(1)
+        if before is not None:
+            query = query.where(digests.c.publish < before)
         with self._dialect.doing("read the ledger"):
-            row = self._connection.execute(sa.select(digests).where(digests.c.table_name == table)).one_or_none()
-        return None if row is None else Digests.from_bytes(Form(row.family, row.buckets), row.data)
+            row = self._connection.execute(query).one_or_none()
+        return None if row is None or row.data is None else Digests.from_bytes(Form(row.family, row.buckets), row.data)
 
-    def keep_digests(self, table: str, value: Digests) -> None:
-        """Replace the digests of a table."""
-        digests = self._t.digests
+    def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
+        """The digests of a table from this publish on; None for a table that counts as never published."""
+        form, data = (value.form, value.to_bytes()) if value is not None else (Form("", 0), None)
         with self._dialect.doing("write the ledger"):
-            self._connection.execute(digests.delete().where(digests.c.table_name == table))
             self._connection.execute(
-                digests.insert().values(
-                    table_name=table, family=value.form.family, buckets=value.form.buckets, data=value.to_bytes()
+                self._t.digests.insert().values(
+                    publish=publish, table_name=table, family=form.family, buckets=form.buckets, data=data
                 )
             )
+
+    # -- rescued rows
+
+    def rescues(self, publish: int | None = None) -> list[Rescued]:
+        """What was rescued by one publish, or by all, newest first."""
+        rescues = self._t.rescues
+        query = sa.select(rescues).order_by(rescues.c.publish.desc(), rescues.c.table_name)
+        if publish is not None:
+            query = query.where(rescues.c.publish == publish)
+        with self._dialect.doing("read the ledger"):
+            rows = self._connection.execute(query).all()
+        return [Rescued(r.publish, r.table_name, r.stored_in, r.deleted, r.replaced, r.inserted, r.bytes) for r in rows]
+
+    def note_rescue(self, rescued: Rescued) -> None:
+        """Write down what a publish has rescued of one table."""
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(
+                self._t.rescues.insert().values(
+                    publish=rescued.publish,
+                    table_name=rescued.table,
+                    stored_in=rescued.stored_in,
+                    deleted=rescued.deleted,
+                    replaced=rescued.replaced,
+                    inserted=rescued.inserted,
+                    bytes=rescued.bytes,
+                )
+            )
+
+    def forget(self, publish: int) -> None:
+        """Forget the rescues of a publish, and the digests that only its undo would need."""
+        digests, rescues = self._t.digests, self._t.rescues
+        later = digests.alias()
+        superseded = sa.exists().where(
+            later.c.table_name == digests.c.table_name, later.c.publish > digests.c.publish, later.c.publish <= publish
+        )
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(rescues.delete().where(rescues.c.publish == publish))
+            self._connection.execute(digests.delete().where(superseded))
 
 
 def _utc(moment: dt.datetime) -> dt.datetime:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dbsync_pipeline.dialects.base import Dialect, Digests, Form, Key, Moved, Table
-from dbsync_pipeline.errors import DbsyncError, NotProved, Refused, SettingsError
-from dbsync_pipeline.mirror import compare, guard, schema
+from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, NotProved, Refused, SettingsError
+from dbsync_pipeline.mirror import compare, guard, rescue, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Plan, Policy, Risk, TablePlan
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult
@@ -30,7 +30,11 @@ from dbsync_pipeline.settings import Settings
 Observer = Callable[[str, str, int, "int | None"], None]
 """Told of progress: table, phase (compare, stage, publish, prove), rows done, rows in all where known."""
 
+TERM = "term"
+"""The fact that counts the primaries that there have been."""
+
 _STAGED_KEYS = 5_000
+_EMPTY = "0:" + "0" * 32
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ class Session:
         self._source_database, self._target_database = source, target
         self._model, self._tables = model, model.select(tables)
         self._run_id, self._settings = run_id, settings
-        self._policy = policy or Policy()
+        self._policy = policy or Policy(
+            max_change_fraction=settings.max_change_fraction, max_change_rows=settings.max_change_rows
+        )
         self._observe = observe or (lambda table, phase, done, total: None)
         self._source: Dialect | None = None
         self._target: Dialect | None = None
@@ -156,9 +162,13 @@ class Session:
         works = list(self._works.values())
         changing = [work for work in works if not work.plan.empty]
         with self._timed("publish"):
+            self._claim_number()
+            staged = [work for work in changing if not work.fills]
+            for work in staged:
+                rescue.save(self.target, self._number, work.table)
             if changing:
                 self.target.hold_constraints_off([work.table for work in changing])
-            self._write_staged([work for work in changing if not work.fills])
+            self._write_staged(staged)
             stripped = self._fill([work for work in changing if work.fills])
             self._move_counters()
         with self._timed("prove"):
@@ -166,6 +176,7 @@ class Session:
             if changing:
                 self.target.prove_constraints(self._model.tables)
         publication = self._record(works)
+        rescue.prune(self.target, self._settings)
         self._commit()
         return publication
 
@@ -215,9 +226,16 @@ class Session:
         mark = secrets.randbits(62)
         self.source.leave_mark(mark)
         self._same_database = type(self.source) is type(self.target) and self.target.sees_mark(mark)
-        self._ledger = Ledger(self.target)
-        self._last = self._ledger.last() if self._ledger.exists() else None
-        self._source_identity = Ledger(self.source).identity()
+        self._ledger, ours = Ledger(self.target), Ledger(self.source)
+        known = self._ledger.exists()
+        self._last = self._ledger.last() if known else None
+        self._highest = self._ledger.number() if known else 0
+        self._target_term = int(self._ledger.fact(TERM) or 0) if known else 0
+        known = ours.exists()
+        self._source_identity = ours.identity()
+        self._source_number = _standing(ours) if known else None
+        self._source_term = int(ours.fact(TERM) or 0) if known else 0
+        self._hidden = tuple(self.source.hidden(self._tables) + self.target.hidden(self._tables))
 
     # -- comparing
 
@@ -296,6 +314,11 @@ class Session:
             self._same_database,
             self._last is not None,
             {name: work.plan for name, work in self._works.items()},
+            self._source_number,
+            self._last.number if self._last else 0,
+            self._source_term,
+            self._target_term,
+            self._hidden,
         )
 
     def _review(self) -> tuple[guard.Finding, ...]:
@@ -310,6 +333,20 @@ class Session:
                 table=findings[0].table,
                 remedy=findings[0].remedy,
             )
+
+    def _claim_number(self) -> None:
+        """The publish's number, noted by the source before the target has it: a source that was restored from a backup will not know it.
+
+        Where the source cannot be written, the number goes on from the target's, and that guard is off.
+        """
+        self._number, self._numbered = self._highest + 1, False
+        if self._source_number is None:
+            return
+        try:
+            with self._source_database.connect(f"dbsync run {self._run_id}") as source:
+                self._number, self._numbered = Ledger(source).claim_number(self._highest), True
+        except (DatabaseError, Busy):
+            self._numbered = False
 
     def _write_staged(self, works: Sequence[_Work]) -> None:
         """Everything that is gone or replaced goes first, in all tables; then everything that is new or replaces comes."""
@@ -394,10 +431,10 @@ class Session:
             digests = work.ours or Digests.gather(work.form, ())
             last = self._ledger.digests(work.table.name)
             if last is None or last.form != digests.form or last.differing(digests).size:
-                self._ledger.keep_digests(work.table.name, digests)
+                self._ledger.keep_digests(self._number, work.table.name, digests)
         results = {work.table.name: _result(work) for work in works}
         publication = Publication(
-            0,
+            self._number,
             self._run_id,
             self._source_database.name,
             self._target_database.name,
@@ -405,10 +442,11 @@ class Session:
             dt.datetime.now(dt.timezone.utc),
             results,
             {phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
-            len(works) < len(self._model.tables),
+            partial=len(works) < len(self._model.tables),
+            numbered=self._numbered,
         )
-        self._publication = self._ledger.record(publication, self._source_identity)
-        return self._publication
+        self._ledger.record(publication, self._source_identity)
+        return publication
 
     def _commit(self) -> None:
         """After a commit whose answer was lost, the ledger says whether it was made."""
@@ -451,7 +489,24 @@ class _Stage:
         self._wanted, self._unwanted = [], []
 
 
+def _standing(ledger: Ledger) -> int:
+    """The number of the newest publish that a source has sent, or whose state it holds as a standby."""
+    last = ledger.last()
+    return max(int(ledger.fact("number") or 0), last.number if last else 0)
+
+
 def _result(work: _Work) -> TableResult:
     plan = work.plan
-    digest = str(work.ours) if work.ours is not None else "0:" + "0" * 32
-    return TableResult(plan.source_rows, plan.insert, plan.update, plan.delete, work.moved.bytes, digest, round(work.seconds, 3))
+    digest = str(work.ours) if work.ours is not None else _EMPTY
+    before = str(work.theirs) if work.theirs is not None else _EMPTY
+    return TableResult(
+        plan.source_rows,
+        plan.insert,
+        plan.update,
+        plan.delete,
+        work.moved.bytes,
+        digest,
+        round(work.seconds, 3),
+        before,
+        work.fills,
+    )

@@ -12,6 +12,7 @@ from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue import HELD
 from dbsync_pipeline.mirror.schema import require
 from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.settings import Settings
@@ -27,6 +28,7 @@ class LastPublish:
     published_at: dt.datetime
     age_seconds: float
     partial: bool
+    numbered: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class DatabaseStatus:
     size_mb: float | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     last_publish: LastPublish | None = None
+    held: str | None = None
     in_sync: bool | None = None
     behind: Mapping[str, int] = field(default_factory=dict)
 
@@ -58,7 +61,7 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
         if primary is None or not primary.available:
             return found
         source = next(one for one in known if one.name == primary.name)
-        compared = pool.map(lambda pair: _compared(*pair, source, settings, model), zip(found, known, strict=True))
+        compared = pool.map(lambda one, database: _compared(one, database, source, settings, model), found, known)
         return list(compared)
 
 
@@ -77,6 +80,7 @@ def _alone(database: Database, settings: Settings, model: Model) -> DatabaseStat
                 size_mb=round(dialect.size_bytes() / 1e6, 2),
                 rows={table.name: dialect.count(table) for table in model.tables},
                 last_publish=_last(ledger) if ledger.exists() else None,
+                held=ledger.fact(HELD) if ledger.exists() else None,
             )
     except DbsyncError as error:
         return replace(result, reason=str(error))
@@ -87,7 +91,7 @@ def _last(ledger: Ledger) -> LastPublish | None:
     if last is None:
         return None
     age = (dt.datetime.now(dt.timezone.utc) - last.snapshot_at).total_seconds()
-    return LastPublish(last.number, last.run_id, last.source, last.published_at, round(age, 1), last.partial)
+    return LastPublish(last.number, last.run_id, last.source, last.published_at, round(age, 1), last.partial, last.numbered)
 
 
 def _compared(one: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model) -> DatabaseStatus:

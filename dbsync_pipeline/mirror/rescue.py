@@ -1,0 +1,382 @@
+"""Rows that a publish takes away or replaces, kept on the target in the publishing transaction, and put back by an undo.
+
+Beside the ledger each mirrored table has a table of the same columns and of their exact types. A row there is one that a publish
+`deleted` or `replaced`, as it was before, or the key of one that it `inserted`. An undo is a publish of its own: it rescues what it takes
+away, so it can be undone too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.base import Dialect, Key, Kind, Table
+from dbsync_pipeline.errors import NotProved, Refused, SettingsError
+from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger, Publication, Rescued, TableResult
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+DELETED, REPLACED, INSERTED = "deleted", "replaced", "inserted"
+HELD = "held"
+"""The fact that keeps a database's schedule from running: why, and since when."""
+
+
+def save(dialect: Dialect, publish: int, table: Table) -> Rescued:
+    """Within the publishing transaction and before it changes the live table, keep what the staged changes take away. Returns counts."""
+    stored = _stored_in(dialect, table)
+    live, (new, gone) = table.sa, dialect.staged(table)
+    replaces = sa.exists().where(_same_key(table, new, live)).correlate(live)
+    change = sa.case((replaces, REPLACED), else_=DELETED)
+    names = [column.name for column in table.columns]
+    old = sa.select(sa.literal(publish), change, *(live.c[name] for name in names)).where(
+        sa.exists().where(_same_key(table, gone, live)).correlate(live)
+    )
+    keys = [column.name for column in table.key]
+    fresh = sa.select(sa.literal(publish), sa.literal(INSERTED), *(new.c[key] for key in keys)).where(
+        ~sa.exists().where(_same_key(table, gone, new)).correlate(new)
+    )
+    with dialect.doing("rescue rows"):
+        dialect.connection.execute(stored.insert().from_select(["dbsync_publish", "dbsync_change", *names], old))
+        dialect.connection.execute(stored.insert().from_select(["dbsync_publish", "dbsync_change", *keys], fresh))
+        size = sum((sa.func.coalesce(dialect.octets(stored.c[name]), 0) for name in names), start=sa.literal(0))
+        counted = dialect.connection.execute(
+            sa.select(stored.c.dbsync_change, sa.func.count(), sa.func.sum(size))
+            .where(stored.c.dbsync_publish == publish)
+            .group_by(stored.c.dbsync_change)
+        ).all()
+    rows = {change: count for change, count, _ in counted}
+    deleted, replaced, inserted = (rows.get(change, 0) for change in (DELETED, REPLACED, INSERTED))
+    taken = int(sum(size or 0 for _, _, size in counted))
+    rescued = Rescued(publish, table.name, stored.name, deleted, replaced, inserted, taken)
+    Ledger(dialect).note_rescue(rescued)
+    return rescued
+
+
+def prune(dialect: Dialect, settings: Settings) -> None:
+    """Within the publishing transaction, forget rescued rows that are too old, and the oldest of those that are too many bytes."""
+    ledger, kept = Ledger(dialect), 0
+    oldest = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=settings.rescue_days)
+    published = {entry.number: entry.published_at for entry in ledger.publishes()}
+    for rescued in ledger.rescues():
+        kept += rescued.bytes
+        if published[rescued.publish] < oldest or kept > settings.rescue_mb * 1_000_000:
+            _drop_rows(dialect, rescued.publish, ledger)
+
+
+def _drop_rows(dialect: Dialect, publish: int, ledger: Ledger) -> None:
+    for rescued in ledger.rescues(publish):
+        stored = sa.table(rescued.stored_in, sa.column("dbsync_publish"), schema=dialect.ledger_schema)
+        with dialect.doing("forget rescued rows"):
+            dialect.connection.execute(stored.delete().where(stored.c.dbsync_publish == publish))
+    ledger.forget(publish)
+
+
+# -- undo
+
+
+def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Settings, overwrite: bool = False) -> Publication:
+    """Put the target back to the state and the ledger before the publish of `run_id`, in one transaction, and hold its schedule.
+
+    `by` is the run id of this undo, under which it can itself be undone. Raises SettingsError for a run that published nothing here,
+    Refused when it is not the newest, when the target was written to since (unless `overwrite`), or when its rescued rows are gone;
+    NotProved when the state would not be exactly the former.
+    """
+    with target.connect(f"dbsync run {by}") as dialect:
+        schema.require(dialect, model)
+        dialect.begin(model.tables, wait_seconds=settings.lock_seconds)
+        entry = _to_undo(dialect, model, run_id, overwrite)
+        tables = [
+            model.table(name) for name, result in entry.tables.items() if result.inserted or result.updated or result.deleted
+        ]
+        number = Ledger(dialect).number() + 1
+        for table in tables:
+            _stage_back(dialect, table, entry)
+            save(dialect, number, table)
+        if tables:
+            dialect.hold_constraints_off(tables)
+        results = _put_back(dialect, tables, entry)
+        if tables:
+            dialect.prove_constraints(model.tables)
+        publication = _record(dialect, entry, number, by, results)
+        dialect.commit()
+    return publication
+
+
+def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> Publication:
+    ledger = Ledger(dialect)
+    entry = ledger.of_run(run_id) if ledger.exists() else None
+    if entry is None:
+        raise SettingsError(
+            f"no publish of run {run_id} is in the ledger",
+            operation="undo",
+            database=dialect.name,
+            remedy="`dbsync rescue list` names the runs that can be undone",
+        )
+    allowed = {one.run_id for one in (ledger.newest(), ledger.last()) if one is not None}
+    if run_id not in allowed:
+        raise Refused(
+            f"other publishes stand on top of run {run_id}",
+            operation="undo",
+            database=dialect.name,
+            remedy=f"undo them first, the newest first: `dbsync undo {min(allowed)}`",
+        )
+    present = {rescued.table for rescued in ledger.rescues(entry.number)}
+    for name, result in entry.tables.items():
+        if (result.updated or result.deleted or (result.inserted and not result.filled)) and name not in present:
+            raise Refused("its rescued rows are no longer kept", operation="undo", database=dialect.name, table=name)
+        last = ledger.digests(name)
+        if last is not None and not overwrite and last.differing(dialect.digests(model.table(name), last.form)).size:
+            raise Refused(
+                "somebody has written to the table since that publish",
+                operation="undo",
+                database=dialect.name,
+                table=name,
+                remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --overwrite`",
+            )
+    return entry
+
+
+def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:
+    """Stage the opposite of what the publish did: rows to bring back, and the keys of rows that stand in their place or were inserted."""
+    dialect.create_staging(table)
+    live, (new, gone) = table.sa, dialect.staged(table)
+    keys, names = [column.name for column in table.key], [column.name for column in table.columns]
+    with dialect.doing("undo"):
+        if entry.tables[table.name].filled:
+            dialect.connection.execute(gone.insert().from_select(keys, sa.select(*(live.c[key] for key in keys))))
+            return
+        stored = _stored_in(dialect, table)
+        mine = stored.c.dbsync_publish == entry.number
+        present = sa.exists().where(_same_key(table, stored, live), mine).correlate(live)
+        dialect.connection.execute(gone.insert().from_select(keys, sa.select(*(live.c[key] for key in keys)).where(present)))
+        old = sa.select(*(stored.c[name] for name in names)).where(mine, stored.c.dbsync_change != INSERTED)
+        dialect.connection.execute(new.insert().from_select(names, old))
+
+
+def _put_back(dialect: Dialect, tables: Sequence[Table], entry: Publication) -> dict[str, TableResult]:
+    results = {}
+    deleted = {table.name: dialect.delete_staged(table) for table in tables}
+    inserted = {table.name: dialect.insert_staged(table) for table in tables}
+    for table in tables:
+        form = dialect.family()
+        last, was = Ledger(dialect).digests(table.name), entry.tables[table.name]
+        assert last is not None, f"a published table has digests ({form})"
+        now = str(dialect.digests(table, last.form))
+        if was.before and now != was.before:
+            raise NotProved(
+                "the table would not be what it was before that run",
+                operation="undo",
+                database=dialect.name,
+                table=table.name,
+                remedy="the target was written to since; look at the rows with `dbsync rescue show`",
+            )
+        replaced = min(deleted[table.name], inserted[table.name])
+        results[table.name] = TableResult(
+            rows=dialect.count(table),
+            inserted=inserted[table.name] - replaced,
+            updated=replaced,
+            deleted=deleted[table.name] - replaced,
+            bytes=0,
+            digest=now,
+            seconds=0.0,
+            before=was.digest,
+        )
+    return results
+
+
+def _record(dialect: Dialect, entry: Publication, number: int, by: str, results: dict[str, TableResult]) -> Publication:
+    ledger, now = Ledger(dialect), dt.datetime.now(dt.timezone.utc)
+    for name in entry.tables:
+        ledger.keep_digests(number, name, ledger.digests(name, before=entry.number))
+    publication = Publication(number, by, entry.source, entry.target, entry.snapshot_at, now, results, {}, undoes=entry.number)
+    ledger.record(publication, ledger.identity())
+    ledger.note(HELD, f"run {entry.run_id} was undone at {now:%Y-%m-%d %H:%M:%S} UTC")
+    return publication
+
+
+def hold(target: Database, why: str | None) -> str | None:
+    """Hold a database's schedule for this reason, or release it (None); returns the reason that stood there. A second call is the same."""
+    with target.connect() as dialect, dialect.connection.begin():
+        ledger = Ledger(dialect)
+        if not ledger.exists():
+            raise SettingsError(
+                "it has no ledger, so nothing is held there",
+                operation="release",
+                database=target.name,
+                remedy=f"`dbsync tables create --database {target.name}`",
+            )
+        before = ledger.fact(HELD)
+        ledger.note(HELD, why)
+    return before
+
+
+# -- looking at rescued rows
+
+
+def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """(table, rows) of what the publish of `run_id` took away, in frames of at most 10,000 rows: `dbsync_change`, and the table's columns."""
+    import pandas as pd
+
+    with target.connect() as dialect:
+        for table, query in _rescued_queries(dialect, model, run_id):
+            with dialect.doing("read rescued rows"):
+                result = dialect.connection.execution_options(stream_results=True).execute(query)
+                for part in result.partitions(10_000):
+                    yield table.name, pd.DataFrame(part, columns=list(result.keys()))
+
+
+def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
+    """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`); returns the files. Overwrites files of that name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: dict[str, Path] = {}
+    with contextlib.ExitStack() as open_files:
+        writers: dict[str, Any] = {}
+        for name, frame in rescued_rows(target, model, run_id):
+            schema = _arrow_schema(model.table(name))
+            if name not in writers:
+                paths[name] = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.parquet"
+                writers[name] = open_files.enter_context(pq.ParquetWriter(paths[name], schema))
+            columns = [_arrow_values(frame[field.name], field.type) for field in schema]
+            writers[name].write_table(pa.table(columns, schema=schema))
+    return list(paths.values())
+
+
+def _arrow_schema(table: Table) -> pa.Schema:
+    import pyarrow as pa
+
+    types = {
+        Kind.INTEGER: pa.int64(),
+        Kind.BOOLEAN: pa.bool_(),
+        Kind.FLOAT: pa.float64(),
+        Kind.BYTES: pa.binary(),
+        Kind.INSTANT: pa.timestamp("us", "UTC"),
+        Kind.DATETIME: pa.timestamp("us"),
+    }
+    fields = [(column.name, types.get(column.kind, pa.string())) for column in table.columns]
+    return pa.schema([("dbsync_change", pa.string()), *fields])
+
+
+def _arrow_values(values: Iterable[Any], type_: Any) -> pa.Array:
+    """Exact: what has no type of its own in Arrow goes as text."""
+    import pyarrow as pa
+
+    return pa.array(
+        [str(value) if pa.types.is_string(type_) and value is not None else value for value in values], type_, from_pandas=True
+    )
+
+
+def merge(target: Database, model: Model, run_id: str) -> tuple[dict[str, int], dict[str, list[Key]]]:
+    """Put back the deleted rows whose keys are free, parents first, in one transaction; returns rows put back, and the keys of the rest.
+
+    The rest are rows whose key is taken, or that another constraint refuses. A second call finds the keys taken.
+    """
+    put: dict[str, int] = {}
+    rest: dict[str, list[Key]] = {}
+    with target.connect() as dialect, dialect.connection.begin():
+        for table, query in _rescued_queries(dialect, model, run_id):
+            put[table.name], rest[table.name] = 0, []
+            for change, *key in dialect.connection.execute(_keys_of(table, query)).all():
+                if change == DELETED and _inserted(dialect, table, query, key):
+                    put[table.name] += 1
+                else:
+                    rest[table.name].append(tuple(key))
+    return put, {name: keys for name, keys in rest.items() if keys}
+
+
+def _keys_of(table: Table, query: sa.Select[Any]) -> sa.Select[Any]:
+    columns = query.selected_columns
+    return query.with_only_columns(columns["dbsync_change"], *(columns[column.name] for column in table.key))
+
+
+def _inserted(dialect: Dialect, table: Table, query: sa.Select[Any], key: Sequence[Any]) -> bool:
+    """One rescued row into the live table, in the database; False where its key is taken or a constraint refuses it."""
+    live, columns, names = table.sa, query.selected_columns, [column.name for column in table.columns]
+    same = [columns[column.name] == value for column, value in zip(table.key, key, strict=True)]
+    taken = sa.select(sa.literal(1)).where(*(live.c[column.name] == value for column, value in zip(table.key, key, strict=True)))
+    if dialect.connection.execute(taken).first():
+        return False
+    try:
+        with dialect.connection.begin_nested():
+            row = query.with_only_columns(*(columns[name] for name in names)).where(*same)
+            dialect.connection.execute(live.insert().from_select(names, row))
+    except sa.exc.IntegrityError:
+        return False
+    return True
+
+
+def _rescued_queries(dialect: Dialect, model: Model, run_id: str) -> Iterator[tuple[Table, sa.Select[Any]]]:
+    ledger = Ledger(dialect)
+    entry = ledger.of_run(run_id) if ledger.exists() else None
+    if entry is None:
+        raise SettingsError(
+            f"no publish of run {run_id} is in the ledger",
+            operation="rescue",
+            database=dialect.name,
+            remedy="`dbsync rescue list` names the runs that have rescued rows",
+        )
+    kept = {rescued.table: rescued.stored_in for rescued in ledger.rescues(entry.number)}
+    for table in model.tables:
+        if table.name in kept:
+            stored = _clause(dialect, kept[table.name], table)
+            columns = [_as_text(stored.c[column.name]) for column in table.columns]
+            yield (
+                table,
+                sa.select(stored.c.dbsync_change, *columns).where(
+                    stored.c.dbsync_publish == entry.number, stored.c.dbsync_change != INSERTED
+                ),
+            )
+
+
+# -- the tables
+
+
+def _stored_in(dialect: Dialect, table: Table) -> sa.TableClause:
+    """The rescue table for rows of this structure, made if it is not there yet."""
+    name = _name(table, "" if dialect.ledger_schema else "dbsync_")
+    with dialect.doing("rescue rows"):
+        if not sa.inspect(dialect.connection).has_table(name, schema=dialect.ledger_schema):
+            dialect.create_like(name, table)
+    return _clause(dialect, name, table)
+
+
+def _name(table: Table, prefix: str) -> str:
+    """Readable, and another one when the columns change."""
+    structure = repr([table.name, *((column.name, str(column.type)) for column in table.columns)])
+    words = re.sub(r"[^a-z0-9]+", "_", table.name.lower()).strip("_")[:30]
+    return f"{prefix}rescued_{words}_{hashlib.sha256(structure.encode()).hexdigest()[:8]}"
+
+
+def _clause(dialect: Dialect, name: str, table: Table) -> sa.TableClause:
+    columns = (sa.column(column.name, column.type) for column in table.columns)
+    return sa.table(
+        name,
+        sa.column("dbsync_publish", sa.BigInteger),
+        sa.column("dbsync_change", sa.Unicode),
+        *columns,
+        schema=dialect.ledger_schema,
+    )
+
+
+def _same_key(table: Table, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+    return sa.and_(*(one.c[column.name] == other.c[column.name] for column in table.key))
+
+
+def _as_text(column: sa.ColumnClause[Any]) -> sa.ColumnElement[Any]:
+    """JSON is the text that the application wrote, and stays it."""
+    return sa.type_coerce(column, sa.UnicodeText).label(column.name) if isinstance(column.type, sa.JSON) else column
