@@ -263,6 +263,7 @@ class Dialect(ABC):
     """
 
     engine_name: ClassVar[str]
+    own_form_is_sha256: ClassVar[bool] = False
     driver_errors: ClassVar[tuple[type[Exception], ...]]
     ledger_schema: ClassVar[str | None]
     """The schema of the project's own tables; None where a prefix serves."""

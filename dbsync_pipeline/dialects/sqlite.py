@@ -47,6 +47,7 @@ def quote(name: str) -> str:
 
 class SQLite(Dialect):
     engine_name = "sqlite"
+    own_form_is_sha256 = True
     driver_errors = (sqlite3.Error, sa.exc.DBAPIError)
     ledger_schema = None
 
