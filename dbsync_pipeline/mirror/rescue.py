@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Dialect, Key, Kind, Table
-from dbsync_pipeline.errors import NotProved, Refused, SettingsError
+from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, Rescued, TableResult
@@ -205,6 +205,35 @@ def _record(dialect: Dialect, entry: Publication, number: int, by: str, results:
     ledger.record(publication, ledger.identity())
     ledger.note(HELD, f"run {entry.run_id} was undone at {now:%Y-%m-%d %H:%M:%S} UTC")
     return publication
+
+
+def find(databases: Iterable[Database], run: str) -> tuple[Database, Publication]:
+    """The database that received the publish of this run, which may be told by the beginning of its id, and the publish.
+
+    Raises SettingsError when no database that answers has such a run, or more than one run begins so.
+    """
+    found: list[tuple[Database, Publication]] = []
+    for database in databases:
+        with contextlib.suppress(Unavailable), database.connect() as dialect:
+            ledger = Ledger(dialect)
+            found += [
+                (database, entry) for entry in (ledger.publishes() if ledger.exists() else []) if entry.run_id.startswith(run)
+            ]
+    if len(found) != 1:
+        why = f"{len(found)} runs begin with {run!r}" if found else f"no database that answers has a publish of a run {run!r}"
+        raise SettingsError(why, operation="find the run", remedy="`dbsync rescue list` names the runs")
+    return found[0]
+
+
+def kept(target: Database) -> list[tuple[Publication, list[Rescued]]]:
+    """The publishes of a target that can still be undone or looked into, newest first, with what is kept of each table."""
+    with target.connect() as dialect:
+        ledger = Ledger(dialect)
+        if not ledger.exists():
+            return []
+        rescued = ledger.rescues()
+        entries = [(entry, [one for one in rescued if one.publish == entry.number]) for entry in ledger.publishes()]
+    return [(entry, mine) for entry, mine in entries if mine]
 
 
 def hold(target: Database, why: str | None) -> str | None:

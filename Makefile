@@ -1,0 +1,62 @@
+# Needs Python 3.10 to 3.13 and make, nothing else. Everything is installed into .venv in this folder, in the versions of uv.lock.
+# uv is the one on the PATH, or else it is fetched by pip into .venv. Paths are relative, so that the folder's own may hold blanks.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench ui
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export UV_PROJECT_ENVIRONMENT := .venv
+unexport VIRTUAL_ENV PYTHONHOME
+
+help:
+	@echo "make demo    install, make a sample database, and mirror it to two others"
+	@echo "make test    the whole suite; ARGS='-k name' runs a part"
+	@echo "make lint    style, types"
+	@echo "make bench   a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
+	@echo "make ui      Dagster's web pages, on http://localhost:3000"
+
+demo: $(INSTALLED)
+	@$(BIN)/dbsync demo $(ARGS)
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+
+bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/postgres.py $(ARGS)
+
+ui: $(INSTALLED)
+	@$(BIN)/dbsync ui $(ARGS)
+
+# --inexact keeps the uv that pip put into .venv. Without a uv on the PATH, .venv is made first, by the first Python that serves: uv
+# would replace one of another version, and itself in it.
+$(INSTALLED): pyproject.toml uv.lock
+	@set -e; \
+	if command -v uv >/dev/null 2>&1; then \
+	    uv=uv; \
+	else \
+	    uv=$(BIN)/uv; \
+	    if [ ! -x $$uv ]; then \
+	        right='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; \
+	        for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	            if "$$python" -c "$$right" >/dev/null 2>&1; then found="$$python"; break; fi; \
+	        done; \
+	        if [ -z "$$found" ]; then \
+	            echo "No Python 3.10 to 3.13 with venv was found. Install one (on Debian: apt install python3 python3-venv)," \
+	                 "or name it: make demo PYTHON=/path/to/python3"; \
+	            exit 1; \
+	        fi; \
+	        echo "Making .venv with $$("$$found" --version) and fetching uv ..."; \
+	        "$$found" -m venv --clear .venv; \
+	        $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; \
+	    fi; \
+	fi; \
+	echo "Installing the versions of uv.lock into .venv ..."; \
+	"$$uv" sync --frozen --inexact --quiet; \
+	touch $(INSTALLED)

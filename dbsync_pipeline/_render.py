@@ -1,0 +1,456 @@
+"""How the command line shows what it was told: tables for a person, JSON for a program.
+
+The shapes of the JSON are a contract; each function whose name ends in `_json` makes one. Results go to stdout, all else to stderr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.prompt import Prompt
+from rich.table import Table
+
+from dbsync_pipeline.choice import Choice
+from dbsync_pipeline.errors import DbsyncError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dbsync_pipeline.demo import DemoReport
+    from dbsync_pipeline.history import Run
+    from dbsync_pipeline.mirror.guard import Finding, Plan
+    from dbsync_pipeline.mirror.session import Observer
+    from dbsync_pipeline.mirror.status import DatabaseStatus
+
+_out = Console(width=None if sys.stdout.isatty() else 160)
+_err = Console(width=None if sys.stderr.isatty() else 160, stderr=True)
+
+MEGA = 1_000_000
+
+
+# JSON ------------------------------------------------------------------------------------------------------------------
+
+
+def json_out(value: Any) -> None:
+    """Print one JSON value; dataclasses become objects, moments ISO 8601 in UTC. ASCII, so that any terminal's encoding holds it."""
+    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.timezone.utc).isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def error_json(error: DbsyncError) -> dict[str, str | None]:
+    """Where it happened, why, and what mends it; what is not known is null."""
+    return {
+        "operation": error.operation,
+        "database": error.database,
+        "table": error.table,
+        "cause": error.cause,
+        "remedy": error.remedy,
+    }
+
+
+def result_json(word: str, result: Any) -> dict[str, Any]:
+    """`{word: result, "error": null}`, or `{word: null, "error": {…}}`."""
+    failed = isinstance(result, DbsyncError)
+    return {word: None if failed else result, "error": error_json(result) if failed else None}
+
+
+def outcomes_json(choice: Choice, outcomes: Sequence[Run]) -> dict[str, Any]:
+    return {"source": choice.source, "equal": all(run.succeeded for run in outcomes), "runs": list(outcomes)}
+
+
+def plans_json(choice: Choice, plans: Mapping[str, Any]) -> dict[str, Any]:
+    return {"source": choice.source, "targets": [{"target": name, **_plan_json(plan)} for name, plan in plans.items()]}
+
+
+def _plan_json(result: Any) -> dict[str, Any]:
+    if isinstance(result, DbsyncError):
+        return {"equal": None, "refusals": [], **result_json("tables", result)}
+    plan, findings = result
+    tables = {
+        name: {"rows": table.source_rows, "insert": table.insert, "update": table.update, "delete": table.delete}
+        for name, table in plan.tables.items()
+    }
+    return {"equal": plan.empty, "refusals": list(findings), **result_json("tables", tables)}
+
+
+def check_json(result: Any) -> dict[str, Any]:
+    failed = isinstance(result, DbsyncError)
+    return {"available": not failed, "equal": not failed and not differs(result), **result_json("tables", result)}
+
+
+def verdicts_json(result: Any) -> dict[str, Any]:
+    failed = isinstance(result, DbsyncError)
+    return {"equal": not failed and all(verdict.equal for verdict in result), **result_json("tables", result)}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a frame as JSON objects: what JSON has no form for as text, bytes in hexadecimal."""
+    return [{str(name): _cell(value) for name, value in row.items()} for row in frame.astype(object).to_dict("records")]
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if value is None or value != value:  # NULL, which pandas makes NaN or NaT of
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+# Text ------------------------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    _out.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def good(text: str) -> None:
+    _out.print(f"[green]{escape(text)}[/green]", highlight=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    _err.print(f"[red]{escape(text)}[/red]", highlight=False, soft_wrap=True)
+
+
+def ask(question: str, choices: Sequence[str], default: str) -> str:
+    return Prompt.ask(question, choices=list(choices), default=default, console=_err)
+
+
+def ask_text(question: str) -> str:
+    return Prompt.ask(question, console=_err)
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A word on stderr for the seconds that nothing else fills; only where a person sees it."""
+    if _err.is_terminal:
+        with _err.status(text):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def watching() -> Iterator[Callable[[str], Observer]]:
+    """Progress per target and table on stderr: bars for a person, a line per table and phase for a log. Yields a maker of observers."""
+    if not _err.is_terminal:
+        yield _lines
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_err, transient=True) as progress:
+        yield lambda target: _bars(progress, target)
+
+
+def _bars(progress: Progress, target: str) -> Observer:
+    bars: dict[str, Any] = {}
+
+    def observe(table: str, phase: str, done: int, total: int | None) -> None:
+        if table not in bars:
+            bars[table] = progress.add_task("", total=None)
+        progress.update(bars[table], description=f"{escape(target)}  {escape(table)}  {phase}", completed=done, total=total)
+
+    return observe
+
+
+def _lines(target: str) -> Observer:
+    seen: set[tuple[str, str]] = set()
+
+    def observe(table: str, phase: str, done: int, total: int | None) -> None:
+        if (table, phase) not in seen:
+            seen.add((table, phase))
+            sys.stderr.write(f"{target}  {table}  {phase}\n")
+
+    return observe
+
+
+def outcomes(runs: Sequence[Run]) -> None:
+    """What each run did, or why it did not."""
+    for run in runs:
+        if run.succeeded:
+            _outcome(run)
+        else:
+            complain(f"{run.target}: not published ({run.status})\n{run.reason or ''}")
+
+
+def _outcome(run: Run) -> None:
+    seconds = f"{run.seconds:.1f} s" if run.seconds is not None else "?"
+    if not changed(run):
+        good(f"{run.target}: equal to {run.source}, nothing to do ({_rows(run):,} rows compared in {seconds})")
+        return
+    table = _table(f"{run.source} → {run.target}", "table", *(">" + word for word in ("rows", "inserted", "updated", "deleted")))
+    for name, counts in run.tables.items():
+        table.add_row(escape(name), *_numbers(counts.rows, counts.inserted, counts.updated, counts.deleted))
+    _out.print(table)
+    good(f"{run.target}: equal to {run.source} ({changed(run):,} rows changed, {_moved(run)}, {seconds})")
+
+
+def demo(choice: Choice, report: DemoReport, runs: Sequence[Run], edit: str) -> None:
+    """What was made, what moved, what it cost, and what to try next; `edit` changes one row."""
+    rows = sum(report.rows.values())
+    made = f"made {rows:,} rows ({report.bytes / MEGA:.1f} MB)" if report.created else f"{rows:,} rows were there"
+    say(f"{choice.source}: {made}")
+    outcomes(runs)
+    if all(run.succeeded for run in runs):
+        _after_demo(choice, report, runs, edit)
+
+
+def _after_demo(choice: Choice, report: DemoReport, runs: Sequence[Run], edit: str) -> None:
+    total = sum(map(changed, runs))
+    cost = sum(run.seconds or 0 for run in runs)
+    if total == 0 and not report.created:
+        say(f"\nNothing to do: {', '.join(choice.targets)} equal {choice.source}.")
+    else:
+        moved = sum(counts.bytes for run in runs for counts in run.tables.values())
+        say(f"\nMoved {total:,} rows, {moved / MEGA:.1f} MB, to {', '.join(choice.targets)} in {cost:.1f} s.")
+    me = _called()
+    say(
+        "\nTry next:\n"
+        f"  {me} status    what each database holds, and how old it is\n"
+        f"  {me} ui        the same in Dagster: materialize, backfill, see the runs\n"
+        f"  {me} history   every run so far\n"
+        f"Or change a row, see what a sync would do, and sync:\n"
+        f"  {edit}\n"
+        f"  {me} plan\n"
+        f"  {me} sync"
+    )
+
+
+def _called() -> str:
+    """The name by which a person reaches this program from here."""
+    return "dbsync" if shutil.which("dbsync") or not sys.argv[0].endswith("dbsync") else os.path.relpath(sys.argv[0])
+
+
+def plans(choice: Choice, found: Mapping[str, Any]) -> None:
+    for target, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+        elif result[0].empty:
+            good(f"{target}: equal to {choice.source}, nothing to do")
+        else:
+            _plan(*result)
+
+
+def _plan(plan: Plan, findings: Sequence[Finding]) -> None:
+    table = _table(f"{plan.source} → {plan.target}", "table", ">rows", ">insert", ">update", ">delete")
+    for name, one in plan.tables.items():
+        table.add_row(escape(name), *_numbers(one.source_rows, one.insert, one.update, one.delete))
+    _out.print(table)
+    for finding in findings:
+        complain(f"{plan.target}: a sync would be refused: {finding.found} ({finding.guard})\nRemedy: {finding.remedy}")
+
+
+def history(runs: Sequence[Run]) -> None:
+    if not runs:
+        say("no runs yet: dbsync sync")
+        return
+    table = _table(None, "started (UTC)", "run", "source → target", "status", ">rows", ">changed", ">MB", ">seconds")
+    for run in runs:
+        table.add_row(*_history_row(run))
+    _out.print(table)
+    for run in runs:
+        if run.reason:
+            complain(f"{run.run_id[:8]}: {run.reason}")
+
+
+def _history_row(run: Run) -> tuple[str, ...]:
+    colour = {"SUCCESS": "green", "FAILURE": "red"}.get(run.status, "yellow")
+    return (
+        f"{run.started_at:%Y-%m-%d %H:%M:%S}",
+        run.run_id[:8],
+        f"{run.source or '?'} → {run.target or '?'}",
+        f"[{colour}]{run.status}[/{colour}]",
+        *_numbers(_rows(run), changed(run)),
+        f"{sum(counts.bytes for counts in run.tables.values()) / MEGA:.1f}",
+        "" if run.seconds is None else f"{run.seconds:.1f}",
+    )
+
+
+def verdicts(source: str, found: Mapping[str, Any]) -> None:
+    for target, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+            continue
+        for one in result:
+            if not one.equal:
+                keys = ", ".join("/".join(map(str, key)) for key in one.keys)
+                complain(f"{target}: table {one.table}: {one.differing:,} rows differ from {source}, the first with keys {keys}")
+        if all(one.equal for one in result):
+            good(f"{target}: equal to {source} by SHA-256 ({sum(one.source_rows for one in result):,} rows)")
+
+
+def rescued(found: Mapping[str, Any]) -> None:
+    table = _table(None, "database", "published (UTC)", "run", "table", ">deleted", ">replaced", ">inserted", ">MB")
+    for name, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+            continue
+        for entry, parts in result:
+            for one in parts:
+                table.add_row(
+                    name,
+                    f"{entry.published_at:%Y-%m-%d %H:%M:%S}",
+                    entry.run_id[:8],
+                    escape(one.table),
+                    *_numbers(one.deleted, one.replaced, one.inserted),
+                    f"{one.bytes / MEGA:.1f}",
+                )
+    _out.print(table)
+
+
+def frames(found: Iterator[tuple[str, pd.DataFrame]]) -> None:
+    for name, frame in found:
+        say(f"{name}:\n{frame.to_string(index=False, max_colwidth=40)}\n")
+
+
+def merged(target: str, put: Mapping[str, int], rest: Mapping[str, Sequence[Any]]) -> None:
+    for table, rows in put.items():
+        say(f"{target}: table {table}: {rows:,} rows put back")
+    for table, keys in rest.items():
+        names = ", ".join("/".join(map(str, key)) for key in keys[:20])
+        complain(
+            f"{target}: table {table}: {len(keys):,} rows not put back, their keys are taken or a constraint refuses them: {names}"
+        )
+
+
+def created(found: Mapping[str, Any]) -> None:
+    for name, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+        else:
+            say(f"{name}: created {', '.join(result)}" if result else f"{name}: all tables are there")
+
+
+def checked(found: Mapping[str, Any]) -> None:
+    for name, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+            continue
+        for table, differences in result.items():
+            for difference in differences:
+                complain(f"{name}: table {table}: {difference}")
+        if not differs(result):
+            good(f"{name}: {len(result)} tables, equal to the models")
+
+
+def status(found: Sequence[DatabaseStatus]) -> None:
+    table = _table(None, "database", "role", "engine", "answers", ">MB", ">rows", "last published (UTC)", "in sync")
+    for place in found:
+        table.add_row(*_status_row(place))
+    _out.print(table)
+    _out.print(_rows_table(found))
+    for place in found:
+        if place.reason:
+            complain(f"{place.name}: {place.reason}")
+        if place.held:
+            complain(f"{place.name}: its schedule is held: {place.held}\nRemedy: dbsync release {place.name}")
+        if place.last_publish and place.last_publish.partial:
+            complain(f"{place.name}: mixed: its last publish was of some tables only\nRemedy: dbsync sync --target {place.name}")
+        if place.last_publish and not place.last_publish.numbered:
+            say(
+                f"{place.name}: its source, {place.last_publish.source}, could not note the publish's number: "
+                "an older source will not be noticed"
+            )
+
+
+def _status_row(place: DatabaseStatus) -> tuple[str, ...]:
+    last = place.last_publish
+    return (
+        place.name,
+        place.role,
+        place.engine,
+        f"[green]{place.latency_ms or 0:.0f} ms[/green]" if place.available else "[red]no[/red]",
+        "" if place.size_mb is None else f"{place.size_mb:.1f}",
+        f"{sum(place.rows.values()):,}" if place.rows else "",
+        f"{last.published_at:%Y-%m-%d %H:%M:%S}, holds {last.source} as of {_age(last.age_seconds)} ago" if last else "",
+        _in_sync(place),
+    )
+
+
+def _in_sync(place: DatabaseStatus) -> str:
+    if place.role == "primary":
+        return ""
+    if place.in_sync is None:
+        return "?"
+    if place.in_sync:
+        return "[green]yes[/green]"
+    return f"[yellow]no, {sum(place.behind.values()):,} rows off[/yellow]"
+
+
+def _rows_table(found: Sequence[DatabaseStatus]) -> Table:
+    """Rows per table and database, and how many of them a sync would change."""
+    answered = [place for place in found if place.rows]
+    table = _table(None, "table", *(f">{place.name}" for place in answered))
+    for name in answered[0].rows if answered else ():
+        table.add_row(escape(name), *(f"{place.rows[name]:,}{_off(place.behind.get(name, 0))}" for place in answered))
+    return table
+
+
+def _off(rows: int) -> str:
+    return f" [yellow]({rows:,} off)[/yellow]" if rows else ""
+
+
+# Small -----------------------------------------------------------------------------------------------------------------
+
+
+def refused(result: Any) -> bool:
+    """Whether the guards would hold the planned sync back."""
+    return not isinstance(result, DbsyncError) and bool(result[1])
+
+
+def changed(run: Run) -> int:
+    """How many rows the run changed."""
+    return sum(counts.inserted + counts.updated + counts.deleted for counts in run.tables.values())
+
+
+def differs(result: Any) -> bool:
+    """Whether a database's structure, as checked, differs from the models'."""
+    return not isinstance(result, DbsyncError) and any(result.values())
+
+
+def _rows(run: Run) -> int:
+    return sum(counts.rows for counts in run.tables.values())
+
+
+def _moved(run: Run) -> str:
+    return f"{sum(counts.bytes for counts in run.tables.values()) / MEGA:.1f} MB moved"
+
+
+def _numbers(*values: int) -> tuple[str, ...]:
+    return tuple(f"{value:,}" for value in values)
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    """A table with that title; a column whose name starts with `>` holds numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    return table

@@ -1,0 +1,65 @@
+"""What to sync, as it was asked for: a pure choice of source, targets and tables, checked against the settings and the models.
+
+Every door uses it, so that the same wrong word is met by the same sentence everywhere, before anything is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.mirror.guard import Policy
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What a person lets the guards pass this once; nothing said is what the settings say."""
+
+    overwrite: bool = False
+    max_change_fraction: float | None = None
+
+    def policy(self, settings: Settings) -> Policy:
+        """The policy that the guards go by."""
+        fraction = settings.max_change_fraction if self.max_change_fraction is None else self.max_change_fraction
+        return Policy(self.overwrite, fraction, settings.max_change_rows)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One source, at least one target, tables in the models' order, and what a person allows beyond the settings."""
+
+    source: str
+    targets: tuple[str, ...]
+    tables: tuple[str, ...]
+    allowed: Allowed
+
+
+def choose(
+    settings: Settings,
+    model: Model,
+    source: str | None = None,
+    targets: Sequence[str] = (),
+    tables: Sequence[str] = (),
+    allowed: Allowed | None = None,
+) -> Choice:
+    """The choice; what was not said is: the primary, all other databases, all tables.
+
+    Raises SettingsError for an unknown name, for a source that is a target too, and when there is no target.
+    """
+    chosen = settings.database(source or settings.primary).name
+    asked = tuple(dict.fromkeys(settings.database(target).name for target in targets))
+    if chosen in asked:
+        raise SettingsError(
+            f"source and target are the same database, {chosen}: nothing can be copied",
+            operation="sync",
+            remedy="name another source, or another target",
+        )
+    found = asked or tuple(name for name in settings.names if name != chosen)
+    if not found:
+        raise SettingsError(
+            f"there is no database but the source, {chosen}", operation="sync", remedy="set DBSYNC_<NAME>_URL for a target"
+        )
+    return Choice(chosen, found, tuple(table.name for table in model.select(tables)), allowed or Allowed())

@@ -1,0 +1,462 @@
+"""`dbsync`: the command line. Every verb reads the settings, calls the layer below, and shows what came back.
+
+With `--json` a verb prints one JSON value on stdout and nothing else there; progress and messages go to stderr. Exit status is 0 when
+what was asked is so, 1 when it is not, 2 when the asking was wrong. Dagster is imported by the verbs that run it or read its runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from dbsync_pipeline import _render as render
+from dbsync_pipeline import unforeseen
+from dbsync_pipeline.choice import Allowed, Choice, choose
+from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
+from dbsync_pipeline.mirror import rescue, schema
+from dbsync_pipeline.mirror.database import Database, database, databases
+from dbsync_pipeline.mirror.guard import Finding, Plan
+from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.status import status as read_status
+from dbsync_pipeline.settings import Settings, load
+
+app = typer.Typer(
+    help="Keep the standby copies of an application's database equal to the primary.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+rescue_app = typer.Typer(help="The rows that syncs deleted or replaced.", no_args_is_help=True)
+tables_app = typer.Typer(help="Create, check or recreate the tables on the databases.", no_args_is_help=True)
+app.add_typer(rescue_app, name="rescue")
+app.add_typer(tables_app, name="tables")
+
+Source = Annotated[str | None, typer.Option("--source", help="The database to copy from; the primary if not given.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="A database to copy to, again for more; all others if not given.")
+]
+Tables = Annotated[list[str] | None, typer.Option("--table", help="A table to copy, again for more; all if not given.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite rows that somebody else wrote to the target.")]
+Fraction = Annotated[
+    float | None,
+    typer.Option("--max-change-fraction", min=0, max=1, help="Refuse to change or delete more than this part of a table's rows."),
+]
+OneDatabase = Annotated[str | None, typer.Option("--database", help="Only this database.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, and nothing else there.")]
+
+
+def main() -> None:
+    """The entry point: runs a verb; every failure ends as a text for a person, or as JSON, and a status that is not 0."""
+    try:
+        app()
+    except DbsyncError as error:
+        _fail(error)
+    except Exception as error:
+        _fail(DbsyncError(unforeseen.text(error)))
+
+
+def _fail(error: DbsyncError) -> NoReturn:
+    if "--json" in sys.argv:
+        render.json_out({"error": render.error_json(error)})
+    else:
+        render.complain(str(error))
+    sys.exit(2 if isinstance(error, SettingsError) else 1)
+
+
+# The mirror ------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(as_json: Json = False) -> None:
+    """Make a realistic dataset in the primary, if it has none, and sync it to all other databases."""
+    from dbsync_pipeline.demo import fill
+
+    settings, model = _ground()
+    choice = choose(settings, model)
+    report = fill(database(settings, choice.source), model)
+    outcomes = _sync_all(settings, choice)
+    if as_json:
+        render.json_out({"created": report.created, "rows": report.rows, **render.outcomes_json(choice, outcomes)})
+    else:
+        render.demo(choice, report, outcomes, _edit_by_hand(database(settings, choice.source)))
+    raise typer.Exit(_status(outcomes))
+
+
+def _edit_by_hand(place: Database) -> str:
+    """A way to change one row of the demo."""
+    change = "UPDATE users SET name = 'Ada' WHERE id = 1"
+    return (
+        f'sqlite3 {os.path.relpath(place.url.database or "")} "{change}"'
+        if place.engine_name == "sqlite"
+        else f"in {place.name}: {change}"
+    )
+
+
+@app.command()
+def sync(
+    source: Source = None,
+    target: Targets = None,
+    table: Tables = None,
+    overwrite: Overwrite = False,
+    max_change_fraction: Fraction = None,
+    as_json: Json = False,
+) -> None:
+    """Make the targets equal to the source. Rows of a target that the source does not have are deleted."""
+    settings, model = _ground()
+    if not as_json and source is None and target is None:
+        source, target = _ask(settings)
+    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction))
+    outcomes = _sync_all(settings, choice)
+    if as_json:
+        render.json_out(render.outcomes_json(choice, outcomes))
+    else:
+        render.outcomes(outcomes)
+    raise typer.Exit(_status(outcomes))
+
+
+@app.command()
+def plan(
+    source: Source = None,
+    target: Targets = None,
+    table: Tables = None,
+    overwrite: Overwrite = False,
+    max_change_fraction: Fraction = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a sync would insert, update and delete, and change nothing."""
+    settings, model = _ground()
+    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction))
+    plans = _each(choice.targets, lambda name: _plan(settings, model, choice, name))
+    if as_json:
+        render.json_out(render.plans_json(choice, plans))
+    else:
+        render.plans(choice, plans)
+    raise typer.Exit(_status_of(plans) or int(any(render.refused(result) for result in plans.values())))
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Say of each database whether it answers, what it holds, and how far it is from the primary."""
+    settings, model = _ground()
+    found = read_status(settings, model)
+    if as_json:
+        render.json_out(found)
+    else:
+        render.status(found)
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs, newest first.")] = 20, as_json: Json = False
+) -> None:
+    """List the syncs that ran, however they were launched: from here, the UI, a schedule or `dagster job execute`."""
+    from dbsync_pipeline import history as past
+    from dbsync_pipeline import runs
+
+    with runs.dagster_instance(load()) as instance:
+        found = past.read(instance, limit)
+    if as_json:
+        render.json_out(found)
+    else:
+        render.history(found)
+
+
+def _plan(settings: Settings, model: Model, choice: Choice, target: str) -> tuple[Plan, tuple[Finding, ...]]:
+    source, far = database(settings, choice.source), database(settings, target)
+    policy = choice.allowed.policy(settings)
+    with Session(source, far, model, choice.tables, run_id="plan", settings=settings, policy=policy) as session:
+        return session.plan()
+
+
+def _sync_all(settings: Settings, choice: Choice) -> list[Any]:
+    """One run per target, in turn; one that fails does not hold the next one back."""
+    with render.waiting("Starting Dagster"):
+        from dbsync_pipeline import runs
+    with runs.dagster_instance(settings) as instance, render.watching() as watch:
+        return [runs.sync(instance, choice, target, watch(target)) for target in choice.targets]
+
+
+def _status(outcomes: list[Any]) -> int:
+    return 0 if all(outcome.succeeded for outcome in outcomes) else 1
+
+
+def _ask(settings: Settings) -> tuple[str | None, list[str] | None]:
+    """Source and targets from the person at the terminal; nothing when there is none."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None, None
+    source = render.ask("Copy from", settings.names, settings.primary)
+    others = [name for name in settings.names if name != source]
+    if len(others) < 2:
+        return source, others
+    target = render.ask("Copy to", [*others, "all"], "all")
+    return source, others if target == "all" else [target]
+
+
+@app.command()
+def verify(source: Source = None, target: Targets = None, table: Tables = None, as_json: Json = False) -> None:
+    """Compare databases row by row with SHA-256, trusting no ledger; status 0 when all are equal."""
+    from dbsync_pipeline.mirror.verify import verify as compare
+
+    settings, model = _ground()
+    choice = choose(settings, model, source, target or [], table or [])
+    ours = database(settings, choice.source)
+    found = _each(choice.targets, lambda name: compare(ours, database(settings, name), model, choice.tables))
+    if as_json:
+        render.json_out(
+            [{"source": choice.source, "target": name, **render.verdicts_json(result)} for name, result in found.items()]
+        )
+    else:
+        render.verdicts(choice.source, found)
+    raise typer.Exit(_status_of(found) or int(not all(verdict.equal for result in found.values() for verdict in result)))
+
+
+# What syncs took away --------------------------------------------------------------------------------------------------
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning; see `dbsync history`.")]
+
+
+@app.command()
+def undo(
+    run: Run,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where the target was written to since that run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a target back to what it was before that run, and hold its schedule until `dbsync release TARGET`."""
+    settings, model = _ground()
+    place, entry = rescue.find(databases(settings), run)
+    if not yes:
+        _agree(
+            f"{place.name} goes back to before run {entry.run_id} ({entry.changed:,} rows)", f"dbsync undo {run} --yes", as_json
+        )
+    undone = rescue.undo(place, model, entry.run_id, by=str(uuid.uuid4()), settings=settings, overwrite=overwrite)
+    if as_json:
+        render.json_out(undone)
+    else:
+        render.good(f"{place.name}: as it was before run {entry.run_id} ({undone.changed:,} rows put back); its schedule is held")
+        render.say(f"To take this back: dbsync undo {undone.run_id}\nTo let the schedule go on: dbsync release {place.name}")
+
+
+@app.command()
+def release(name: Annotated[str, typer.Argument(metavar="TARGET")], as_json: Json = False) -> None:
+    """Let a target's schedule go on after an undo."""
+    settings, _ = _ground()
+    reason = rescue.hold(database(settings, name), None)
+    if as_json:
+        render.json_out({"database": name, "was_held": reason})
+    else:
+        render.say(f"{name}: released ({reason})" if reason else f"{name}: was not held")
+
+
+@rescue_app.command("list")
+def rescue_list(only: OneDatabase = None, as_json: Json = False) -> None:
+    """The runs whose rescued rows are still kept, newest first."""
+    settings, _ = _ground()
+    found = _each(_names(settings, only), lambda name: rescue.kept(database(settings, name)))
+    if as_json:
+        render.json_out([{"database": name, **render.result_json("rescued", result)} for name, result in found.items()])
+    else:
+        render.rescued(found)
+    raise typer.Exit(_status_of(found))
+
+
+@rescue_app.command("show")
+def rescue_show(run: Run, as_json: Json = False) -> None:
+    """The rows that a run deleted or replaced, as they were."""
+    settings, model = _ground()
+    place, entry = rescue.find(databases(settings), run)
+    frames = rescue.rescued_rows(place, model, entry.run_id)
+    if as_json:
+        render.json_out([{"table": table, **row} for table, frame in frames for row in render.records(frame)])
+    else:
+        render.frames(frames)
+
+
+@rescue_app.command("export")
+def rescue_export(run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+    """Write the rows that a run deleted or replaced as Parquet, one file a table."""
+    settings, model = _ground()
+    place, entry = rescue.find(databases(settings), run)
+    files = rescue.export(place, model, entry.run_id, folder)
+    if as_json:
+        render.json_out({"run_id": entry.run_id, "files": files})
+    else:
+        render.say("\n".join(map(str, files)) or "nothing was rescued")
+
+
+@rescue_app.command("merge")
+def rescue_merge(run: Run, as_json: Json = False) -> None:
+    """Put back the deleted rows whose keys are free, and name the rest; status 0 when there is no rest."""
+    settings, model = _ground()
+    place, entry = rescue.find(databases(settings), run)
+    put, rest = rescue.merge(place, model, entry.run_id)
+    if as_json:
+        render.json_out({"database": place.name, "put_back": put, "rest": rest})
+    else:
+        render.merged(place.name, put, rest)
+    raise typer.Exit(int(bool(rest)))
+
+
+def _agree(what: str, command: str, as_json: bool) -> None:
+    """A person at the terminal says yes, or it is refused."""
+    if not as_json and sys.stdin.isatty() and render.ask(f"{what}. Go on?", ["yes", "no"], "no") == "yes":
+        return
+    raise Refused(f"{what}, and nobody agreed", operation="undo", remedy=command)
+
+
+# The tables ------------------------------------------------------------------------------------------------------------
+
+
+@tables_app.command("create")
+def tables_create(only: OneDatabase = None, as_json: Json = False) -> None:
+    """Create the tables that are missing, on every database that answers."""
+    settings, model = _ground()
+    found = _each(_names(settings, only), lambda name: schema.ensure(database(settings, name), model))
+    if as_json:
+        render.json_out([{"database": name, **render.result_json("created", result)} for name, result in found.items()])
+    else:
+        render.created(found)
+    raise typer.Exit(_status_of(found))
+
+
+@tables_app.command("check")
+def tables_check(only: OneDatabase = None, as_json: Json = False) -> None:
+    """Compare each database's tables with the models; status 0 when all are equal in structure."""
+    settings, model = _ground()
+    found = _each(_names(settings, only), lambda name: schema.check(database(settings, name), model))
+    if as_json:
+        render.json_out([{"database": name, **render.check_json(result)} for name, result in found.items()])
+    else:
+        render.checked(found)
+    raise typer.Exit(_status_of(found) or int(any(render.differs(result) for result in found.values())))
+
+
+@tables_app.command("recreate")
+def tables_recreate(
+    name: Annotated[str, typer.Option("--database", help="The database whose tables are dropped and created.")],
+    yes_destroy: Annotated[
+        str | None, typer.Option("--yes-destroy", help="The database's name again: all its rows are lost.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Drop and create the tables of one database. All its rows are lost."""
+    settings, model = _ground()
+    place = database(settings, name)
+    _confirm(name, yes_destroy, as_json)
+    recreated = schema.recreate(place, model)
+    if as_json:
+        render.json_out({"database": name, "recreated": recreated})
+    else:
+        render.say(f"{name}: recreated {', '.join(recreated)}; all are empty now")
+
+
+def _confirm(name: str, typed: str | None, as_json: bool) -> None:
+    if typed is None and not as_json and sys.stdin.isatty():
+        typed = render.ask_text(f"All rows of {name} will be lost. Type its name to go on")
+    if typed != name:
+        raise Refused(
+            "all its rows would be lost, and its name was not repeated" if typed is None else f"{typed!r} is not its name",
+            operation="recreate tables",
+            database=name,
+            remedy=f"dbsync tables recreate --database {name} --yes-destroy {name}",
+        )
+
+
+def _names(settings: Settings, only: str | None) -> tuple[str, ...]:
+    return (settings.database(only).name,) if only else settings.names
+
+
+# Dagster's own ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port on this machine.")] = 3000, as_json: Json = False
+) -> None:
+    """Run Dagster's web pages and its daemon, with the same history as this command line; Ctrl-C ends both."""
+    settings, _ = _ground()
+    _refuse_taken(port)
+    with render.waiting("Starting Dagster"):
+        from dbsync_pipeline import runs
+    home = runs.prepare_home(settings)
+    url = f"http://127.0.0.1:{port}"
+    if as_json:
+        render.json_out({"url": url, "dagster_home": home})
+        os.dup2(2, 1)  # what Dagster prints is no JSON
+    else:
+        render.say(f"Dagster at {url}, its runs in {home}; Ctrl-C ends it")
+    # `dagster dev` points at a tool of another packaging; nobody who asked for the pages can do anything about it.
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    command = [
+        sys.executable,
+        *quiet,
+        "-m",
+        "dagster",
+        "dev",
+        "-m",
+        "dbsync_pipeline.definitions",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    _become(command, {**os.environ, "DAGSTER_HOME": str(home)})
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise SettingsError(f"port {port} is taken", operation="ui", remedy=f"dbsync ui --port {port + 1}") from None
+
+
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Give the process over, so that signals reach Dagster itself; Windows has no exec that keeps the terminal waiting.
+
+    A shell starts its background jobs deaf to SIGINT, and Dagster, finding itself so, would be deaf to SIGTERM too.
+    """
+    sys.stdout.flush()
+    if os.name == "posix":
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.execve(command[0], command, environment)
+    sys.exit(subprocess.call(command, env=environment))
+
+
+# Shared ----------------------------------------------------------------------------------------------------------------
+
+
+def _ground() -> tuple[Settings, Model]:
+    settings = load()
+    return settings, load_model(settings.models)
+
+
+def _each(names: Iterable[str], work: Callable[[str], Any]) -> dict[str, Any]:
+    """What the work returns for each name, or the DbsyncError that it raised: one failure does not hide the others' answers."""
+    return {name: _attempt(work, name) for name in names}
+
+
+def _attempt(work: Callable[[str], Any], name: str) -> Any:
+    try:
+        return work(name)
+    except DbsyncError as error:
+        return error
+
+
+def _status_of(results: dict[str, Any]) -> int:
+    return 1 if any(isinstance(result, DbsyncError) for result in results.values()) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Everything that Dagster loads, on one page: `dagster dev -m dbsync_pipeline.definitions`."""
+
+from __future__ import annotations
+
+from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
+
+from dbsync_pipeline.defs.assets import table_assets
+from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.settings import load
+
+_settings = load()
+
+tables = table_assets(load_model(_settings.models), _settings.names)
+
+sync_job = define_asset_job(
+    "sync_job",
+    selection=AssetSelection.assets(tables),
+    description="Mirror the source's tables to one database: the run's partition. All tables, or those selected.",
+)
+
+defs = Definitions(
+    assets=[tables],
+    jobs=[sync_job],
+    resources={"sync": Sync()},
+    # The ops of a run share one session, so they share one process; a run is what a launcher spreads over machines.
+    executor=in_process_executor,
+)

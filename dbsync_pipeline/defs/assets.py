@@ -1,0 +1,258 @@
+"""The tables as Dagster assets: one per table, partitioned by target database, made by ops that one session ties together.
+
+    ensure_schema ─► copy_users ────┐
+                  ─► copy_chats ────┼─► publish ─► assets users, chats, …, each with its checks
+                  ─► copy_… ────────┘
+
+The tables are published in one transaction, so no table's asset comes from an op of its own: `publish` yields them all, after its
+commit. A selection of assets runs the same ops; `ensure_schema` yields one output per selected table, and a copy without
+its output is skipped. Checks asked for alone compare and publish nothing.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+from dagster import (
+    AssetCheckKey,
+    AssetCheckResult,
+    AssetCheckSpec,
+    AssetKey,
+    AssetsDefinition,
+    DependencyDefinition,
+    GraphDefinition,
+    In,
+    MetadataValue,
+    MultiDependencyDefinition,
+    Nothing,
+    OpDefinition,
+    OpExecutionContext,
+    Out,
+    Output,
+    OutputMapping,
+    PartitionsDefinition,
+    PreviewWarning,
+    StaticPartitionsDefinition,
+    TableColumn,
+    TableColumnConstraints,
+    TableConstraints,
+    TableSchema,
+    op,
+)
+
+from dbsync_pipeline.defs.resources import Sync, told_plainly
+from dbsync_pipeline.mirror.ledger import Publication, TableResult
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.session import TableDiff
+
+Event = Output[None] | AssetCheckResult
+ROWS, DIGEST = "row_count", "digest"
+
+
+def slug(table: str) -> str:
+    """The table's name where Dagster needs an identifier: itself if it is one, else made of what is left of it and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_]+", table):
+        return table
+    words = re.sub(r"[^A-Za-z0-9]+", "_", table).strip("_") or "table"
+    return f"{words}_{hashlib.sha256(table.encode()).hexdigest()[:8]}"
+
+
+def asset_key(table: str) -> AssetKey:
+    """The key of the table's asset."""
+    return AssetKey([slug(table)])
+
+
+def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
+    """Every table of the model as an asset with one partition per database; foreign keys are its lineage."""
+    partitions = StaticPartitionsDefinition(list(databases))
+    names = model.names
+    return AssetsDefinition.from_graph(
+        _graph(model),
+        keys_by_output_name={_published(name): asset_key(name) for name in names},
+        internal_asset_deps={_published(name): {asset_key(parent) for parent in model.parents(name)} for name in names},
+        descriptions_by_output_name={_published(name): _description(model.table(name).sa) for name in names},
+        metadata_by_output_name={
+            _published(name): {"dagster/table_name": name, "dagster/column_schema": _columns(model.table(name).sa)}
+            for name in names
+        },
+        group_name="tables",
+        partitions_def=partitions,
+        check_specs=[spec for name in names for spec in _checks(name, partitions)],
+        can_subset=True,
+    )
+
+
+def _graph(model: Model) -> GraphDefinition:
+    names = model.names
+    copies = {name: _copy_op(name, place) for place, name in enumerate(names)}
+    ready: dict[str, dict[str, Any]] = {
+        copy.name: {"ready": DependencyDefinition("ensure_schema", _ready(name))} for name, copy in copies.items()
+    }
+    copied = MultiDependencyDefinition([DependencyDefinition(copy.name, "copied") for copy in copies.values()])
+    return GraphDefinition(
+        name="sync",
+        node_defs=[_ensure_schema_op(names), *copies.values(), _publish_op(names)],
+        dependencies={**ready, "publish": {"copied": copied}},
+        output_mappings=[
+            OutputMapping(graph_output_name=output, mapped_node_name="publish", mapped_node_output_name=output)
+            for output in _outputs(names)
+        ],
+    )
+
+
+def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
+    @op(out={_ready(name): Out(Nothing, is_required=False) for name in names})
+    def ensure_schema(context: OpExecutionContext, sync: Sync) -> Iterator[Output[None]]:
+        """Create what is missing on the target, refuse what differs, lock the target, open the source's snapshot."""
+        tables = _asked(context, names)
+        with told_plainly():
+            created = sync.open(context, tables).ensure_schema()
+        for table in tables:
+            yield Output(None, _ready(table), metadata={"created": table in created})
+
+    return ensure_schema
+
+
+def _copy_op(table: str, place: int) -> OpDefinition:
+    @op(
+        name=f"copy_{slug(table)}",
+        ins={"ready": In(Nothing)},
+        out={"copied": Out(Nothing)},
+        tags={"dagster/priority": str(-place)},
+    )
+    def copy(sync: Sync) -> Output[None]:
+        """Compare the table with the source's, and stage the rows that differ; the live table is not touched."""
+        with told_plainly():
+            diff = sync.copy(table)
+        return Output(None, "copied", metadata={**asdict(diff), "table": table})
+
+    return copy
+
+
+def _publish_op(names: Sequence[str]) -> OpDefinition:
+    @op(ins={"copied": In(Nothing)}, out={output: Out(Nothing, is_required=False) for output in _outputs(names)})
+    def publish(context: OpExecutionContext, sync: Sync) -> Iterator[Event]:
+        """Apply all tables in one transaction that commits once the target is proved equal to the source's snapshot."""
+        if not context.selected_asset_keys:
+            yield from _compared(context, sync.diffs)
+            return
+        with told_plainly():
+            publication = sync.work.publish()
+        yield from _publication_events(context, publication, sync.role, names)
+
+    return publish
+
+
+def _publication_events(
+    context: OpExecutionContext, publication: Publication, role: str, names: Sequence[str]
+) -> Iterator[Event]:
+    common = _publication_metadata(publication, role)
+    for table in names:  # parents first: Dagster refuses an asset that comes before one that it depends on
+        result = publication.tables.get(table)
+        if result is None:
+            continue
+        if asset_key(table) in context.selected_asset_keys:
+            yield Output(None, _published(table), metadata={**_table_metadata(table, result), **common})
+        yield from _results(context, table, True, True, {"rows": result.rows}, {"digest": result.digest} if result.digest else {})
+
+
+def _compared(context: OpExecutionContext, diffs: Mapping[str, TableDiff]) -> Iterator[Event]:
+    for table, diff in diffs.items():
+        far = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
+        yield from _results(context, table, diff.insert == diff.delete, not any(far.values()), {"rows": diff.rows, **far}, far)
+
+
+def _results(
+    context: OpExecutionContext, table: str, rows_equal: bool, equal: bool, rows: dict[str, Any], digest: dict[str, Any]
+) -> Iterator[AssetCheckResult]:
+    for name, passed, metadata in ((ROWS, rows_equal, rows), (DIGEST, equal, digest)):
+        if AssetCheckKey(asset_key(table), name) in context.selected_asset_check_keys:
+            yield AssetCheckResult(passed=passed, check_name=name, asset_key=asset_key(table), metadata=metadata)
+
+
+def _table_metadata(table: str, result: TableResult) -> dict[str, Any]:
+    """What the materialization of one table says; the keys under `dagster/` are Dagster's own, so that its plots know them."""
+    return {
+        "dagster/row_count": result.rows,
+        "dagster/partition_row_count": result.rows,
+        "dagster/table_name": table,
+        "inserted": result.inserted,
+        "updated": result.updated,
+        "deleted": result.deleted,
+        "bytes moved": result.bytes,
+        "seconds": round(result.seconds, 3),
+        **({"digest": result.digest} if result.digest else {}),
+    }
+
+
+def _publication_metadata(publication: Publication, role: str) -> dict[str, Any]:
+    return {
+        "role": role,
+        "source": publication.source,
+        "target": publication.target,
+        "partial": publication.partial,
+        "source snapshot": MetadataValue.timestamp(publication.snapshot_at),
+        **({"publish number": publication.number} if publication.number else {}),
+        **{f"seconds {phase}": round(seconds, 3) for phase, seconds in publication.seconds.items()},
+    }
+
+
+def _asked(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
+    """The tables of the run: those whose asset is selected; where none is, those whose check is."""
+    keys = context.selected_asset_keys or {check.asset_key for check in context.selected_asset_check_keys}
+    return [name for name in names if asset_key(name) in keys]
+
+
+def _checks(table: str, partitions: PartitionsDefinition[str]) -> Iterator[AssetCheckSpec]:
+    texts = {ROWS: "The target has as many rows as the source's snapshot.", DIGEST: "Every row equals the source's snapshot."}
+    with warnings.catch_warnings():
+        # Without its partitions a check would show one database's answer for all of them.
+        warnings.simplefilter("ignore", PreviewWarning)
+        for name, text in texts.items():
+            yield AssetCheckSpec(name, asset=asset_key(table), description=text, partitions_def=partitions)
+
+
+def _description(table: sa.Table) -> str:
+    return table.comment or f"Table {table.key}: one partition per database, each a past state of the primary."
+
+
+def _columns(table: sa.Table) -> TableSchema:
+    return TableSchema(
+        columns=[_column(column) for column in table.columns],
+        constraints=TableConstraints(other=[f"primary key ({', '.join(column.name for column in table.primary_key)})"]),
+    )
+
+
+def _column(column: sa.Column[Any]) -> TableColumn:
+    references = [f"references {key.target_fullname}" for key in column.foreign_keys]
+    key = ["primary key"] if column.primary_key else []
+    constraints = TableColumnConstraints(nullable=bool(column.nullable), unique=bool(column.unique), other=key + references)
+    return TableColumn(column.name, type=_type(column), description=column.comment, constraints=constraints)
+
+
+def _type(column: sa.Column[Any]) -> str:
+    return repr(column.type)
+
+
+# Outputs of ops share one name space with words that Dagster keeps for itself: each has an ending of its own.
+
+
+def _ready(table: str) -> str:
+    return f"{slug(table)}_ready"
+
+
+def _published(table: str) -> str:
+    return f"{slug(table)}_published"
+
+
+def _check_output(table: str, check: str) -> str:
+    return f"{slug(table)}_{check}"
+
+
+def _outputs(names: Sequence[str]) -> list[str]:
+    return [*map(_published, names), *(_check_output(name, check) for name in names for check in (ROWS, DIGEST))]

@@ -1,0 +1,196 @@
+"""The one resource of a sync, and the one place where a failure becomes Dagster's.
+
+A run has one source snapshot and one target transaction, so its ops share one session, which only the in-process executor allows.
+The session is opened by the first op, never when the resource is made: Dagster makes its resources a second time after a success. The
+source is the resource's only field; URLs are read from the settings by the first op, so that no launchpad and no run ever shows one.
+
+What a person allows beyond the guards is said by tags of the run, `dbsync/overwrite` and `dbsync/max_change_fraction`: whoever reads the
+run sees it, and no default of a launchpad can carry it along.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Protocol
+
+from dagster import ConfigurableResource, Failure, InitResourceContext, OpExecutionContext
+from pydantic import Field, PrivateAttr
+
+from dbsync_pipeline import unforeseen
+from dbsync_pipeline.choice import Allowed
+from dbsync_pipeline.errors import DbsyncError, SettingsError, Transient
+from dbsync_pipeline.mirror import database, schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Publication, TableResult
+from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.session import Observer, Session, TableDiff
+from dbsync_pipeline.settings import Settings, load
+
+SOURCE_TAG = "dbsync/source"
+TARGET_TAG = "dbsync/target"
+OVERWRITE_TAG = "dbsync/overwrite"
+FRACTION_TAG = "dbsync/max_change_fraction"
+
+OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
+"""Who watches the session's progress; the command line sets it around a run in its own process."""
+
+
+class Work(Protocol):
+    """What the ops of a run ask for, in this order."""
+
+    def ensure_schema(self) -> list[str]: ...
+    def copy(self, table: str) -> TableDiff: ...
+    def publish(self) -> Publication: ...
+    def close(self) -> None: ...
+
+
+class Sync(ConfigurableResource[None]):
+    """One run's work on one target, shared by its ops."""
+
+    source: str = Field(default="", description="The database to copy from. Empty: the primary (DBSYNC_PRIMARY).")
+
+    _work: Work | None = PrivateAttr(default=None)
+    _role: str = PrivateAttr(default="standby")
+    _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
+
+    def open(self, context: OpExecutionContext, tables: Sequence[str]) -> Work:
+        """Start the run's work on the partition's database, and tag the run with source and target so that history finds it.
+
+        Raises SettingsError when the run names no database, an unknown one, or the same one twice, or has a tag that cannot be read.
+        """
+        settings = load()
+        names = {SOURCE_TAG: self.source or settings.primary, TARGET_TAG: partition(context, settings)}
+        context.instance.add_run_tags(context.run_id, names)
+        source, target = ends(settings, names[SOURCE_TAG], names[TARGET_TAG])
+        model = load_model(settings.models)
+        if source.name == target.name:
+            self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
+        else:
+            policy = allowed(context.run.tags).policy(settings)
+            self._work = Session(
+                source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
+            )
+        return self._work
+
+    @property
+    def work(self) -> Work:
+        """The work that the first op started; raises SettingsError when it did not run in this process."""
+        if self._work is None:
+            raise SettingsError(
+                "this step runs without the run's first step: the session is not open",
+                remedy="run all steps, in one process (re-execute with *all steps*; keep the in-process executor)",
+            )
+        return self._work
+
+    def copy(self, table: str) -> TableDiff:  # type: ignore[override]
+        """Compare and stage one table; what was found is kept in `diffs`."""
+        self._diffs[table] = self.work.copy(table)
+        return self._diffs[table]
+
+    @property
+    def diffs(self) -> dict[str, TableDiff]:
+        """What the copies of this run found, by table."""
+        return self._diffs
+
+    @property
+    def role(self) -> str:
+        """`primary` when the run only reads the primary's own partition, else `standby`."""
+        return self._role
+
+    def teardown_after_execution(self, context: InitResourceContext) -> None:
+        if self._work is not None:
+            with told_plainly():
+                self._work.close()
+            self._work = None
+
+
+@dataclass
+class PrimaryReading:
+    """The primary's own partition: its structure is checked and its rows are counted; nothing is copied."""
+
+    primary: Database
+    model: Model
+    tables: tuple[str, ...]
+    run_id: str
+    rows: dict[str, int] = field(default_factory=dict)
+    read_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    seconds: float = 0.0
+
+    def ensure_schema(self) -> list[str]:
+        started = time.monotonic()
+        self.rows = schema.primary_rows(self.primary, self.model)
+        self.seconds = time.monotonic() - started
+        return []
+
+    def copy(self, table: str) -> TableDiff:
+        return TableDiff(table=table, rows=self.rows[table], insert=0, update=0, delete=0, bytes=0, seconds=0.0)
+
+    def publish(self) -> Publication:
+        return Publication(
+            number=0,  # the primary receives no publishes
+            run_id=self.run_id,
+            source=self.primary.name,
+            target=self.primary.name,
+            snapshot_at=self.read_at,
+            published_at=self.read_at,
+            tables={
+                table: TableResult(rows=self.rows[table], inserted=0, updated=0, deleted=0, bytes=0, digest="", seconds=0.0)
+                for table in self.tables
+            },
+            seconds={"count": self.seconds},
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def ends(settings: Settings, source: str, target: str) -> tuple[Database, Database]:
+    """Source and target by name; the same one twice only for the primary's own partition. Raises SettingsError otherwise."""
+    found = database.database(settings, source), database.database(settings, target)
+    if target == source != settings.primary:
+        raise SettingsError(
+            f"source and target are the same database, {target}: nothing can be copied",
+            operation="sync",
+            remedy="name another source, or another target",
+        )
+    return found
+
+
+def partition(context: OpExecutionContext, settings: Settings) -> str:
+    """The target: the run's partition. Raises SettingsError when the run has none, or several."""
+    if not context.has_partition_key:
+        raise SettingsError(
+            f"the run names no target database; they are: {', '.join(settings.names)}",
+            operation="sync",
+            remedy=f"""give it a partition: --tags '{{"dagster/partition": "{settings.names[-1]}"}}'""",
+        )
+    return context.partition_key
+
+
+def allowed(tags: Mapping[str, str]) -> Allowed:
+    """What a run's tags let the guards pass. Raises SettingsError for a tag that cannot be read."""
+    overwrite, fraction = tags.get(OVERWRITE_TAG, "false"), tags.get(FRACTION_TAG)
+    try:
+        return Allowed({"true": True, "false": False}[overwrite], None if fraction is None else float(fraction))
+    except (KeyError, ValueError):
+        raise SettingsError(
+            "a tag of the run cannot be read",
+            operation="sync",
+            remedy=f"{OVERWRITE_TAG} is true or false, {FRACTION_TAG} a number",
+        ) from None
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn every exception into a Failure that Dagster can store: no traceback of a driver, no chain, no secret, no row."""
+    try:
+        yield
+    except DbsyncError as error:
+        raise Failure(description=str(error), allow_retries=isinstance(error, Transient)) from None
+    except Exception as error:
+        raise Failure(description=unforeseen.text(error), allow_retries=False) from None

@@ -1,0 +1,87 @@
+"""Syncs run through Dagster in this process, one run per target, so that history has them all.
+
+The command line uses it, and whatever other door comes later. It owns the store of Dagster's runs: where it is, and that it is
+complete before anyone uses it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterInstance, JobDefinition, execute_job, reconstructable
+from filelock import FileLock
+
+from dbsync_pipeline import history
+from dbsync_pipeline.choice import Allowed, Choice
+from dbsync_pipeline.defs.assets import asset_key
+from dbsync_pipeline.defs.resources import FRACTION_TAG, OBSERVER, OVERWRITE_TAG
+from dbsync_pipeline.mirror.session import Observer
+from dbsync_pipeline.settings import Settings
+
+
+def prepare_home(settings: Settings) -> Path:
+    """Make Dagster's store if it is not there yet, with the project's `dagster.yaml`; a second call changes nothing.
+
+    Two processes that meet in a new SQLite store trip over each other's tables, so the first one makes it alone.
+    """
+    home = settings.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / "dbsync.lock"):
+        if not (home / "dagster.yaml").exists():
+            shutil.copyfile(_dagster_yaml(), home / "dagster.yaml")
+        with DagsterInstance.from_config(str(home)) as instance:
+            instance.get_run_records(limit=1)
+    return home
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
+    """Dagster's lasting store of runs, made first if need be."""
+    with DagsterInstance.from_config(str(prepare_home(settings))) as instance:
+        yield instance
+
+
+def sync(instance: DagsterInstance, choice: Choice, target: str, observe: Observer) -> history.Run:
+    """One run of `sync_job` on one of the choice's targets, to its end; whether it succeeded is in the record."""
+    watching = OBSERVER.set(observe)
+    try:
+        with execute_job(
+            reconstructable(sync_job),
+            instance,
+            run_config=_run_config(choice.source),
+            tags={history.PARTITION_TAG: target, **_tags(choice.allowed)},
+            asset_selection=[asset_key(table) for table in choice.tables],
+            raise_on_error=False,
+        ) as result:
+            return history.read_one(instance, result.run_id)
+    finally:
+        OBSERVER.reset(watching)
+
+
+def sync_job() -> JobDefinition:
+    """The job as the server loads it."""
+    from dbsync_pipeline.definitions import defs
+
+    return defs.resolve_job_def(history.JOB)
+
+
+def _run_config(source: str) -> dict[str, Any]:
+    # Dagster's own log would bury the progress; its store keeps every event all the same.
+    return {"resources": {"sync": {"config": {"source": source}}}, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def _tags(allowed: Allowed) -> dict[str, str]:
+    tags = {OVERWRITE_TAG: "true"} if allowed.overwrite else {}
+    if allowed.max_change_fraction is not None:
+        tags[FRACTION_TAG] = str(allowed.max_change_fraction)
+    return tags
+
+
+def _dagster_yaml() -> Path:
+    """The project's `dagster.yaml`: at the top of a checkout, inside the package once installed."""
+    inside = Path(__file__).with_name("dagster.yaml")
+    return inside if inside.exists() else Path(__file__).parents[1] / "dagster.yaml"

@@ -1,0 +1,283 @@
+"""The command line: what each verb does to real databases, its JSON, its exit status, and that no failure is a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dbsync_pipeline import cli
+from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
+
+ROOT = Path(__file__).parent.parent
+VERBS = ("demo", "sync", "plan", "status", "history", "tables create", "tables check", "tables recreate", "ui")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended; `json` is what it printed on stdout, which must be one JSON value."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Dbsync = Callable[..., Done]
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def dbsync(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dbsync:
+    """The entry point itself, in this process."""
+
+    def call(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["dbsync", *words])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(status, out, err)
+
+    return call
+
+
+# The command as a whole ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_speaks_json(verb: str, dbsync: Dbsync) -> None:
+    done = dbsync(*verb.split(), "--help")
+    assert done.status == 0 and "--json" in done.out
+
+
+def test_what_does_not_run_dagster_does_not_import_it(places: Places) -> None:
+    program = """
+import sys
+from dbsync_pipeline import cli
+for words in (["--help"], ["status"], ["plan"], ["tables", "check"], ["tables", "create"]):
+    sys.argv = ["dbsync", *words]
+    try:
+        cli.main()
+    except SystemExit:
+        pass
+print([name for name in ("dagster", "pandas", "pyarrow") if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=places.environment(ROOT))
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["sync", "--source", "linux", "--target", "linux"], "source and target are the same database, linux"),
+        (["sync", "--target", "mars"], "the databases are: windows, linux, azure"),
+        (["sync", "--table", "moons"], "users, chats"),
+        (["plan", "--source", "mars"], "the databases are: windows, linux, azure"),
+        (["tables", "recreate", "--database", "mars", "--yes-destroy", "mars"], "the databases are: windows, linux, azure"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_ones(words: list[str], text: str, places: Places, dbsync: Dbsync) -> None:
+    done = dbsync(*words)
+    assert done.status == 2 and text in done.err and done.out == ""
+    error = dbsync(*words, "--json").json["error"]
+    assert set(error) == {"operation", "database", "table", "cause", "remedy"} and text in error["cause"]
+
+
+def test_one_database_alone_is_no_mirror(places: Places, dbsync: Dbsync) -> None:
+    places.set(DBSYNC_WINDOWS_URL="sqlite:///alone.db")
+    done = dbsync("sync")
+    assert done.status == 2 and "no database but the source" in done.err
+
+
+# sync, plan, history ---------------------------------------------------------------------------------------------------
+
+
+def test_sync_makes_all_others_equal_and_history_has_one_run_for_each(places: Places, dbsync: Dbsync) -> None:
+    done = dbsync("sync", "--json")
+    assert done.status == 0 and done.json["equal"] is True and done.json["source"] == "windows"
+    assert [run["target"] for run in done.json["runs"]] == ["linux", "azure"]
+    assert content(places.named("linux")) == content(places.named("azure")) == content(places.named("windows"))
+    assert "azure  messages  " in done.err  # its progress
+
+    runs = dbsync("history", "--json").json
+    assert [run["target"] for run in runs] == ["azure", "linux"]
+    for run in runs:
+        assert set(run) == {"run_id", "status", "source", "target", "started_at", "seconds", "tables", "reason"}
+        assert (run["status"], run["source"], run["reason"]) == ("SUCCESS", "windows", None)
+        assert run["started_at"].endswith("+00:00") and run["seconds"] > 0
+        users = {"rows": 20, "inserted": 20, "updated": 0, "deleted": 0}
+        assert users.items() <= run["tables"]["users"].items() and set(run["tables"]) == set(MODEL.names)
+    assert len(dbsync("history", "--json", "--limit", "1").json) == 1
+    assert "windows → azure" in dbsync("history").out
+    assert "nothing to do" in dbsync("sync", "--target", "azure").out
+
+
+def test_a_target_that_fails_does_not_stop_the_others(places: Places, dbsync: Dbsync) -> None:
+    places.out_of_reach("linux")
+    done = dbsync("sync")
+    assert done.status == 1
+    assert "azure: equal to windows" in done.out and "linux: not published" in done.err and "Remedy:" in done.err
+    assert content(places.named("azure")) == content(places.named("windows"))
+    assert SECRET.decode() not in done.out + done.err and SECRET not in places.shown()
+    assert dbsync("sync", "--target", "linux", "--json").json["equal"] is False
+
+
+def test_a_selection_of_tables(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "azure", "--table", "users", "--table", "chats").status == 0
+    rows = content(places.named("azure"))
+    assert len(rows["users"]) == 20 and len(rows["chats"]) == 40 and rows["messages"] == []
+
+
+def test_plan_says_what_a_sync_would_do_and_changes_nothing(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "azure").status == 0
+    execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1", "DELETE FROM user_memory WHERE user_id = 2")
+    before = content(places.named("azure"))
+    done = dbsync("plan", "--target", "azure", "--json")
+    (target,) = done.json["targets"]
+    assert done.status == 0 and (target["target"], target["equal"], target["refusals"]) == ("azure", False, [])
+    assert target["tables"]["users"] == {"rows": 20, "insert": 0, "update": 1, "delete": 0}
+    assert target["tables"]["user_memory"]["delete"] == 1
+    assert content(places.named("azure")) == before
+    assert "user_memory" in dbsync("plan").out
+
+
+def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(places: Places, dbsync: Dbsync) -> None:
+    prepare(places.named("azure"), {"users": [user(99)]})
+    foretold = dbsync("plan", "--target", "azure")
+    assert foretold.status == 1 and "would be refused" in foretold.err and "--overwrite" in foretold.err
+    assert dbsync("sync", "--target", "azure").status == 1
+    assert dbsync("plan", "--target", "azure", "--overwrite").status == 0
+    assert dbsync("sync", "--target", "azure", "--overwrite").status == 0
+    assert content(places.named("azure")) == content(places.named("windows"))
+
+
+def test_a_plan_for_a_database_out_of_reach(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("tables", "create", "--database", "azure").status == 0
+    places.out_of_reach("linux")
+    done = dbsync("plan", "--json")
+    linux, azure = done.json["targets"]
+    assert done.status == 1 and linux["error"]["database"] == "linux" and azure["error"] is None
+
+
+def test_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbsync: Dbsync) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    first = dbsync("demo", "--json")
+    assert first.status == 0 and first.json["created"] and first.json["equal"] and first.json["rows"]["messages"] == 20_000
+    assert all(counts["inserted"] == counts["rows"] for run in first.json["runs"] for counts in run["tables"].values())
+    assert {path.name for path in (tmp_path / ".dbsync").glob("*.db")} == {"windows.db", "linux.db", "azure.db"}
+    again = dbsync("demo")
+    assert again.status == 0 and "Nothing to do: linux, azure equal windows." in again.out and "Try next" in again.out
+
+
+# status, tables --------------------------------------------------------------------------------------------------------
+
+
+def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
+    places.out_of_reach("azure")
+    done = dbsync("status", "--json")
+    windows, linux, azure = done.json
+    assert done.status == 0
+    assert (windows["role"], windows["available"], windows["rows"]["messages"]) == ("primary", True, 200)
+    assert (linux["in_sync"], linux["behind"], linux["last_publish"]["source"]) == (False, {"users": 1}, "windows")
+    assert (azure["available"], azure["last_publish"]) == (False, None) and azure["reason"]
+    text = dbsync("status")
+    assert "1 rows off" in text.out and SECRET.decode() not in text.out + text.err
+
+
+def test_tables_are_created_where_a_database_answers(places: Places, dbsync: Dbsync) -> None:
+    places.out_of_reach("azure")
+    done = dbsync("tables", "create", "--json")
+    windows, linux, azure = done.json
+    assert done.status == 1
+    assert windows["created"] == [] and linux["created"] == list(MODEL.names) and azure["error"]["database"] == "azure"
+    one = dbsync("tables", "create", "--database", "linux")
+    assert one.status == 0 and "all tables are there" in one.out
+
+
+def test_check_names_the_difference(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("tables", "create").status == 0
+    assert dbsync("tables", "check").status == 0
+    execute(places.named("azure"), "ALTER TABLE users DROP COLUMN name", "DROP TABLE documents")
+    done = dbsync("tables", "check", "--json")
+    windows, _, azure = done.json
+    assert done.status == 1 and windows["equal"] and not azure["equal"] and azure["available"]
+    assert azure["tables"]["documents"] == ["missing"] and "name" in azure["tables"]["users"][0]
+    assert "azure: table users" in dbsync("tables", "check", "--database", "azure").err
+
+
+def test_recreate_wants_the_name_said_again(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "azure").status == 0
+    for words in ([], ["--yes-destroy", "linux"]):
+        refused = dbsync("tables", "recreate", "--database", "azure", *words)
+        assert refused.status == 1 and "--yes-destroy azure" in refused.err
+    assert len(content(places.named("azure"))["users"]) == 20
+    done = dbsync("tables", "recreate", "--database", "azure", "--yes-destroy", "azure", "--json")
+    assert done.status == 0 and done.json == {"database": "azure", "recreated": list(MODEL.names)}
+    assert content(places.named("azure"))["users"] == []
+
+
+# ui --------------------------------------------------------------------------------------------------------------------
+
+
+def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
+    port = _free_port()
+    command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
+    server = subprocess.Popen(command, env=places.environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/server_info", server)
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        assert len(family) >= 3  # itself, the pages, the daemon
+        taken = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
+        assert taken.returncode == 2 and "is taken" in json.loads(taken.stdout)["error"]["cause"]
+    finally:
+        server.terminate()
+    printed, _ = server.communicate(timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert alive == []
+    assert json.loads(printed) == {"url": f"http://127.0.0.1:{port}", "dagster_home": str(places.dagster_home)}
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(url: str, server: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer")

@@ -1,0 +1,319 @@
+"""The pipeline as Dagster runs it, on real SQLite databases: what is materialized, what is checked, and how a failure reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from dagster import (
+    AssetCheckKey,
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    Definitions,
+    Failure,
+    JobExecutionResult,
+    MetadataValue,
+    execute_job,
+    in_process_executor,
+    materialize,
+    reconstructable,
+)
+
+from dbsync_pipeline import runs
+from dbsync_pipeline.defs.assets import asset_key, slug, table_assets
+from dbsync_pipeline.defs.resources import Sync, told_plainly
+from dbsync_pipeline.errors import Busy, DatabaseError
+from dbsync_pipeline.history import read, read_one
+from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, insert, prepare, user
+
+ROOT = Path(__file__).parent.parent
+TABLES = list(MODEL.names)
+ODD = ["we ird", 'qu"ote', "per%cent", "😀", "type", "users", "users_digest", "row_count", "class"]
+
+metadata = sa.MetaData()  # named by DBSYNC_MODELS in the test of odd names
+for _name in ODD:
+    sa.Table(_name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("t", sa.UnicodeText))
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def instance(places: Places) -> Iterator[DagsterInstance]:
+    with places.dagster() as opened:
+        yield opened
+
+
+def run(
+    instance: DagsterInstance, target: str | None, tables: Sequence[str] = TABLES, source: str = "", **tags: str
+) -> JobExecutionResult:
+    """A run of `sync_job` in this process."""
+    config = {
+        "resources": {"sync": {"config": {"source": source}}},
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
+    partition = {"dagster/partition": target} if target else {}
+    keys = [asset_key(table) for table in tables]
+    with execute_job(
+        reconstructable(runs.sync_job),
+        instance,
+        run_config=config,
+        tags={**partition, **tags},
+        asset_selection=keys,
+        raise_on_error=False,
+    ) as result:
+        return result
+
+
+def said(result: JobExecutionResult) -> dict[str, Mapping[str, MetadataValue[Any]]]:
+    """Per materialized asset, its metadata."""
+    events = [event.step_materialization_data.materialization for event in result.all_events if event.is_step_materialization]
+    return {one.asset_key.to_user_string(): one.metadata for one in events}
+
+
+def checks(result: JobExecutionResult) -> dict[tuple[str, str], bool]:
+    evaluations = result.get_asset_check_evaluations()
+    return {(one.asset_key.to_user_string(), one.check_name): one.passed for one in evaluations}
+
+
+def skipped(result: JobExecutionResult) -> set[str]:
+    return {str(event.step_key) for event in result.all_events if event.event_type == DagsterEventType.STEP_SKIPPED}
+
+
+def reason(instance: DagsterInstance, result: JobExecutionResult) -> str:
+    assert not result.success
+    assert said(result) == {} and checks(result) == {}
+    return read_one(instance, result.run_id).reason or ""
+
+
+# What is materialized --------------------------------------------------------------------------------------------------
+
+
+def test_all_tables_of_one_target(places: Places, instance: DagsterInstance) -> None:
+    result = run(instance, "azure")
+    assert result.success
+    assert content(places.named("azure")) == content(places.named("windows"))
+    assert set(said(result)) == set(TABLES)
+    assert checks(result) == {(table, check): True for table in TABLES for check in ("row_count", "digest")}
+    users = {key: value.value for key, value in said(result)["users"].items()}
+    expected = {
+        "dagster/row_count": 20,
+        "dagster/partition_row_count": 20,
+        "dagster/table_name": "users",
+        "inserted": 20,
+        "updated": 0,
+        "deleted": 0,
+        "role": "standby",
+        "source": "windows",
+        "target": "azure",
+        "publish number": 1,
+        "partial": False,
+    }
+    assert expected.items() <= users.items()
+    assert {"bytes moved", "seconds", "seconds compare", "seconds publish", "source snapshot", "digest"} <= set(users)
+    latest = instance.get_latest_materialization_event(AssetKey("users"))
+    assert latest and latest.asset_materialization and latest.asset_materialization.partition == "azure"
+
+
+def test_one_table_of_one_target(places: Places, instance: DagsterInstance) -> None:
+    result = run(instance, "azure", ["users"])
+    assert result.success
+    assert set(said(result)) == {"users"}
+    assert set(checks(result)) == {("users", "row_count"), ("users", "digest")}
+    assert skipped(result) == {f"sync.copy_{table}" for table in TABLES if table != "users"}
+    rows = content(places.named("azure"))
+    assert rows["users"] == content(places.named("windows"))["users"] and rows["messages"] == []
+
+
+def test_every_partition_is_green_and_true(places: Places, instance: DagsterInstance) -> None:
+    results = {name: run(instance, name) for name in ("windows", "linux", "azure")}
+    assert all(result.success for result in results.values())
+    assert content(places.named("linux")) == content(places.named("azure")) == content(places.named("windows"))
+    primary = {key: value.value for key, value in said(results["windows"])["messages"].items()}
+    assert (primary["role"], primary["dagster/row_count"], primary["bytes moved"]) == ("primary", 200, 0)
+    assert "publish number" not in primary
+    assert all(checks(results["windows"]).values())
+
+
+def test_a_second_run_moves_nothing(places: Places, instance: DagsterInstance) -> None:
+    run(instance, "azure")
+    again = run(instance, "azure")
+    assert again.success
+    assert all(metadata["inserted"].value == metadata["bytes moved"].value == 0 for metadata in said(again).values())
+
+
+def test_from_a_standby_to_another(places: Places, instance: DagsterInstance) -> None:
+    assert run(instance, "linux").success
+    result = run(instance, "azure", source="linux")
+    assert result.success and said(result)["users"]["source"].value == "linux"
+
+
+def test_checks_alone_compare_and_publish_nothing(places: Places, instance: DagsterInstance) -> None:
+    assert run(instance, "azure").success
+    execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
+    before = content(places.named("azure"))
+    job = runs.sync_job().get_subset(asset_selection=set(), asset_check_selection={AssetCheckKey(AssetKey("users"), "digest")})
+    result = job.execute_in_process(partition_key="azure", instance=instance)
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert not evaluation.passed and evaluation.metadata["update"].value == 1
+    assert content(places.named("azure")) == before
+
+
+# What Dagster is told --------------------------------------------------------------------------------------------------
+
+
+def test_foreign_keys_are_the_lineage() -> None:
+    graph = table_assets(MODEL, ["windows", "linux"])
+    parents = {key.to_user_string(): {parent.to_user_string() for parent in deps} for key, deps in graph.asset_deps.items()}
+    assert parents == {
+        "users": set(),
+        "chats": {"users"},
+        "messages": {"chats"},
+        "documents": {"chats", "users"},
+        "user_memory": {"users"},
+    }
+
+
+def test_odd_table_names_are_mirrored(places: Places, instance: DagsterInstance) -> None:
+    places.set(DBSYNC_MODELS=__name__)
+    model = Model(metadata)
+    prepare(places.named("linux"), {name: [{"id": 1, "t": name}] for name in ODD}, model)
+    result = materialize(
+        [table_assets(model, ["linux", "azure"])],
+        partition_key="azure",
+        instance=instance,
+        resources={"sync": Sync(source="linux")},
+    )
+    assert result.success
+    assert content(places.named("azure"), model) == content(places.named("linux"), model)
+    assert set(read(instance)[0].tables) == set(ODD)
+    assert len({slug(name) for name in ODD}) == len(ODD) and slug("users") == "users"
+
+
+def test_the_run_is_tagged_with_source_and_target(places: Places, instance: DagsterInstance) -> None:
+    tags = instance.get_run_by_id(run(instance, "linux").run_id)
+    assert tags and tags.tags["dbsync/source"] == "windows" and tags.tags["dbsync/target"] == "linux"
+
+
+def test_the_store_queues_one_run_per_target_and_ends_dead_runs(places: Places, instance: DagsterInstance) -> None:
+    (limit,) = instance.get_concurrency_config().run_queue_config.tag_concurrency_limits  # type: ignore[union-attr]
+    assert limit == {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    assert instance.run_monitoring_enabled and instance.run_monitoring_max_runtime_seconds > 0
+    assert not instance.telemetry_enabled and not instance.nux_enabled
+
+
+def test_definitions_load_as_the_server_loads_them() -> None:
+    from dbsync_pipeline.definitions import defs
+
+    assert isinstance(defs, Definitions)
+    Definitions.validate_loadable(defs)
+    assert defs.resolve_job_def("sync_job").executor_def is in_process_executor
+    workspace = (ROOT / "workspace.yaml").read_text()
+    assert "module_name: dbsync_pipeline.definitions" in workspace
+
+
+# How a failure reads ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_partition_names_the_known_ones(places: Places, instance: DagsterInstance) -> None:
+    assert "windows, linux, azure" in reason(instance, run(instance, "mars"))
+
+
+def test_no_partition_says_how_to_give_one(places: Places, instance: DagsterInstance) -> None:
+    assert '--tags \'{"dagster/partition": "azure"}\'' in reason(instance, run(instance, None))
+
+
+def test_source_and_target_the_same(places: Places, instance: DagsterInstance) -> None:
+    assert "source and target are the same database, linux" in reason(instance, run(instance, "linux", source="linux"))
+
+
+def test_an_unreachable_database_is_named_and_no_secret_is_kept(places: Places, instance: DagsterInstance) -> None:
+    places.out_of_reach("azure")
+    text = reason(instance, run(instance, "azure"))
+    assert "database azure" in text and "Remedy:" in text
+    assert SECRET not in places.shown()
+
+
+def test_a_table_that_differs_in_structure_is_named(places: Places, instance: DagsterInstance) -> None:
+    schema.ensure(places.named("azure"), MODEL)
+    execute(places.named("azure"), "ALTER TABLE users DROP COLUMN name")
+    text = reason(instance, run(instance, "azure"))
+    assert "table users" in text and "name is missing" in text
+
+
+def test_what_the_guards_refuse_a_tag_lets_through(places: Places, instance: DagsterInstance) -> None:
+    prepare(places.named("azure"), {"users": [user(99)]})
+    assert "was never published to" in reason(instance, run(instance, "azure"))
+    assert content(places.named("azure"))["users"] != content(places.named("windows"))["users"]
+    assert run(instance, "azure", **{"dbsync/overwrite": "true"}).success
+    assert content(places.named("azure")) == content(places.named("windows"))
+
+
+def test_a_tag_that_cannot_be_read_is_refused(places: Places, instance: DagsterInstance) -> None:
+    for tags in ({"dbsync/max_change_fraction": "all"}, {"dbsync/overwrite": "yes"}):
+        assert "a tag of the run cannot be read" in reason(instance, run(instance, "azure", **tags))
+
+
+def test_a_step_without_the_first_one_says_so(places: Places, instance: DagsterInstance) -> None:
+    result = runs.sync_job().execute_in_process(
+        partition_key="azure", instance=instance, op_selection=["sync.publish"], raise_on_error=False
+    )
+    assert not result.success
+    assert "run all steps" in (read_one(instance, result.run_id).reason or "")
+
+
+def test_an_unforeseen_exception_keeps_its_place_and_loses_its_secrets() -> None:
+    with pytest.raises(Failure) as caught, told_plainly():
+        raise RuntimeError("cannot reach postgresql://bob:hunter2@host/db\nDETAIL: (1, 'a row')")
+    text = caught.value.description or ""
+    assert text.startswith("unforeseen RuntimeError at dbsync_pipeline/") and text.endswith(": cannot reach [hidden]")
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("error", "retries"), [(Busy("somebody holds the lock"), True), (DatabaseError("disk full"), False)])
+def test_whether_a_retry_helps_is_said_by_the_type(error: Exception, retries: bool) -> None:
+    with pytest.raises(Failure) as caught, told_plainly():
+        raise error
+    assert caught.value.allow_retries is retries
+
+
+# As CI runs it ---------------------------------------------------------------------------------------------------------
+
+
+def job_execute(target: str, places: Places) -> subprocess.CompletedProcess[str]:
+    """The very command of the documentation."""
+    command = ["job", "execute", "-m", "dbsync_pipeline.definitions", "-j", "sync_job"]
+    return subprocess.run(
+        [sys.executable, "-m", "dagster", *command, "--tags", json.dumps({"dagster/partition": target})],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(places.dagster_home)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_job_execute_exits_zero_only_when_it_published(places: Places, instance: DagsterInstance) -> None:
+    insert(places.named("windows"), {"users": [user(1000)]})
+    done = job_execute("azure", places)
+    assert done.returncode == 0, done.stderr
+    assert content(places.named("azure")) == content(places.named("windows"))
+
+    unknown = job_execute("mars", places)
+    assert unknown.returncode != 0 and "windows, linux, azure" in unknown.stderr
+
+    places.out_of_reach("azure")
+    silent = job_execute("azure", places)
+    assert silent.returncode != 0 and "database azure" in silent.stderr and SECRET.decode() not in silent.stderr + silent.stdout
+    assert [one.status for one in read(instance)] == ["FAILURE", "FAILURE", "SUCCESS"]
