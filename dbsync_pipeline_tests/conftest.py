@@ -1,7 +1,7 @@
-"""Real databases for the tests: SQLite files, and PostgreSQL servers from a wheel or those that DBSYNC_TEST_URLS names.
+"""Real databases for the tests: SQLite files, PostgreSQL servers from a wheel, and the servers that DBSYNC_TEST_URLS names.
 
-`DBSYNC_TEST_URLS` is a list of URLs separated by spaces, each with the right to create databases. Without it two PostgreSQL servers
-are started.
+`DBSYNC_TEST_URLS` is a list of URLs separated by spaces, each with the right to create databases. Where it names no PostgreSQL server,
+two are started. SQL Server is tested where it names one.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects import REGISTRY
 from dbsync_pipeline.mirror.database import Database
 
 _numbers = itertools.count(1)
-_servers: list[str] = []
+_NAMED = os.environ.get("DBSYNC_TEST_URLS", "").split()
+_servers: dict[str, list[str]] = {
+    engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")
+}
+
+ENGINES = ("postgresql", *(["mssql"] if _servers["mssql"] else []), "sqlite")
+"""The engines that there are to be tested."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     for variable in [name for name in os.environ if name.startswith("DBSYNC_") and name != "DBSYNC_TEST_URLS"]:
         del os.environ[variable]
-    named = os.environ.get("DBSYNC_TEST_URLS", "").split()
-    _servers.extend(named or _started(config))
+    if not _servers["postgresql"]:
+        _servers["postgresql"] = _started(config)
 
 
 def _started(config: pytest.Config) -> list[str]:
@@ -50,14 +54,12 @@ def _started(config: pytest.Config) -> list[str]:
 
 def pytest_report_header() -> list[str]:
     lines = []
-    for number, url in enumerate(_servers, 1):
-        with sa.create_engine(_psycopg2(sa.make_url(url)), poolclass=sa.NullPool).connect() as connection:
-            lines.append(f"server {number}: {connection.scalar(sa.text('SELECT version()'))}")
-    return lines
-
-
-def _psycopg2(url: sa.URL) -> sa.URL:
-    return url.set(drivername="postgresql+psycopg2") if url.get_backend_name() == "postgresql" else url
+    for engine, urls in _servers.items():
+        for number, url in enumerate(urls, 1):
+            with Database("test", sa.make_url(url)).engine().connect() as connection:
+                version = str(connection.scalar(sa.text("SELECT version()" if engine == "postgresql" else "SELECT @@version")))
+                lines.append(f"{engine} server {number}: {' '.join(version.split())}")
+    return lines if _servers["mssql"] else [*lines, "mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server"]
 
 
 NewDatabase = Callable[..., Database]
@@ -71,26 +73,39 @@ def new_database(tmp_path: Path) -> Iterator[NewDatabase]:
     def make(engine: str, name: str, server: int = 0) -> Database:
         if engine == "sqlite":
             return Database(name, sa.make_url(f"sqlite:///{tmp_path / name}.db"))
-        url = sa.make_url(_servers[server % len(_servers)])
+        url = sa.make_url(_servers[engine][server % len(_servers[engine])])
         fresh = f"t{os.getpid()}_{next(_numbers)}"
-        _administer(url, f"CREATE DATABASE {fresh} TEMPLATE template0 ENCODING 'UTF8'")
+        for statement in _CREATE[engine]:
+            _administer(url, statement.format(fresh))
         made.append((url, fresh))
         return Database(name, url.set(database=fresh))
 
     yield make
     for url, fresh in made:
-        _administer(url, f"DROP DATABASE {fresh} WITH (FORCE)")
+        for statement in _DROP[url.get_backend_name()]:
+            _administer(url, statement.format(fresh))
+
+
+_CREATE = {
+    "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"],
+    "mssql": ["CREATE DATABASE {}", "IF serverproperty('Babelfish') IS NULL ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON"],
+}
+_DROP = {
+    "postgresql": ["DROP DATABASE {} WITH (FORCE)"],
+    "mssql": [
+        "IF serverproperty('Babelfish') IS NULL ALTER DATABASE {} SET SINGLE_USER WITH ROLLBACK IMMEDIATE",
+        "DROP DATABASE {}",
+    ],
+}
 
 
 def _administer(url: sa.URL, statement: str) -> None:
-    connection = psycopg2.connect(_psycopg2(url).set(drivername="postgresql").render_as_string(hide_password=False))
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-    connection.close()
+    engine = Database("test", url).engine().execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
 
 
-PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(REGISTRY, repeat=2)]
+PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(ENGINES, repeat=2)]
 """Every ordered pair of engines: (source, target)."""
 
 

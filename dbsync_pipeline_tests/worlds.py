@@ -83,7 +83,7 @@ def content(database: Database, model: Model = MODEL) -> dict[str, list[tuple[An
 
 
 def _sorted(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, ...]]:
-    columns = [sa.cast(column, sa.Text) if isinstance(column.type, sa.JSON) else column for column in table.columns]
+    columns = [sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column for column in table.columns]
     return sorted((tuple(row) for row in connection.execute(sa.select(*columns))), key=repr)
 
 
