@@ -20,11 +20,13 @@ class Allowed:
 
     overwrite: bool = False
     max_change_fraction: float | None = None
+    max_change_rows: int | None = None
 
     def policy(self, settings: Settings) -> Policy:
         """The policy that the guards go by."""
         fraction = settings.max_change_fraction if self.max_change_fraction is None else self.max_change_fraction
-        return Policy(self.overwrite, fraction, settings.max_change_rows)
+        rows = settings.max_change_rows if self.max_change_rows is None else self.max_change_rows
+        return Policy(self.overwrite, fraction, rows)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ Fraction = Annotated[
     float | None,
     typer.Option("--max-change-fraction", min=0, max=1, help="Refuse to change or delete more than this part of a table's rows."),
 ]
+Rows = Annotated[
+    int | None,
+    typer.Option("--max-change-rows", min=0, help="So many rows of a table may be changed or deleted whatever its size."),
+]
 OneDatabase = Annotated[str | None, typer.Option("--database", help="Only this database.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, and nothing else there.")]
 
@@ -109,13 +113,14 @@ def sync(
     table: Tables = None,
     overwrite: Overwrite = False,
     max_change_fraction: Fraction = None,
+    max_change_rows: Rows = None,
     as_json: Json = False,
 ) -> None:
     """Make the targets equal to the source. Rows of a target that the source does not have are deleted."""
     settings, model = _ground()
     if not as_json and source is None and target is None:
         source, target = _ask(settings)
-    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction))
+    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction, max_change_rows))
     outcomes = _sync_all(settings, choice)
     if as_json:
         render.json_out(render.outcomes_json(choice, outcomes))
@@ -131,11 +136,12 @@ def plan(
     table: Tables = None,
     overwrite: Overwrite = False,
     max_change_fraction: Fraction = None,
+    max_change_rows: Rows = None,
     as_json: Json = False,
 ) -> None:
     """Say what a sync would insert, update and delete, and change nothing."""
     settings, model = _ground()
-    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction))
+    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction, max_change_rows))
     plans = _each(choice.targets, lambda name: _plan(settings, model, choice, name))
     if as_json:
         render.json_out(render.plans_json(choice, plans))

@@ -18,7 +18,7 @@ from filelock import FileLock
 from dbsync_pipeline import history
 from dbsync_pipeline.choice import Allowed, Choice
 from dbsync_pipeline.defs.assets import asset_key
-from dbsync_pipeline.defs.resources import FRACTION_TAG, OBSERVER, OVERWRITE_TAG
+from dbsync_pipeline.defs.resources import FRACTION_TAG, OBSERVER, OVERWRITE_TAG, ROWS_TAG
 from dbsync_pipeline.mirror.session import Observer
 from dbsync_pipeline.settings import Settings
 
@@ -78,6 +78,8 @@ def _tags(allowed: Allowed) -> dict[str, str]:
     tags = {OVERWRITE_TAG: "true"} if allowed.overwrite else {}
     if allowed.max_change_fraction is not None:
         tags[FRACTION_TAG] = str(allowed.max_change_fraction)
+    if allowed.max_change_rows is not None:
+        tags[ROWS_TAG] = str(allowed.max_change_rows)
     return tags
 
 

@@ -21,7 +21,11 @@ from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("demo", "sync", "plan", "status", "history", "tables create", "tables check", "tables recreate", "ui")
+VERBS = (
+    *("demo", "sync", "plan", "status", "history", "verify", "undo", "release", "ui"),
+    *("rescue list", "rescue show", "rescue export", "rescue merge"),
+    *("tables create", "tables check", "tables recreate"),
+)
 
 
 @dataclass(frozen=True)
@@ -281,3 +285,49 @@ def _wait_for(url: str, server: subprocess.Popen[str], seconds: float = 120) -> 
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise AssertionError(f"{url} does not answer")
+
+
+# What syncs took away --------------------------------------------------------------------------------------------------
+
+
+def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places: Places, dbsync: Dbsync, tmp_path: Path) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    users = MODEL.table("users").sa
+    execute(places.named("linux"), (users.insert(), [user(777, name="precious")]))
+    before = content(places.named("linux"))
+    refused = dbsync("sync", "--target", "linux", "--json")
+    assert refused.status == 1 and "--overwrite" in refused.json["runs"][0]["reason"]
+    run = dbsync("sync", "--target", "linux", "--overwrite", "--json").json["runs"][0]["run_id"]
+    (linux,) = [place for place in dbsync("rescue", "list", "--json").json if place["database"] == "linux"]
+    assert [(part["table"], part["deleted"]) for _, parts in linux["rescued"] for part in parts] == [("users", 1)]
+    assert dbsync("rescue", "show", run[:8], "--json").json[0]["name"] == "precious"
+    assert "precious" in dbsync("rescue", "show", run[:8]).out
+    assert dbsync("rescue", "export", run, str(tmp_path / "out"), "--json").json["files"] == [
+        str(tmp_path / "out" / "users.parquet")
+    ]
+    assert dbsync("undo", run, "--json").json["error"]["remedy"] == f"dbsync undo {run} --yes"
+    undone = dbsync("undo", run, "--yes", "--json")
+    assert undone.status == 0 and content(places.named("linux")) == before
+    assert "released" in dbsync("release", "linux").out
+    dbsync("sync", "--target", "linux", "--overwrite")
+    run = dbsync("history", "--json").json[0]["run_id"]
+    assert dbsync("rescue", "merge", run, "--json").json["put_back"] == {"users": 1}
+    assert content(places.named("linux")) == before
+
+
+def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    assert dbsync("verify", "--target", "linux").status == 0
+    execute(places.named("linux"), MODEL.table("users").sa.update().where(MODEL.table("users").sa.c.id == 3).values(name="x"))
+    found = dbsync("verify", "--target", "linux", "--json")
+    assert found.status == 1
+    assert [table["keys"] for table in found.json[0]["tables"] if table["differing"]] == [[[3]]]
+
+
+def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them"))
+    strict = ("--target", "linux", "--max-change-rows", "5", "--json")
+    assert [refusal["guard"] for refusal in dbsync("plan", *strict).json["targets"][0]["refusals"]] == ["shrunken source"]
+    assert dbsync("sync", *strict).status == 1
+    assert dbsync("sync", *strict, "--max-change-fraction", "1").status == 0

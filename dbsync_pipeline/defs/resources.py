@@ -4,7 +4,7 @@ A run has one source snapshot and one target transaction, so its ops share one s
 The session is opened by the first op, never when the resource is made: Dagster makes its resources a second time after a success. The
 source is the resource's only field; URLs are read from the settings by the first op, so that no launchpad and no run ever shows one.
 
-What a person allows beyond the guards is said by tags of the run, `dbsync/overwrite` and `dbsync/max_change_fraction`: whoever reads the
+What a person allows beyond the guards is said by tags of the run, `dbsync/overwrite` and `dbsync/max_change_…`: whoever reads the
 run sees it, and no default of a launchpad can carry it along.
 """
 
@@ -35,6 +35,7 @@ SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
 OVERWRITE_TAG = "dbsync/overwrite"
 FRACTION_TAG = "dbsync/max_change_fraction"
+ROWS_TAG = "dbsync/max_change_rows"
 
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
 """Who watches the session's progress; the command line sets it around a run in its own process."""
@@ -174,14 +175,18 @@ def partition(context: OpExecutionContext, settings: Settings) -> str:
 
 def allowed(tags: Mapping[str, str]) -> Allowed:
     """What a run's tags let the guards pass. Raises SettingsError for a tag that cannot be read."""
-    overwrite, fraction = tags.get(OVERWRITE_TAG, "false"), tags.get(FRACTION_TAG)
+    overwrite, fraction, rows = tags.get(OVERWRITE_TAG, "false"), tags.get(FRACTION_TAG), tags.get(ROWS_TAG)
     try:
-        return Allowed({"true": True, "false": False}[overwrite], None if fraction is None else float(fraction))
+        return Allowed(
+            {"true": True, "false": False}[overwrite],
+            None if fraction is None else float(fraction),
+            None if rows is None else int(rows),
+        )
     except (KeyError, ValueError):
         raise SettingsError(
             "a tag of the run cannot be read",
             operation="sync",
-            remedy=f"{OVERWRITE_TAG} is true or false, {FRACTION_TAG} a number",
+            remedy=f"{OVERWRITE_TAG} is true or false, {FRACTION_TAG} a number, {ROWS_TAG} a whole number",
         ) from None
 
 
