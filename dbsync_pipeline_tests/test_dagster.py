@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dbsync_pipeline.errors import Busy, DatabaseError
 from dbsync_pipeline.history import read, read_one
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, insert, prepare, user
 
@@ -293,15 +295,22 @@ def test_whether_a_retry_helps_is_said_by_the_type(error: Exception, retries: bo
 # As CI runs it ---------------------------------------------------------------------------------------------------------
 
 
-def job_execute(target: str, places: Places) -> subprocess.CompletedProcess[str]:
+def started_job(target: str, places: Places) -> subprocess.Popen[str]:
     """The very command of the documentation."""
     command = ["job", "execute", "-m", "dbsync_pipeline.definitions", "-j", "sync_job"]
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "dagster", *command, "--tags", json.dumps({"dagster/partition": target})],
         env={**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(places.dagster_home)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def job_execute(target: str, places: Places) -> subprocess.CompletedProcess[str]:
+    job = started_job(target, places)
+    out, err = job.communicate()
+    return subprocess.CompletedProcess(job.args, job.returncode, out, err)
 
 
 def test_job_execute_exits_zero_only_when_it_published(places: Places, instance: DagsterInstance) -> None:
@@ -317,3 +326,32 @@ def test_job_execute_exits_zero_only_when_it_published(places: Places, instance:
     silent = job_execute("azure", places)
     assert silent.returncode != 0 and "database azure" in silent.stderr and SECRET.decode() not in silent.stderr + silent.stdout
     assert [one.status for one in read(instance)] == ["FAILURE", "FAILURE", "SUCCESS"]
+
+
+def test_a_cancelled_run_stops_the_statement_that_it_waits_for(
+    places: Places, instance: DagsterInstance, new_database: NewDatabase
+) -> None:
+    linux = new_database("postgresql", "linux")
+    schema.ensure(linux, MODEL)
+    places.set(
+        DBSYNC_WINDOWS_URL=places.named("windows").url.render_as_string(),
+        DBSYNC_LINUX_URL=linux.url.render_as_string(hide_password=False),
+        DBSYNC_LOCK_SECONDS="300",
+    )
+    with linux.engine("application").begin() as application:
+        application.exec_driver_sql("LOCK TABLE users IN ROW EXCLUSIVE MODE")
+        job = started_job("linux", places)
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"
+        _until(lambda: application.scalar(sa.text(waits)) == 1)
+        (running,) = instance.get_runs()
+        instance.report_run_canceling(running)
+        _, err = job.communicate(timeout=30)
+        assert job.returncode != 0 and "cancelled" in err
+        assert application.scalar(sa.text(waits)) == 0
+
+
+def _until(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < ends
+        time.sleep(0.1)

@@ -10,6 +10,7 @@ run sees it, and no default of a launchpad can carry it along.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Protocol
 
-from dagster import ConfigurableResource, Failure, InitResourceContext, OpExecutionContext
+from dagster import ConfigurableResource, DagsterInstance, DagsterRunStatus, Failure, InitResourceContext, OpExecutionContext
 from pydantic import Field, PrivateAttr
 
 from dbsync_pipeline import unforeseen
@@ -37,6 +38,8 @@ OVERWRITE_TAG = "dbsync/overwrite"
 FRACTION_TAG = "dbsync/max_change_fraction"
 ROWS_TAG = "dbsync/max_change_rows"
 
+_LOOK_SECONDS = 2.0
+
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
 """Who watches the session's progress; the command line sets it around a run in its own process."""
 
@@ -47,6 +50,7 @@ class Work(Protocol):
     def ensure_schema(self) -> list[str]: ...
     def copy(self, table: str) -> TableDiff: ...
     def publish(self) -> Publication: ...
+    def cancel(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -56,6 +60,7 @@ class Sync(ConfigurableResource[None]):
     source: str = Field(default="", description="The database to copy from. Empty: the primary (DBSYNC_PRIMARY).")
 
     _work: Work | None = PrivateAttr(default=None)
+    _ended: threading.Event = PrivateAttr(default_factory=threading.Event)
     _role: str = PrivateAttr(default="standby")
     _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
 
@@ -76,6 +81,8 @@ class Sync(ConfigurableResource[None]):
             self._work = Session(
                 source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
             )
+        self._ended = threading.Event()
+        threading.Thread(target=_watch, args=(context.instance, context.run_id, self._work, self._ended), daemon=True).start()
         return self._work
 
     @property
@@ -105,6 +112,7 @@ class Sync(ConfigurableResource[None]):
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         if self._work is not None:
+            self._ended.set()
             with told_plainly():
                 self._work.close()
             self._work = None
@@ -146,8 +154,22 @@ class PrimaryReading:
             seconds={"count": self.seconds},
         )
 
+    def cancel(self) -> None:
+        """Counting ends by itself."""
+
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _watch(instance: DagsterInstance, run_id: str, work: Work, ended: threading.Event) -> None:
+    """Until the work has ended: when somebody cancels the run, stop the statement that it waits for.
+
+    Dagster interrupts the process, but a process that waits for a database hears of it only when the database answers.
+    """
+    while not ended.wait(_LOOK_SECONDS):
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
+            work.cancel()
 
 
 def ends(settings: Settings, source: str, target: str) -> tuple[Database, Database]:

@@ -124,6 +124,12 @@ class Session:
                 dialect.close()
         self._source = self._target = None
 
+    def cancel(self) -> None:
+        """Stop the statements that run now; for another thread. The step that waits for them fails, and `close` rolls back."""
+        for dialect in (self._target, self._source):
+            if dialect is not None:
+                dialect.cancel()
+
     # -- the steps
 
     def ensure_schema(self) -> list[str]:
