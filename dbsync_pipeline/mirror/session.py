@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -195,7 +195,7 @@ class Session:
         if not missing:
             schema.require(self.target, self._model)
         self.target.snapshot()
-        self._read_snapshot()
+        self._read_snapshot(missing)
         for table in self._tables:
             self._works[table.name] = self._absent(table) if table.name in missing else self._compare(table, staging=False)
         plan = self._final_plan()
@@ -226,7 +226,7 @@ class Session:
         self._source = self._source_database.open(label)
         self._family = compare.family_of(self._source, self._target, self._tables)
 
-    def _read_snapshot(self) -> None:
+    def _read_snapshot(self, missing: Collection[str] = ()) -> None:
         """The source's snapshot, and what must be known before anything is compared."""
         self._snapshot_at = self.source.snapshot()
         mark = secrets.randbits(62)
@@ -241,7 +241,8 @@ class Session:
         self._source_identity = ours.identity()
         self._source_number = _standing(ours) if known else None
         self._source_term = int(ours.fact(TERM) or 0) if known else 0
-        self._hidden = tuple(self.source.hidden(self._tables) + self.target.hidden(self._tables))
+        present = [table for table in self._tables if table.name not in missing]
+        self._hidden = tuple(self.source.hidden(self._tables) + self.target.hidden(present))
 
     # -- comparing
 
