@@ -20,7 +20,6 @@ from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects import _copy, values
 from dbsync_pipeline.dialects.base import (
-    BATCH_BYTES,
     CANONICAL,
     Column,
     Dialect,
@@ -236,7 +235,7 @@ class PostgreSQL(Dialect):
             f"SELECT {self._bucket(table, form)} AS b, {', '.join(keys)}, {self._row(table, form)} AS r "
             f"FROM {quote_table(table.sa)} t {self._only(table, form, only)} OFFSET 0) x ORDER BY b"
         )
-        for batch in self._stream(sql):
+        for batch in self._stream(sql, _KEYS_AT_A_TIME):
             for bucket, first, second, *key in batch:
                 yield RowDigest(bucket, tuple(key), (first, second))
 
@@ -343,10 +342,10 @@ class PostgreSQL(Dialect):
     def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
         columns = ", ".join(self._plain(column) for column in table.columns)
         blobs = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
-        for batch in self._stream(
-            f"SELECT {columns} FROM {quote_table(table.sa)} t {self._keyed(table, keys, Form(CANONICAL, 1))}"
-        ):
-            yield [_with_bytes(row, blobs) for row in batch] if blobs else batch
+        where = self._keyed(table, keys, Form(CANONICAL, 1)) or "WHERE true"
+        for condition, rows in _by_width(table):
+            for batch in self._stream(f"SELECT {columns} FROM {quote_table(table.sa)} t {where}{condition}", rows):
+                yield [_with_bytes(row, blobs) for row in batch] if blobs else batch
 
     @translated
     def create_staging(self, table: Table) -> None:
@@ -559,16 +558,13 @@ class PostgreSQL(Dialect):
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
 
-    def _stream(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows of a query from a cursor in the server, in batches of about BATCH_BYTES."""
+    def _stream(self, sql: str, rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query from a cursor in the server, so many at a time."""
         self._cursors += 1
         with self._raw.cursor(name=f"dbsync_{self._cursors}") as cursor:
             cursor.execute(sql)
-            size = 64
-            while batch := cursor.fetchmany(size):
+            while batch := cursor.fetchmany(rows):
                 yield batch
-                width = max(1, sum(map(_width, batch)) // len(batch))
-                size = max(1, min(20_000, size * 8, BATCH_BYTES // width))
 
     def _holder(self) -> str:
         holder = self._all(_HOLDER, (_LOCK >> 32, _LOCK & 0xFFFF_FFFF))
@@ -635,8 +631,28 @@ def _names(columns: Sequence[Column]) -> str:
     return ", ".join(quote(column.name) for column in columns)
 
 
-def _width(row: tuple[Any, ...]) -> int:
-    return sum(len(value) if isinstance(value, (str, bytes, memoryview)) else 8 for value in row)
+def _by_width(table: Table) -> list[tuple[str, int]]:
+    """Conditions that part a table by the width of its rows, and how many rows of each part are held at once: 16 MB, or one row.
+
+    The length of a value that is stored out of line is known without fetching it.
+    """
+    open_ended = [
+        column for column in table.columns if column.kind is Kind.BYTES or (column.kind is Kind.TEXT and column.length is None)
+    ]
+    if not open_ended:
+        return [("", 2_000)]
+    width = " + ".join(
+        f"coalesce(octet_length(t.{quote(column.name)}{_AS_TEXT.get(column.kind, '')}), 0)" for column in open_ended
+    )
+    return [
+        (f" AND {width} < 8192", 2_000),
+        (f" AND {width} >= 8192 AND {width} < 262144", 64),
+        (f" AND {width} >= 262144", 1),
+    ]
+
+
+_AS_TEXT = {Kind.TEXT: "::text"}
+_KEYS_AT_A_TIME = 20_000
 
 
 def _with_bytes(row: Row, blobs: list[int]) -> Row:

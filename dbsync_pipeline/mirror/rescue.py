@@ -256,14 +256,14 @@ def hold(target: Database, why: str | None) -> str | None:
 
 
 def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(table, rows) of what the publish of `run_id` took away, in frames of at most 10,000 rows: `dbsync_change`, and the table's columns."""
+    """(table, rows) of what the publish of `run_id` took away, in frames of at most 100 rows: `dbsync_change`, and the table's columns."""
     import pandas as pd
 
     with target.connect() as dialect:
         for table, query in _rescued_queries(dialect, model, run_id):
             with dialect.doing("read rescued rows"):
                 result = dialect.connection.execution_options(stream_results=True).execute(query)
-                for part in result.partitions(10_000):
+                for part in result.partitions(100):
                     yield table.name, pd.DataFrame(part, columns=list(result.keys()))
 
 
