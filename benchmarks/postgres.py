@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -179,14 +180,14 @@ class Bench:
         return Cost(seconds, usage.ru_maxrss / scale, moved(text))
 
     def _copy_out(self, table: str) -> str:
-        return f"{PSQL} '{self.url['windows']}' -qc 'COPY (SELECT {self.columns[table]} FROM {table}) TO STDOUT (FORMAT binary)'"
+        return f"{shlex.quote(str(PSQL))} '{self.url['windows']}' -qc 'COPY (SELECT {self.columns[table]} FROM {table}) TO STDOUT (FORMAT binary)'"
 
     def _copied_bytes(self, table: str) -> int:
         return int(subprocess.run(f"{self._copy_out(table)} | wc -c", shell=True, check=True, capture_output=True).stdout)
 
     def pipe(self, schema: str) -> Cost:
         """psql into psql, every table, parents first."""
-        target = f"{PSQL} '{self.url['limit']}' -qc"
+        target = f"{shlex.quote(str(PSQL))} '{self.url['limit']}' -qc"
         steps = (f"{self._copy_out(table)} | {target} 'COPY {schema}.{table} ({columns}) FROM STDIN (FORMAT binary)'"
                  for table, columns in self.columns.items())
         return self.measure(["bash", "-c", "set -eo pipefail; " + "; ".join(steps)], lambda _: self.piped)
