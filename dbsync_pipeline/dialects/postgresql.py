@@ -594,7 +594,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 _BLOCKERS = """
-SELECT DISTINCT a.pid, a.usename, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+SELECT DISTINCT a.pid, coalesce(a.usename::text, a.backend_type), a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.relation = ANY(%s::text[]::regclass[]) AND l.granted AND l.mode LIKE '%%Exclusive%%' AND a.pid <> pg_backend_pid()"""
 
 _NOT_DEFERRABLE = """
