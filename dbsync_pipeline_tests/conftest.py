@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,11 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline_tests.roles import Roles
 
 _numbers = itertools.count(1)
 _NAMED = os.environ.get("DBSYNC_TEST_URLS", "").split()
-_servers: dict[str, list[str]] = {
-    engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")
-}
+_servers: dict[str, list[str]] = {engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")}
 
 ENGINES = ("postgresql", *(["mssql"] if _servers["mssql"] else []), "sqlite")
 """The engines that there are to be tested."""
@@ -84,12 +84,23 @@ def new_database(tmp_path: Path) -> Iterator[NewDatabase]:
     yield make
     for url, fresh in made:
         for statement in _DROP[url.get_backend_name()]:
-            _administer(url, statement.format(fresh))
+            _administer(url, statement.format(fresh), tries=20)
+
+
+@pytest.fixture
+def roles(new_database: NewDatabase) -> Iterator[Roles]:
+    """Makes roles of PostgreSQL that are no superusers; they go before the databases of the test do."""
+    made = Roles()
+    yield made
+    made.drop()
 
 
 _CREATE = {
     "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"],
-    "mssql": ["CREATE DATABASE {}", "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON')"],
+    "mssql": [
+        "CREATE DATABASE {}",
+        "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON')",
+    ],
 }
 _DROP = {
     "postgresql": ["DROP DATABASE {} WITH (FORCE)"],
@@ -100,7 +111,18 @@ _DROP = {
 }
 
 
-def _administer(url: sa.URL, statement: str) -> None:
+def _administer(url: sa.URL, statement: str, tries: int = 1) -> None:
+    """Tried again, since a server may take a while to notice that a connection is closed."""
+    for left in reversed(range(tries)):
+        try:
+            return _run(url, statement)
+        except Exception:
+            if not left:
+                raise
+            time.sleep(0.5)
+
+
+def _run(url: sa.URL, statement: str) -> None:
     connection = Database("test", url).engine().raw_connection()
     connection.driver_connection.autocommit = True  # type: ignore[union-attr]
     connection.cursor().execute(statement)

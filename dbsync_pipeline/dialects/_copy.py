@@ -23,8 +23,17 @@ class Lines:
         self._lines = lines
         self._moved = moved
         self._rest = b""
+        self.failure: Exception | None = None
+        """Why the lines ended early. The driver sends the text of what `read` raises to the server, and forgets it."""
 
     def read(self, size: int = -1) -> bytes:
+        try:
+            return self._read(size)
+        except Exception as error:
+            self.failure = error
+            raise EOFError("the rows ended early") from None
+
+    def _read(self, size: int) -> bytes:
         parts, length = [self._rest], len(self._rest)
         while length < size:
             text = next(self._lines, None)

@@ -306,6 +306,14 @@ class Dialect(ABC):
         """What a database needs once before it takes part in a mirror; most engines need nothing. Outside of transactions."""
         assert not self.connection.in_transaction()
 
+    def may_look(self, tables: Sequence[Table]) -> None:
+        """Raises DatabaseError where this role is not allowed to see whether the tables are there."""
+        assert not self.connection.closed
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Give up waiting for what others have locked after this time, from now on. Outside of transactions."""
+        assert not self.connection.in_transaction()
+
     # -- transactions
 
     @abstractmethod

@@ -48,6 +48,7 @@ _PINNED = {
     "client_encoding": "UTF8",
     "row_security": "off",  # a source that hides rows fails instead of hiding them
     "statement_timeout": "0",
+    "lock_timeout": "30s",  # nobody's lock makes a sync wait for ever; see wait_at_most
     "idle_in_transaction_session_timeout": "1h",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -106,8 +107,9 @@ class PostgreSQL(Dialect):
             return Busy("somebody holds a lock on the tables", operation=operation, database=name, remedy="try again later")
         if isinstance(original, psycopg2.errors.QueryCanceled):
             return DatabaseError("the statement was cancelled", operation=operation, database=name)
-        if getattr(original, "pgcode", None) is None and isinstance(
-            original, (psycopg2.OperationalError, psycopg2.InterfaceError)
+        if getattr(original, "pgcode", None) is None and (
+            isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError))
+            or type(original) is psycopg2.DatabaseError  # what COPY says of a connection that is gone
         ):
             return Unavailable(
                 _why_unreachable(original),
@@ -119,10 +121,39 @@ class PostgreSQL(Dialect):
         if code.startswith(("57P", "08", "40")):
             return Unavailable("the server ended the work", operation=operation, database=name, remedy="try again")
         message = getattr(getattr(original, "diag", None), "message_primary", None) or type(original).__name__
+        if code == _NO_RIGHT:
+            return DatabaseError(
+                f"the role of {name} lacks a right: {message}",
+                operation=operation,
+                database=name,
+                remedy=_GRANT,
+            )
         return DatabaseError(f"{message} (SQLSTATE {code})" if code else message, operation=operation, database=name)
 
     def cancel(self) -> None:
         self._raw.cancel()
+
+    @translated
+    def wait_at_most(self, seconds: float) -> None:
+        self._run(f"SET lock_timeout = {round(seconds * 1000)}")
+        self._raw.commit()
+
+    @translated
+    def may_look(self, tables: Sequence[Table]) -> None:
+        named = [table.sa.schema for table in tables if table.sa.schema]
+        denied = self._all(
+            "SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s::text[]) AND NOT has_schema_privilege(oid, 'USAGE')",
+            (named,),
+        )
+        nowhere = len(named) < len(tables) and self._one("SELECT current_schema()")[0] is None
+        if denied or nowhere:
+            which = ", ".join(name for (name,) in denied) or "of its search_path"
+            raise DatabaseError(
+                f"the role of {self.name} lacks a right: permission denied for schema {which}",
+                operation="read the structure",
+                database=self.name,
+                remedy=_GRANT,
+            )
 
     # -- transactions
 
@@ -161,7 +192,7 @@ class PostgreSQL(Dialect):
 
     @translated
     def hold_constraints_off(self, tables: Sequence[Table]) -> None:
-        obstacles = self._not_deferrable(tables)
+        obstacles = self._named(_NOT_DEFERRABLE, tables)
         if not obstacles:
             self._run("SET CONSTRAINTS ALL DEFERRED")
             return
@@ -177,6 +208,13 @@ class PostgreSQL(Dialect):
                 "or GRANT SET ON PARAMETER session_replication_role to this role",
             ) from None
         self._replica = True
+        if stubborn := self._named(_FIRE_FOR_REPLICAS, tables):
+            raise StructureError(
+                f"{', '.join(stubborn)} cannot be held off, since it fires for replicas",
+                database=self.name,
+                operation="publish",
+                remedy="on the standby, disable it or let it fire for origins only: ALTER TABLE ... ENABLE TRIGGER",
+            )
 
     @translated
     def prove_constraints(self, tables: Sequence[Table]) -> None:
@@ -289,14 +327,12 @@ class PostgreSQL(Dialect):
     def _canonical(self, column: Column) -> str:
         name = f"t.{quote(column.name)}"
         match column.kind:
-            case Kind.TEXT:
+            case Kind.TEXT | Kind.OPAQUE:
                 return f"octet_length({name}::text) || ':' || {name}::text"
             case Kind.BYTES:
                 return f"octet_length({name}) || ':' || encode(substring(sha256({name}), 1, 16), 'hex')"
             case Kind.FLOAT:
                 return f"({self._int8(f'float8send({name}::float8 + 0.0)')})::text"
-            case Kind.OPAQUE:
-                raise AssertionError("an opaque column has no canonical form")
             case _:
                 return f"({self._plain(column)})::text"
 
@@ -306,7 +342,7 @@ class PostgreSQL(Dialect):
         match column.kind:
             case Kind.BOOLEAN:
                 return f"{name}::int"
-            case Kind.UUID | Kind.NUMERIC | Kind.TEXT:
+            case Kind.UUID | Kind.NUMERIC | Kind.TEXT | Kind.OPAQUE:  # opaque between servers of different versions
                 return f"{name}::text"
             case Kind.FLOAT:
                 return f"{name}::float8"
@@ -317,14 +353,15 @@ class PostgreSQL(Dialect):
             case Kind.TIME:
                 return self._microseconds(name, "time_send", 0)
             case Kind.DATE:
-                return f"({name} - date '2000-01-01')"
+                return _finite(name, f"{name} - date '2000-01-01'", 32)
             case _:
                 return name
 
     def _microseconds(self, name: str, send: str, epoch: int) -> str:
         if self._version >= 18:
             return f"{send}({name})::bigint"
-        return f"((extract(epoch from {name}) - {epoch}) * 1000000)::bigint"
+        number = f"((extract(epoch from {name}) - {epoch}) * 1000000)::bigint"
+        return number if send == "time_send" else _finite(name, number, 64)
 
     def _int8(self, eight: str) -> str:
         return f"({eight})::bigint" if self._version >= 18 else f"('x' || encode({eight}, 'hex'))::bit(64)::bigint"
@@ -491,7 +528,12 @@ class PostgreSQL(Dialect):
 
     def _copy_in(self, sql: str, file: Any) -> int:
         with self._raw.cursor() as cursor:
-            cursor.copy_expert(sql, file, size=_PIPE_BYTES)
+            try:
+                cursor.copy_expert(sql, file, size=_PIPE_BYTES)
+            except psycopg2.Error:
+                if failure := getattr(file, "failure", None):
+                    raise failure from None
+                raise
             return int(cursor.rowcount)
 
     # -- counters
@@ -501,17 +543,18 @@ class PostgreSQL(Dialect):
         sequence = self._sequence(table)
         if sequence is None or table.counter is None:
             return None
-        last = self._one("SELECT pg_sequence_last_value(%s::regclass)", (sequence,))[0]
+        # pg_sequence_last_value would say NULL to a role that may not read the sequence
+        last = self._one(f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}")[0]
         highest = self._one(f"SELECT max({quote(table.counter.name)}) FROM {quote_table(table.sa)}")[0]
         return max(last or 0, highest or 0)
 
     @translated
     def move_counter(self, table: Table, value: int) -> None:
-        self._run(
-            "SELECT setval(%(seq)s, least(greatest(%(value)s, coalesce(pg_sequence_last_value(%(seq)s), 1)), seqmax)) "
-            "FROM pg_sequence WHERE seqrelid = %(seq)s::regclass",
-            {"seq": self._sequence(table), "value": value},
+        sequence = self._sequence(table)
+        last, most = self._one(
+            f"SELECT last_value, seqmax FROM {sequence}, pg_sequence WHERE seqrelid = {self._literal(sequence)}::regclass"
         )
+        self._run("SELECT setval(%s, %s)", (sequence, min(max(value, last), most)))
 
     def _sequence(self, table: Table) -> str | None:
         if table.counter is None:
@@ -571,7 +614,8 @@ class PostgreSQL(Dialect):
         if not holder:
             return "another sync of this database has just ended"
         label, since = holder[0]
-        return f"another sync holds the lock of this database: {label}, since {since:%Y-%m-%d %H:%M:%S} UTC"
+        when = f", since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""  # not told to a role that is not the holder's
+        return f"another sync holds the lock of this database: {label}{when}"
 
     def _blockers(self, tables: Sequence[Table]) -> str:
         names = [quote_table(table.sa) for table in tables]
@@ -580,12 +624,14 @@ class PostgreSQL(Dialect):
             ", ".join(f"{user} ({label or 'no application name'}, process {pid})" for pid, user, label in blockers) or "somebody"
         )
 
-    def _not_deferrable(self, tables: Sequence[Table]) -> list[str]:
-        """Foreign keys and triggers that SET CONSTRAINTS does not hold off, in words."""
-        return [row[0] for row in self._all(_NOT_DEFERRABLE, ([quote_table(table.sa) for table in tables],))]
+    def _named(self, query: str, tables: Sequence[Table]) -> list[str]:
+        """What a query finds of these tables, in words."""
+        return [row[0] for row in self._all(query, ([quote_table(table.sa) for table in tables],))]
 
 
 _PIPE_BYTES = 256 * 1024
+_NO_RIGHT = "42501"
+_GRANT = "grant it; docs/security.md lists what a role needs"
 _WHOLE = "sync all tables, or mend the row in the source: `dbsync sync` without --table"
 
 _HOLDER = """
@@ -597,6 +643,7 @@ _BLOCKERS = """
 SELECT DISTINCT a.pid, coalesce(a.usename::text, a.backend_type), a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.relation = ANY(%s::text[]::regclass[]) AND l.granted AND l.mode LIKE '%%Exclusive%%' AND a.pid <> pg_backend_pid()"""
 
+# foreign keys, triggers and rules that SET CONSTRAINTS does not hold off
 _NOT_DEFERRABLE = """
 WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
 SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass) FROM pg_constraint
@@ -604,7 +651,19 @@ WHERE contype = 'f' AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype 
   AND (conrelid IN (SELECT oid FROM mirrored) OR confrelid IN (SELECT oid FROM mirrored))
 UNION ALL
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
-WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM mirrored)"""
+WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM mirrored)
+UNION ALL
+SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewrite
+WHERE ev_enabled IN ('O', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
+
+# triggers and rules that session_replication_role does not hold off
+_FIRE_FOR_REPLICAS = """
+WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
+WHERE NOT tgisinternal AND tgenabled IN ('R', 'A') AND tgrelid IN (SELECT oid FROM mirrored)
+UNION ALL
+SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewrite
+WHERE ev_enabled IN ('R', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
 
 _MAY_STRIP = """
 SELECT bool_and(pg_has_role(relowner, 'USAGE')) AND NOT EXISTS (
@@ -621,6 +680,13 @@ SELECT 3, format('DROP INDEX %%s', indexrelid::regclass), pg_get_indexdef(indexr
 FROM pg_index i WHERE indrelid = ANY(%(oids)s) AND NOT indisprimary AND NOT indisreplident
   AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x'))
 ORDER BY 1"""
+
+
+def _finite(name: str, number: str, bits: int) -> str:
+    """The number of a moment; of infinity the greatest or the least of so many bits, as PostgreSQL itself stores it."""
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    past = f"{name} < '2000-01-01'"
+    return f"CASE WHEN isfinite({name}) THEN {number} WHEN {past} THEN {least} WHEN NOT {past} THEN {most} END"
 
 
 def _pins() -> str:
@@ -684,6 +750,7 @@ def _why_unreachable(error: Exception) -> str:
 _REASONS = (
     ("authentication failed", "the server refused the user or the password"),
     ("no password supplied", "the server asks for a password"),
+    ("permission denied for database", "the role may not connect to that database (GRANT CONNECT; see docs/security.md)"),
     ("translate host name", "the name of the host is not known"),
     ("refused", "nothing answers at that address"),
     ("No such file or directory", "nothing answers at that address"),

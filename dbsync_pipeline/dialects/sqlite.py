@@ -92,6 +92,13 @@ class SQLite(Dialect):
                 database=name,
                 remedy=f"see that the folder that DBSYNC_{name.upper()}_URL names exists and is readable",
             )
+        if "readonly" in message:
+            return DatabaseError(
+                "this user may not write to the file",
+                operation=operation,
+                database=name,
+                remedy="let it write to the file, to those beside it that end in -wal and -shm, and to their folder: docs/security.md",
+            )
         return DatabaseError(message, operation=operation, database=name)
 
     def cancel(self) -> None:

@@ -89,7 +89,7 @@ def _digits(precision: int, scale: int) -> Convert:
         number = decimal.Decimal(value)
         if not number.is_finite():
             raise Cannot("it is not a finite number")
-        if abs(number) >= most:
+        if number.copy_abs() >= most:  # abs() would round to 28 digits first
             raise Cannot(f"it has more than {precision - scale} digits before the point")
         return value
 

@@ -67,20 +67,25 @@ def family_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> st
 
     Raises StructureError where the canonical form is needed and a table has a column that has none.
     """
-    if type(source) is type(target) and source.family() == target.family():
-        return source.family()
     if type(source) is type(target):
-        return CANONICAL
+        return source.family() if source.family() == target.family() else CANONICAL
+    require_carried(source.engine_name, target.engine_name, tables)
+    return CANONICAL
+
+
+def require_carried(source: str, target: str, tables: tuple[Table, ...]) -> None:
+    """Raises StructureError where a column's values cannot be carried between these engines."""
+    if source == target:
+        return
     for table in tables:
         for column in table.columns:
             if column.kind is Kind.OPAQUE:
                 raise StructureError(
-                    f"column {column.name} of type {column.type} cannot be carried between {source.engine_name} and "
-                    f"{target.engine_name} exactly",
+                    f"column {column.name} of type {type(column.type).__name__} cannot be carried between {source} and "
+                    f"{target} exactly",
                     table=table.name,
                     remedy="give the column a type that both engines hold",
                 )
-    return CANONICAL
 
 
 def buckets_for(rows: int) -> int:

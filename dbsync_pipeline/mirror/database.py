@@ -34,7 +34,10 @@ class Database:
         """An engine without a pool. `create` lets a SQLite file come into being; without it Unavailable is raised where there is none."""
         if self.engine_name == "sqlite":
             self._file(create)
-        return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
+        try:
+            return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
+        except (sa.exc.ArgumentError, ValueError):
+            raise _unreadable(self.name) from None
 
     @contextmanager
     def connect(self, label: str = "dbsync", *, create: bool = False) -> Iterator[Dialect]:
@@ -86,19 +89,26 @@ def database(settings: Settings, name: str) -> Database:
 
 
 def _database(setting: DatabaseSetting, settings: Settings) -> Database:
-    variable = f"DBSYNC_{setting.name.upper()}_URL"
     try:
         url = sa.make_url(setting.url.get_secret_value().replace("postgres://", "postgresql://", 1))
     except (sa.exc.ArgumentError, ValueError):
-        raise SettingsError(
-            "its URL cannot be read",
-            database=setting.name,
-            remedy=f"write {variable} as engine://user:password@host:port/name, special characters as %XX",
-        ) from None
+        raise _unreadable(setting.name) from None
     if url.get_backend_name() not in REGISTRY:
         raise SettingsError(
-            f"the engine {url.get_backend_name()!r} is not known; known are: {', '.join(REGISTRY)}",
+            f"the engine that its URL names is not known; known are: {', '.join(REGISTRY)}",
             database=setting.name,
-            remedy=f"mend {variable}",
+            remedy=f"mend {_variable(setting.name)}",
         )
     return Database(setting.name, url, settings.connect_seconds)
+
+
+def _unreadable(name: str) -> SettingsError:
+    return SettingsError(
+        "its URL cannot be read",
+        database=name,
+        remedy=f"write {_variable(name)} as engine://user:password@host:port/name, special characters as %XX",
+    )
+
+
+def _variable(name: str) -> str:
+    return f"DBSYNC_{name.upper()}_URL"

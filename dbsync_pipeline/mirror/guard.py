@@ -43,9 +43,9 @@ class TablePlan:
 class Plan:
     """A sync, all decided and nothing written.
 
-    `known` says that a publish stands on the target. `source_number` and `target_number` are the highest publish numbers that each side
-    knows; a source without a ledger has None. Terms count the primaries that there have been. `hidden` are tables of which a side may
-    not show or take all rows.
+    `known` says that a publish stands on the target. `source_number` is the highest publish number that the source knows, None without
+    a ledger, and `target_number` the number of the target's last publish, 0 where the source was not told of it. Terms count the
+    primaries that there have been. `hidden` are (database, table) of which that side may not show or take all rows.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Plan:
     target_number: int = 0
     source_term: int = 0
     target_term: int = 0
-    hidden: tuple[str, ...] = ()
+    hidden: tuple[tuple[str, str], ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -99,12 +99,12 @@ def _same_database(plan: Plan, policy: Policy) -> Iterator[Finding]:
 
 
 def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
-    for table in plan.hidden:
+    for database, table in plan.hidden:
         yield Finding(
             "hidden rows",
             table,
-            "row-level security may hide rows of this table from the role that the mirror uses",
-            "give the role BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY",
+            f"row-level security on {database} may hide rows of {table} from the role that the mirror uses",
+            f"give the role of {database} BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY",
         )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Dialect, Key, Kind, Table
+from dbsync_pipeline.dialects.base import Dialect, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -97,7 +97,7 @@ def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Sett
     with target.connect(f"dbsync run {by}") as dialect:
         schema.require(dialect, model)
         dialect.begin(model.tables, wait_seconds=settings.lock_seconds)
-        entry = _to_undo(dialect, model, run_id, overwrite)
+        entry, found = _to_undo(dialect, model, run_id, overwrite)
         tables = [
             model.table(name) for name, result in entry.tables.items() if result.inserted or result.updated or result.deleted
         ]
@@ -107,7 +107,7 @@ def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Sett
             save(dialect, number, table)
         if tables:
             dialect.hold_constraints_off(tables)
-        results = _put_back(dialect, tables, entry)
+        results = _put_back(dialect, model, tables, entry, found)
         if tables:
             dialect.prove_constraints(model.tables)
         publication = _record(dialect, entry, number, by, results)
@@ -115,7 +115,8 @@ def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Sett
     return publication
 
 
-def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> Publication:
+def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tuple[Publication, dict[str, str]]:
+    """The publish to undo, and the digests of its tables as they are now."""
     ledger = Ledger(dialect)
     entry = ledger.of_run(run_id) if ledger.exists() else None
     if entry is None:
@@ -133,12 +134,14 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> Pu
             database=dialect.name,
             remedy=f"undo them first, the newest first: `dbsync undo {min(allowed)}`",
         )
+    found: dict[str, str] = {}
     present = {rescued.table for rescued in ledger.rescues(entry.number)}
     for name, result in entry.tables.items():
         if (result.updated or result.deleted or (result.inserted and not result.filled)) and name not in present:
             raise Refused("its rescued rows are no longer kept", operation="undo", database=dialect.name, table=name)
-        last = ledger.digests(name)
-        if last is not None and not overwrite and last.differing(dialect.digests(model.table(name), last.form)).size:
+        last, now = ledger.digests(name), dialect.digests(model.table(name), _form(dialect, model.table(name), entry))
+        found[name] = str(now)
+        if last is not None and not overwrite and last.differing(now).size:
             raise Refused(
                 "somebody has written to the table since that publish",
                 operation="undo",
@@ -146,7 +149,7 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> Pu
                 table=name,
                 remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --overwrite`",
             )
-    return entry
+    return entry, found
 
 
 def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:
@@ -166,16 +169,19 @@ def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:
         dialect.connection.execute(new.insert().from_select(names, old))
 
 
-def _put_back(dialect: Dialect, tables: Sequence[Table], entry: Publication) -> dict[str, TableResult]:
+def _put_back(
+    dialect: Dialect, model: Model, tables: Sequence[Table], entry: Publication, found: dict[str, str]
+) -> dict[str, TableResult]:
+    """`found` are the digests of the tables as the undo found them.
+
+    Returns results of all tables of the entry: the ledger goes back for those, too, whose rows it did not change.
+    """
     results = {}
     deleted = {table.name: dialect.delete_staged(table) for table in tables}
     inserted = {table.name: dialect.insert_staged(table) for table in tables}
-    for table in tables:
-        form = dialect.family()
-        last, was = Ledger(dialect).digests(table.name), entry.tables[table.name]
-        assert last is not None, f"a published table has digests ({form})"
-        now = str(dialect.digests(table, last.form))
-        if was.before and now != was.before:
+    for table in map(model.table, entry.tables):
+        was, now = entry.tables[table.name], dialect.digests(table, _form(dialect, table, entry))
+        if table in tables and was.before and str(now) != was.before:
             raise NotProved(
                 "the table would not be what it was before that run",
                 operation="undo",
@@ -183,18 +189,26 @@ def _put_back(dialect: Dialect, tables: Sequence[Table], entry: Publication) -> 
                 table=table.name,
                 remedy="the target was written to since; look at the rows with `dbsync rescue show`",
             )
-        replaced = min(deleted[table.name], inserted[table.name])
+        gone, come = deleted.get(table.name, 0), inserted.get(table.name, 0)
+        replaced = min(gone, come)
         results[table.name] = TableResult(
-            rows=dialect.count(table),
-            inserted=inserted[table.name] - replaced,
+            rows=now.total,
+            inserted=come - replaced,
             updated=replaced,
-            deleted=deleted[table.name] - replaced,
+            deleted=gone - replaced,
             bytes=0,
-            digest=now,
+            digest=str(now),
             seconds=0.0,
-            before=was.digest,
+            before=found[table.name],
         )
     return results
+
+
+def _form(dialect: Dialect, table: Table, entry: Publication) -> Form:
+    """The form of the table's digests in the ledger; after the undo of a first publish there are none but those that it took back."""
+    ledger = Ledger(dialect)
+    known = ledger.digests(table.name) or ledger.digests(table.name, before=entry.number)
+    return known.form if known else Form(dialect.family(), 1)
 
 
 def _record(dialect: Dialect, entry: Publication, number: int, by: str, results: dict[str, TableResult]) -> Publication:

@@ -7,6 +7,8 @@ the mirror's business; columns are, since a standby without them would be no cop
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,11 +28,27 @@ def ensure(database: Database, model: Model) -> list[str]:
     with database.connect(create=True) as dialect:
         dialect.prepare()
         missing = _missing(dialect, model)
-        with dialect.doing("create tables"), dialect.connection.begin():
+        _require_types(dialect, model)
+        with dialect.doing("create tables"), _rules_kept(model), dialect.connection.begin():
             model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in missing], checkfirst=True)
         Ledger(dialect).create()
         require(dialect, model)
     return missing
+
+
+def _require_types(dialect: Dialect, model: Model) -> None:
+    for table in model.tables:
+        for column in table.sa.columns:
+            try:
+                column.type.compile(dialect.connection.dialect)
+            except sa.exc.CompileError:
+                raise StructureError(
+                    f"{dialect.engine_name} has no type like {type(column.type).__name__} of column {column.name}",
+                    operation="create tables",
+                    database=dialect.name,
+                    table=table.name,
+                    remedy="give the column a type that every engine holds, or one of its own by `with_variant`",
+                ) from None
 
 
 def check(database: Database, model: Model) -> dict[str, list[str]]:
@@ -42,11 +60,23 @@ def check(database: Database, model: Model) -> dict[str, list[str]]:
 def recreate(database: Database, model: Model) -> list[str]:
     """Drop the models' tables and the ledger, and create them anew, losing their rows; returns the names of the tables."""
     with database.connect(create=True) as dialect:
-        with dialect.doing("drop tables"), dialect.connection.begin():
+        with dialect.doing("drop tables"), _rules_kept(model), dialect.connection.begin():
             model.metadata.drop_all(dialect.connection)
         Ledger(dialect).drop()
     ensure(database, model)
     return list(model.names)
+
+
+@contextmanager
+def _rules_kept(model: Model) -> Iterator[None]:
+    """SQLAlchemy, once it has added or dropped a foreign key by ALTER, leaves it out of every later CREATE TABLE, on other engines too."""
+    constraints = [constraint for table in model.metadata.tables.values() for constraint in table.constraints]
+    rules = [constraint._create_rule for constraint in constraints]
+    try:
+        yield
+    finally:
+        for constraint, rule in zip(constraints, rules, strict=True):
+            constraint._create_rule = rule
 
 
 def primary_rows(database: Database, model: Model) -> dict[str, int]:
@@ -98,6 +128,8 @@ def _missing(dialect: Dialect, model: Model) -> list[str]:
     with dialect.doing("read the structure"):
         inspector = sa.inspect(dialect.connection)
         missing = [table.name for table in model.tables if not inspector.has_table(table.sa.name, schema=table.sa.schema)]
+        if missing:
+            dialect.may_look(model.tables)
         dialect.connection.rollback()
         return missing
 
@@ -118,12 +150,9 @@ def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
         context = MigrationContext.configure(
             dialect.connection, opts={"include_object": mirrored, "include_schemas": schemas, "compare_type": True}
         )
-        found = []
-        for difference in compare_metadata(context, model.metadata):
-            for one in difference if isinstance(difference, list) else [difference]:
-                if (words := _words(one)) is not None:
-                    found.append(words)
-        return found
+        found = compare_metadata(context, model.metadata)
+        single = [one for difference in found for one in (difference if isinstance(difference, list) else [difference])]
+        return [words for one in single if (words := _words(one)) is not None]
 
 
 def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:

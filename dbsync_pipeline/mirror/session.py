@@ -138,7 +138,9 @@ class Session:
         Returns the names of the created tables. Raises StructureError, Unavailable, or Busy naming who holds the lock.
         """
         with self._timed("schema"):
+            compare.require_carried(self._source_database.engine_name, self._target_database.engine_name, self._tables)
             with self._source_database.connect() as source:
+                source.wait_at_most(self._settings.lock_seconds)
                 schema.require(source, self._model)
             created = schema.ensure(self._target_database, self._model)
             self._connect()
@@ -224,6 +226,7 @@ class Session:
         label = f"dbsync run {self._run_id}"
         self._target = self._target_database.open(label)
         self._source = self._source_database.open(label)
+        self._source.wait_at_most(self._settings.lock_seconds)
         self._family = compare.family_of(self._source, self._target, self._tables)
 
     def _read_snapshot(self, missing: Collection[str] = ()) -> None:
@@ -242,11 +245,14 @@ class Session:
         self._source_number = _standing(ours) if known else None
         self._source_term = int(ours.fact(TERM) or 0) if known else 0
         present = [table for table in self._tables if table.name not in missing]
-        self._hidden = tuple(self.source.hidden(self._tables) + self.target.hidden(present))
+        sides = ((self.source, self._tables), (self.target, present))
+        self._hidden = tuple((side.name, table) for side, tables in sides for table in side.hidden(tables))
 
     # -- comparing
 
     def _compare(self, table: Table, *, staging: bool) -> _Work:
+        if self._hides(table):
+            return self._unseen(table)
         started = time.monotonic()
         self._observe(table.name, "compare", 0, None)
         ours, theirs = compare.both(lambda: self.source.count(table), lambda: self.target.count(table))
@@ -259,7 +265,16 @@ class Session:
         self._observe(table.name, "stage" if staging else "compare", ours, ours)
         return work
 
+    def _hides(self, table: Table) -> bool:
+        return any(table.name == hidden for _, hidden in self._hidden)
+
+    def _unseen(self, table: Table) -> _Work:
+        """A table that a side may not show whole is not looked at; the guards refuse the plan."""
+        return _Work(table, self._form(table, 0), TablePlan(table.name, 0, 0, 0, 0, 0))
+
     def _absent(self, table: Table) -> _Work:
+        if self._hides(table):
+            return self._unseen(table)
         rows = self.source.count(table)
         return _Work(table, self._form(table, rows), TablePlan(table.name, rows, 0, rows, 0, 0))
 
@@ -295,10 +310,15 @@ class Session:
         work.plan = replace(work.plan, insert=new, update=changed, delete=gone, risk=Risk(risk, tuple(risky)))
 
     def _foreign(self, work: _Work) -> frozenset[int] | None:
-        """The target's buckets that are not as last published; None when that cannot be told bucket by bucket and some are not."""
-        last = self._ledger.digests(work.table.name) if self._last else None
-        if last is None:
+        """The target's buckets that are not as last published; None when that cannot be told bucket by bucket and some are not.
+
+        Rows in a table that was left out of every publish so far were all written by somebody else.
+        """
+        if self._last is None:
             return frozenset()
+        last = self._ledger.digests(work.table.name)
+        if last is None:
+            return None
         if last.form == work.form:
             assert work.theirs is not None
             return frozenset(last.differing(work.theirs).tolist())
@@ -322,7 +342,7 @@ class Session:
             self._last is not None,
             {name: work.plan for name, work in self._works.items()},
             self._source_number,
-            self._last.number if self._last else 0,
+            self._last.number if self._last and self._last.numbered else 0,  # the source never heard of the others
             self._source_term,
             self._target_term,
             self._hidden,
@@ -351,6 +371,7 @@ class Session:
             return
         try:
             with self._source_database.connect(f"dbsync run {self._run_id}") as source:
+                source.wait_at_most(self._settings.lock_seconds)
                 self._number, self._numbered = Ledger(source).claim_number(self._highest), True
         except (DatabaseError, Busy):
             self._numbered = False
