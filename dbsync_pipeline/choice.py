@@ -6,11 +6,13 @@ Every door uses it, so that the same wrong word is met by the same sentence ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.session import policy_of
 from dbsync_pipeline.settings import Settings
 
 
@@ -18,15 +20,19 @@ from dbsync_pipeline.settings import Settings
 class Allowed:
     """What a person lets the guards pass this once; nothing said is what the settings say."""
 
-    overwrite: bool = False
+    overwrite: bool | None = None
     max_change_fraction: float | None = None
     max_change_rows: int | None = None
+    partial: bool | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What was said, by its name; these are the names of the settings, of the run's config and of the options too."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def policy(self, settings: Settings) -> Policy:
         """The policy that the guards go by."""
-        fraction = settings.max_change_fraction if self.max_change_fraction is None else self.max_change_fraction
-        rows = settings.max_change_rows if self.max_change_rows is None else self.max_change_rows
-        return Policy(self.overwrite, fraction, rows)
+        return replace(policy_of(settings), **self.said)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ Targets = Annotated[
 ]
 Tables = Annotated[list[str] | None, typer.Option("--table", help="A table to copy, again for more; all if not given.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite rows that somebody else wrote to the target.")]
+Partial = Annotated[
+    bool | None,
+    typer.Option("--partial/--no-partial", help="Allow, or refuse, a selection of tables, which leaves the target mixed."),
+]
 Fraction = Annotated[
     float | None,
     typer.Option("--max-change-fraction", min=0, max=1, help="Refuse to change or delete more than this part of a table's rows."),
@@ -114,13 +118,15 @@ def sync(
     overwrite: Overwrite = False,
     max_change_fraction: Fraction = None,
     max_change_rows: Rows = None,
+    partial: Partial = None,
     as_json: Json = False,
 ) -> None:
     """Make the targets equal to the source. Rows of a target that the source does not have are deleted."""
     settings, model = _ground()
     if not as_json and source is None and target is None:
         source, target = _ask(settings)
-    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction, max_change_rows))
+    allowed = Allowed(overwrite or None, max_change_fraction, max_change_rows, partial)
+    choice = choose(settings, model, source, target or [], table or [], allowed)
     outcomes = _sync_all(settings, choice)
     if as_json:
         render.json_out(render.outcomes_json(choice, outcomes))
@@ -137,11 +143,13 @@ def plan(
     overwrite: Overwrite = False,
     max_change_fraction: Fraction = None,
     max_change_rows: Rows = None,
+    partial: Partial = None,
     as_json: Json = False,
 ) -> None:
     """Say what a sync would insert, update and delete, and change nothing."""
     settings, model = _ground()
-    choice = choose(settings, model, source, target or [], table or [], Allowed(overwrite, max_change_fraction, max_change_rows))
+    allowed = Allowed(overwrite or None, max_change_fraction, max_change_rows, partial)
+    choice = choose(settings, model, source, target or [], table or [], allowed)
     plans = _each(choice.targets, lambda name: _plan(settings, model, choice, name))
     if as_json:
         render.json_out(render.plans_json(choice, plans))

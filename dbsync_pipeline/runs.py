@@ -16,9 +16,9 @@ from dagster import DagsterInstance, JobDefinition, execute_job, reconstructable
 from filelock import FileLock
 
 from dbsync_pipeline import history
-from dbsync_pipeline.choice import Allowed, Choice
+from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.defs.assets import asset_key
-from dbsync_pipeline.defs.resources import FRACTION_TAG, OBSERVER, OVERWRITE_TAG, ROWS_TAG
+from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.mirror.session import Observer
 from dbsync_pipeline.settings import Settings
 
@@ -52,8 +52,8 @@ def sync(instance: DagsterInstance, choice: Choice, target: str, observe: Observ
         with execute_job(
             reconstructable(sync_job),
             instance,
-            run_config=_run_config(choice.source),
-            tags={history.PARTITION_TAG: target, **_tags(choice.allowed)},
+            run_config=_run_config(choice),
+            tags={history.PARTITION_TAG: target},
             asset_selection=[asset_key(table) for table in choice.tables],
             raise_on_error=False,
         ) as result:
@@ -69,18 +69,13 @@ def sync_job() -> JobDefinition:
     return defs.resolve_job_def(history.JOB)
 
 
-def _run_config(source: str) -> dict[str, Any]:
-    # Dagster's own log would bury the progress; its store keeps every event all the same.
-    return {"resources": {"sync": {"config": {"source": source}}}, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-def _tags(allowed: Allowed) -> dict[str, str]:
-    tags = {OVERWRITE_TAG: "true"} if allowed.overwrite else {}
-    if allowed.max_change_fraction is not None:
-        tags[FRACTION_TAG] = str(allowed.max_change_fraction)
-    if allowed.max_change_rows is not None:
-        tags[ROWS_TAG] = str(allowed.max_change_rows)
-    return tags
+def _run_config(choice: Choice) -> dict[str, Any]:
+    return {
+        "resources": {"sync": {"config": {"source": choice.source}}},
+        "ops": {"sync": {"ops": {"ensure_schema": {"config": choice.allowed.said}}}},
+        # Dagster's own log would bury the progress; its store keeps every event all the same.
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+    }
 
 
 def _dagster_yaml() -> Path:

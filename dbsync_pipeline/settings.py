@@ -44,8 +44,10 @@ class Settings(BaseSettings):
     key_gap: int = Field(default=100_000, ge=0)
     rescue_days: float = Field(default=30, ge=0)
     rescue_mb: float = Field(default=1000, ge=0)
+    overwrite: bool = False
     max_change_fraction: float = Field(default=0.5, ge=0, le=1)
     max_change_rows: int = Field(default=1000, ge=0)
+    partial: bool = True
     lock_seconds: float = Field(default=30, gt=0)
     connect_seconds: float = Field(default=10, gt=0)
     databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()

@@ -331,3 +331,6 @@ def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbs
     assert [refusal["guard"] for refusal in dbsync("plan", *strict).json["targets"][0]["refusals"]] == ["shrunken source"]
     assert dbsync("sync", *strict).status == 1
     assert dbsync("sync", *strict, "--max-change-fraction", "1").status == 0
+    part = ("--target", "linux", "--table", "users", "--no-partial", "--json")
+    execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them again"))
+    assert "partial" in [refusal["guard"] for refusal in dbsync("plan", *part).json["targets"][0]["refusals"]]

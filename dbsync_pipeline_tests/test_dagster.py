@@ -18,6 +18,7 @@ from dagster import (
     AssetKey,
     DagsterEventType,
     DagsterInstance,
+    DagsterInvalidConfigError,
     Definitions,
     Failure,
     JobExecutionResult,
@@ -60,11 +61,12 @@ def instance(places: Places) -> Iterator[DagsterInstance]:
 
 
 def run(
-    instance: DagsterInstance, target: str | None, tables: Sequence[str] = TABLES, source: str = "", **tags: str
+    instance: DagsterInstance, target: str | None, tables: Sequence[str] = TABLES, source: str = "", **allowed: Any
 ) -> JobExecutionResult:
     """A run of `sync_job` in this process."""
     config = {
         "resources": {"sync": {"config": {"source": source}}},
+        "ops": {"sync": {"ops": {"ensure_schema": {"config": allowed}}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     partition = {"dagster/partition": target} if target else {}
@@ -73,7 +75,7 @@ def run(
         reconstructable(runs.sync_job),
         instance,
         run_config=config,
-        tags={**partition, **tags},
+        tags=partition,
         asset_selection=keys,
         raise_on_error=False,
     ) as result:
@@ -256,17 +258,21 @@ def test_a_table_that_differs_in_structure_is_named(places: Places, instance: Da
     assert "table users" in text and "name is missing" in text
 
 
-def test_what_the_guards_refuse_a_tag_lets_through(places: Places, instance: DagsterInstance) -> None:
+def test_what_the_guards_refuse_the_runs_config_lets_through(places: Places, instance: DagsterInstance) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
     assert "was never published to" in reason(instance, run(instance, "azure"))
     assert content(places.named("azure"))["users"] != content(places.named("windows"))["users"]
-    assert run(instance, "azure", **{"dbsync/overwrite": "true"}).success
+    assert run(instance, "azure", overwrite=True).success
     assert content(places.named("azure")) == content(places.named("windows"))
+    execute(places.named("windows"), "UPDATE users SET name = 'new'")
+    assert "azure would be mixed" in reason(instance, run(instance, "azure", ["users"], partial=False))
+    assert run(instance, "azure", ["users"], partial=True).success
 
 
-def test_a_tag_that_cannot_be_read_is_refused(places: Places, instance: DagsterInstance) -> None:
-    for tags in ({"dbsync/max_change_fraction": "all"}, {"dbsync/overwrite": "yes"}):
-        assert "a tag of the run cannot be read" in reason(instance, run(instance, "azure", **tags))
+def test_what_a_person_allows_is_read_before_anything_is_done(places: Places, instance: DagsterInstance) -> None:
+    with pytest.raises(DagsterInvalidConfigError):
+        run(instance, "azure", overwrite="yes please")
+    assert "max_change_fraction" in reason(instance, run(instance, "azure", max_change_fraction=2))
 
 
 def test_a_step_without_the_first_one_says_so(places: Places, instance: DagsterInstance) -> None:

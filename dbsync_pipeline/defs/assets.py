@@ -24,6 +24,7 @@ from dagster import (
     AssetCheckSpec,
     AssetKey,
     AssetsDefinition,
+    Config,
     DependencyDefinition,
     GraphDefinition,
     In,
@@ -44,11 +45,31 @@ from dagster import (
     TableSchema,
     op,
 )
+from pydantic import Field
 
+from dbsync_pipeline.choice import Allowed
 from dbsync_pipeline.defs.resources import Sync, told_plainly
 from dbsync_pipeline.mirror.ledger import Publication, TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.session import TableDiff
+
+
+class Permissions(Config):
+    """What a person lets the guards pass in this run. What is not said is what the settings say."""
+
+    overwrite: bool | None = Field(None, description="Overwrite rows that somebody else wrote to the target.")
+    max_change_fraction: float | None = Field(
+        None, ge=0, le=1, description="Refuse to change or delete more than this part of a table's rows (0 to 1)."
+    )
+    max_change_rows: int | None = Field(
+        None, ge=0, description="So many rows of a table may be changed or deleted whatever its size."
+    )
+    partial: bool | None = Field(None, description="Sync a selection of tables, which leaves the target mixed.")
+
+    @property
+    def allowed(self) -> Allowed:
+        return Allowed(self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial)
+
 
 Event = Output[None] | AssetCheckResult
 ROWS, DIGEST = "row_count", "digest"
@@ -107,11 +128,11 @@ def _graph(model: Model) -> GraphDefinition:
 
 def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
     @op(out={_ready(name): Out(Nothing, is_required=False) for name in names})
-    def ensure_schema(context: OpExecutionContext, sync: Sync) -> Iterator[Output[None]]:
+    def ensure_schema(context: OpExecutionContext, config: Permissions, sync: Sync) -> Iterator[Output[None]]:
         """Create what is missing on the target, refuse what differs, lock the target, open the source's snapshot."""
         tables = _asked(context, names)
         with told_plainly():
-            created = sync.open(context, tables).ensure_schema()
+            created = sync.open(context, tables, config.allowed).ensure_schema()
         for table in tables:
             yield Output(None, _ready(table), metadata={"created": table in created})
 

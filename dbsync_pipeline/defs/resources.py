@@ -4,15 +4,14 @@ A run has one source snapshot and one target transaction, so its ops share one s
 The session is opened by the first op, never when the resource is made: Dagster makes its resources a second time after a success. The
 source is the resource's only field; URLs are read from the settings by the first op, so that no launchpad and no run ever shows one.
 
-What a person allows beyond the guards is said by tags of the run, `dbsync/overwrite` and `dbsync/max_change_…`: whoever reads the
-run sees it, and no default of a launchpad can carry it along.
+What a person allows beyond the guards is the config of the first op, which hands it on: see `Permissions`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -34,9 +33,6 @@ from dbsync_pipeline.settings import Settings, load
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
-OVERWRITE_TAG = "dbsync/overwrite"
-FRACTION_TAG = "dbsync/max_change_fraction"
-ROWS_TAG = "dbsync/max_change_rows"
 
 _LOOK_SECONDS = 2.0
 
@@ -64,10 +60,10 @@ class Sync(ConfigurableResource[None]):
     _role: str = PrivateAttr(default="standby")
     _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
 
-    def open(self, context: OpExecutionContext, tables: Sequence[str]) -> Work:
+    def open(self, context: OpExecutionContext, tables: Sequence[str], allowed: Allowed) -> Work:
         """Start the run's work on the partition's database, and tag the run with source and target so that history finds it.
 
-        Raises SettingsError when the run names no database, an unknown one, or the same one twice, or has a tag that cannot be read.
+        Raises SettingsError when the run names no database, an unknown one, or the same one twice.
         """
         settings = load()
         names = {SOURCE_TAG: self.source or settings.primary, TARGET_TAG: partition(context, settings)}
@@ -77,7 +73,7 @@ class Sync(ConfigurableResource[None]):
         if source.name == target.name:
             self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
         else:
-            policy = allowed(context.run.tags).policy(settings)
+            policy = allowed.policy(settings)
             self._work = Session(
                 source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
             )
@@ -193,23 +189,6 @@ def partition(context: OpExecutionContext, settings: Settings) -> str:
             remedy=f"""give it a partition: --tags '{{"dagster/partition": "{settings.names[-1]}"}}'""",
         )
     return context.partition_key
-
-
-def allowed(tags: Mapping[str, str]) -> Allowed:
-    """What a run's tags let the guards pass. Raises SettingsError for a tag that cannot be read."""
-    overwrite, fraction, rows = tags.get(OVERWRITE_TAG, "false"), tags.get(FRACTION_TAG), tags.get(ROWS_TAG)
-    try:
-        return Allowed(
-            {"true": True, "false": False}[overwrite],
-            None if fraction is None else float(fraction),
-            None if rows is None else int(rows),
-        )
-    except (KeyError, ValueError):
-        raise SettingsError(
-            "a tag of the run cannot be read",
-            operation="sync",
-            remedy=f"{OVERWRITE_TAG} is true or false, {FRACTION_TAG} a number, {ROWS_TAG} a whole number",
-        ) from None
 
 
 @contextmanager

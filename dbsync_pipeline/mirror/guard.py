@@ -43,9 +43,8 @@ class TablePlan:
 class Plan:
     """A sync, all decided and nothing written.
 
-    `known` says that a publish stands on the target. `source_number` is the highest publish number that the source knows, None without
-    a ledger, and `target_number` the number of the target's last publish, 0 where the source was not told of it. Terms count the
-    primaries that there have been. `hidden` are (database, table) of which that side may not show or take all rows.
+    `known` says that a publish stands on the target, and `strange` is the number of its state when the source should know it and does
+    not. Terms count the primaries that there have been. `hidden` are (database, table) of which that side may not show or take all rows. `left_out` are the tables that are not part of the sync.
     """
 
     source: str
@@ -53,11 +52,11 @@ class Plan:
     same_database: bool
     known: bool
     tables: Mapping[str, TablePlan]
-    source_number: int | None = None
-    target_number: int = 0
+    strange: int | None = None
     source_term: int = 0
     target_term: int = 0
     hidden: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -66,11 +65,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a person allows. `max_change_fraction` is of a table's rows on the target; up to `max_change_rows` rows are always allowed."""
+    """What a person allows.
+
+    `overwrite`: rows that somebody else wrote to the target. `max_change_fraction` is of a table's rows on the target; up to
+    `max_change_rows` rows are always allowed. `partial`: a selection of tables, which leaves the target mixed.
+    """
 
     overwrite: bool = False
     max_change_fraction: float = 0.5
     max_change_rows: int = 1000
+    partial: bool = True
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,13 @@ def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
 
 
 def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
-    """A source restored from an old backup does not know the target's last number; an older standby knows a lower one."""
-    if plan.source_number is not None and plan.source_number < plan.target_number and not plan.empty and not policy.overwrite:
+    """A source restored from an old backup, or an older standby, does not know the number of the target's last publish."""
+    if plan.strange is not None and not plan.empty and not policy.overwrite:
         yield Finding(
             "older source",
             None,
-            f"{plan.target} holds publish {plan.target_number}, and {plan.source} knows no publish after "
-            f"{plan.source_number}: it was restored from a backup, or is an older standby",
+            f"{plan.target} holds state {plan.strange}, which {plan.source} does not know: {plan.source} was restored from a "
+            "backup, or is an older standby",
             _through(plan, "--overwrite"),
         )
 
@@ -178,6 +182,16 @@ def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
             )
 
 
+def _partial(plan: Plan, policy: Policy) -> Iterator[Finding]:
+    if plan.left_out and not policy.partial and not plan.empty:
+        yield Finding(
+            "partial",
+            None,
+            f"without {', '.join(plan.left_out)} {plan.target} would be mixed: its tables would be of different states of {plan.source}",
+            f"sync all tables, or {_through(plan, '--partial')}",
+        )
+
+
 def _through(plan: Plan, option: str) -> str:
     return f"if this is what you want: `dbsync sync --source {plan.source} --target {plan.target} {option}`"
 
@@ -190,4 +204,5 @@ GUARDS: tuple[Callable[[Plan, Policy], Iterator[Finding]], ...] = (
     _unknown_target,
     _foreign_writes,
     _shrunken_source,
+    _partial,
 )

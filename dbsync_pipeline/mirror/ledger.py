@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,9 @@ from dbsync_pipeline.dialects.base import Dialect, Digests, Form
 from dbsync_pipeline.errors import StructureError
 from dbsync_pipeline.types import Instant
 
-VERSION = 1
+VERSION = 2
+
+_STRANGE = "strange numbers"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Publication:
     """A publish as the ledger has it.
 
     `number` counts the publishes of one primary to all its standbys, so that of two standbys the one with the higher number is newer.
-    Instants are UTC. `partial` is a selection of tables. `undoes` is the number of the publish that this one took back. `numbered` says
-    that the source knows the number too.
+    Instants are UTC. `partial` is a selection of tables. `undoes` is the number of the publish that this one took back. `state` is the
+    number under which the primary first published what this one brought: its own, unless a standby passed on just what it had received.
+    `numbered` says that the primary knows that number too.
     """
 
     number: int
@@ -62,6 +65,7 @@ class Publication:
     partial: bool = False
     undoes: int | None = None
     numbered: bool = False
+    state: int = 0
 
     @property
     def changed(self) -> int:
@@ -80,6 +84,31 @@ class Rescued:
     replaced: int
     inserted: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of the states that a database knows: all up to the highest, but for the `strange` ones (first and last of each range).
+
+    A source that was restored from a backup goes on above the numbers of its standbys, but what was published under those it does not hold.
+    """
+
+    highest: int
+    strange: tuple[tuple[int, int], ...] = ()
+
+    def __contains__(self, number: int) -> bool:
+        return number <= self.highest and not any(first <= number <= last for first, last in self.strange)
+
+    @classmethod
+    def read(cls, highest: int, strange: str | None) -> Numbers:
+        """From the highest number and the ranges as `written`."""
+        ranges = ((int(first), int(last)) for first, _, last in (word.partition("-") for word in (strange or "").split()))
+        return cls(highest, tuple(ranges))
+
+    @property
+    def written(self) -> str | None:
+        """The strange ranges as the ledger keeps them, `6-9 12-12`; None where there are none."""
+        return " ".join(f"{first}-{last}" for first, last in self.strange) or None
 
 
 @dataclass(frozen=True)
@@ -120,6 +149,7 @@ def _tables(schema: str | None) -> _Tables:
             sa.Column("numbered", sa.Boolean, nullable=False),
             text("tables"),
             text("seconds"),
+            number("state", nullable=True),
         ),
         digests=table(
             "digests",
@@ -154,7 +184,7 @@ class Ledger:
     def create(self) -> None:
         """Make the ledger's tables in a transaction of their own, where they are missing; a second call does nothing."""
         if self.exists():
-            return self._check_version()
+            return self._bring_up()
         self._connection.rollback()
         with self._dialect.doing("create the ledger"), self._connection.begin():
             schema = self._dialect.ledger_schema
@@ -170,10 +200,19 @@ class Ledger:
         with self._dialect.doing("drop the ledger"), self._connection.begin():
             self._t.metadata.drop_all(self._connection)
 
-    def _check_version(self) -> None:
+    def _bring_up(self) -> None:
+        """A ledger of a former version becomes one of this; one of a later version is refused."""
+        from alembic.migration import MigrationContext
+        from alembic.operations import Operations
+
         version = self._fact("version")
         self._connection.rollback()
-        if version != str(VERSION):
+        if version == "1":
+            with self._dialect.doing("bring the ledger up"), self._connection.begin():
+                operations, publishes = Operations(MigrationContext.configure(self._connection)), self._t.publishes
+                operations.add_column(publishes.name, sa.Column("state", sa.BigInteger), schema=publishes.schema)
+                self.note("version", str(VERSION))
+        elif version != str(VERSION):
             raise StructureError(
                 f"its ledger is of version {version}, this program knows version {VERSION}",
                 database=self._dialect.name,
@@ -209,15 +248,30 @@ class Ledger:
             received = self._connection.execute(sa.select(sa.func.max(publishes.c.number))).scalar_one() or 0
         return max(received, int(self.fact("number") or 0))
 
+    def numbers(self) -> Numbers:
+        """The states that this database holds or has been through: sent as a source, or received as a standby."""
+        last = self.last()
+        return Numbers.read(max(int(self.fact("number") or 0), last.state if last else 0), self.fact(_STRANGE))
+
+    def keep_strange(self, numbers: Numbers) -> None:
+        """A standby that takes a source's state does not know what the source does not know."""
+        self.note(_STRANGE, numbers.written)
+
     def claim_number(self, above: int) -> int:
-        """Take the next number of this primary, greater than `above`, in a transaction of its own; two that ask get two numbers."""
+        """Take the next number of this primary, greater than `above`, in a transaction of its own; two that ask get two numbers.
+
+        Numbers up to `above` that this database never knew become strange to it.
+        """
         with self._dialect.doing("write the ledger"), self._connection.begin():
             facts = self._t.facts
             # the row is locked by its update before it is read, so that nobody else reads it meanwhile
             touched = self._connection.execute(
                 facts.update().where(facts.c.name == "number").values(value=facts.c.value)
             ).rowcount
-            number = max(self.number(), above) + 1
+            highest = self.number()
+            number = max(highest, above) + 1
+            if above > highest:
+                self.note(_STRANGE, replace(self.numbers(), strange=(*self.numbers().strange, (highest + 1, above))).written)
             if touched:
                 self._connection.execute(facts.update().where(facts.c.name == "number").values(value=str(number)))
             else:
@@ -274,6 +328,7 @@ class Ledger:
             row.partial,
             row.undoes,
             row.numbered,
+            row.number if row.state is None else row.state,
         )
 
     def record(self, publication: Publication, source_identity: str) -> None:
@@ -290,6 +345,7 @@ class Ledger:
                     partial=publication.partial,
                     undoes=publication.undoes,
                     numbered=publication.numbered,
+                    state=publication.state,
                     tables=json.dumps({name: asdict(result) for name, result in publication.tables.items()}),
                     seconds=json.dumps(dict(publication.seconds)),
                 )

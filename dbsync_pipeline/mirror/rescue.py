@@ -215,7 +215,9 @@ def _record(dialect: Dialect, entry: Publication, number: int, by: str, results:
     ledger, now = Ledger(dialect), dt.datetime.now(dt.timezone.utc)
     for name in entry.tables:
         ledger.keep_digests(number, name, ledger.digests(name, before=entry.number))
-    publication = Publication(number, by, entry.source, entry.target, entry.snapshot_at, now, results, {}, undoes=entry.number)
+    publication = Publication(
+        number, by, entry.source, entry.target, entry.snapshot_at, now, results, {}, undoes=entry.number, state=number
+    )
     ledger.record(publication, ledger.identity())
     ledger.note(HELD, f"run {entry.run_id} was undone at {now:%Y-%m-%d %H:%M:%S} UTC")
     return publication

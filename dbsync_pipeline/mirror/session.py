@@ -102,9 +102,7 @@ class Session:
         self._source_database, self._target_database = source, target
         self._model, self._tables = model, model.select(tables)
         self._run_id, self._settings = run_id, settings
-        self._policy = policy or Policy(
-            max_change_fraction=settings.max_change_fraction, max_change_rows=settings.max_change_rows
-        )
+        self._policy = policy or policy_of(settings)
         self._observe = observe or (lambda table, phase, done, total: None)
         self._source: Dialect | None = None
         self._target: Dialect | None = None
@@ -242,7 +240,8 @@ class Session:
         self._target_term = int(self._ledger.fact(TERM) or 0) if known else 0
         known = ours.exists()
         self._source_identity = ours.identity()
-        self._source_number = _standing(ours) if known else None
+        self._source_numbers = ours.numbers() if known else None
+        self._source_last = ours.last() if known else None
         self._source_term = int(ours.fact(TERM) or 0) if known else 0
         present = [table for table in self._tables if table.name not in missing]
         sides = ((self.source, self._tables), (self.target, present))
@@ -327,6 +326,13 @@ class Session:
         now = self.target.digests(work.table, last.form)
         return None if last.differing(now).size else frozenset()
 
+    @property
+    def _strange(self) -> int | None:
+        """The number of the target's state, if the source should know it and does not; of one that is not numbered it never heard."""
+        if self._last is None or not self._last.numbered or self._source_numbers is None:
+            return None
+        return None if self._last.state in self._source_numbers else self._last.state
+
     # -- publishing
 
     def _final_plan(self) -> Plan:
@@ -341,11 +347,11 @@ class Session:
             self._same_database,
             self._last is not None,
             {name: work.plan for name, work in self._works.items()},
-            self._source_number,
-            self._last.number if self._last and self._last.numbered else 0,  # the source never heard of the others
+            self._strange,
             self._source_term,
             self._target_term,
             self._hidden,
+            tuple(name for name in self._model.names if name not in self._works),
         )
 
     def _review(self) -> tuple[guard.Finding, ...]:
@@ -366,15 +372,35 @@ class Session:
 
         Where the source cannot be written, the number goes on from the target's, and that guard is off.
         """
-        self._number, self._numbered = self._highest + 1, False
-        if self._source_number is None:
+        self._number = self._state = self._highest + 1
+        self._numbered = False
+        if self._source_numbers is None:
+            return
+        if self._source_last is not None and self._passes_on(self._source_last):
+            self._state, self._numbered = self._source_last.state, self._source_last.numbered
             return
         try:
             with self._source_database.connect(f"dbsync run {self._run_id}") as source:
                 source.wait_at_most(self._settings.lock_seconds)
-                self._number, self._numbered = Ledger(source).claim_number(self._highest), True
+                ledger = Ledger(source)
+                self._number = self._state = ledger.claim_number(self._highest)
+                self._numbered = True
+                self._source_numbers = ledger.numbers()
         except (DatabaseError, Busy):
             self._numbered = False
+
+    def _passes_on(self, received: Publication) -> bool:
+        """Is the source a standby that holds just what it received? What it sends then is that state, not a new one."""
+        return not received.partial and all(self._is_as_received(work) for work in self._works.values())
+
+    def _is_as_received(self, work: _Work) -> bool:
+        received = Ledger(self.source).digests(work.table.name)
+        if received is None or (received.form.native and received.form.family != self.source.family()):
+            return False
+        same_form = work.ours is not None and work.form == received.form
+        now = work.ours if same_form else self.source.digests(work.table, received.form)
+        assert now is not None
+        return not received.differing(now).size
 
     def _write_staged(self, works: Sequence[_Work]) -> None:
         """Everything that is gone or replaced goes first, in all tables; then everything that is new or replaces comes."""
@@ -472,8 +498,11 @@ class Session:
             {phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             partial=len(works) < len(self._model.tables),
             numbered=self._numbered,
+            state=self._state,
         )
         self._ledger.record(publication, self._source_identity)
+        if self._source_numbers is not None:
+            self._ledger.keep_strange(self._source_numbers)
         return publication
 
     def _commit(self) -> None:
@@ -517,10 +546,9 @@ class _Stage:
         self._wanted, self._unwanted = [], []
 
 
-def _standing(ledger: Ledger) -> int:
-    """The number of the newest publish that a source has sent, or whose state it holds as a standby."""
-    last = ledger.last()
-    return max(int(ledger.fact("number") or 0), last.number if last else 0)
+def policy_of(settings: Settings) -> Policy:
+    """What the settings allow."""
+    return Policy(settings.overwrite, settings.max_change_fraction, settings.max_change_rows, settings.partial)
 
 
 def _result(work: _Work) -> TableResult:

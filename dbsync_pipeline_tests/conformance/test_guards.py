@@ -1,0 +1,171 @@
+"""Each guard that a person can let through: it trips, `plan` foretells it, nothing has changed, it is let through, and an undo takes that back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.guard import Policy
+from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
+from dbsync_pipeline_tests.worlds import MODEL, SETTINGS, content, execute, prepare, session, small_world, sync, user
+
+Pair = tuple[Database, Database]
+users, documents = (MODEL.table(name).sa for name in ("users", "documents"))
+
+
+@pytest.fixture(params=ENGINES)
+def pair(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pair:
+    """A source with a small world, and an empty target, on one engine."""
+    source, target = (new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux")))
+    prepare(source, small_world())
+    return source, target
+
+
+def _unknown_target(source: Database, target: Database) -> None:
+    prepare(target, {"users": [user(5000, name="precious")]})
+
+
+def _foreign_writes(source: Database, target: Database) -> None:
+    sync(source, target)
+    execute(target, users.update().where(users.c.id == 4).values(name="precious"))
+
+
+def _older_source(source: Database, target: Database) -> None:
+    """A backup from before the second publish: its rows are of then, and so is what its ledger knows."""
+    sync(source, target)
+    execute(source, users.update().where(users.c.id == 4).values(name="later"))
+    sync(source, target)
+    execute(source, users.update().where(users.c.id == 4).values(name="User 4"))
+    with source.connect() as dialect, dialect.connection.begin():
+        Ledger(dialect).note("number", "1")
+
+
+def _shrunken_source(source: Database, target: Database) -> None:
+    sync(source, target)
+    execute(source, documents.delete())
+
+
+def _partial(source: Database, target: Database) -> None:
+    sync(source, target)
+    execute(source, users.update().where(users.c.id == 4).values(name="new"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a guard is tripped, what it says, under which policy it does, and what lets it through."""
+
+    trip: Callable[[Database, Database], None]
+    says: str
+    through: Policy
+    option: str
+    policy: Policy | None = None
+    tables: tuple[str, ...] = ()
+
+
+CASES = {
+    "unknown target": Case(_unknown_target, r"linux was never published to", Policy(overwrite=True), "--overwrite"),
+    "foreign writes": Case(
+        _foreign_writes, r"somebody has written to linux .* with keys .*4", Policy(overwrite=True), "--overwrite"
+    ),
+    "older source": Case(
+        _older_source, "linux holds state 2, which windows does not know", Policy(overwrite=True), "--overwrite"
+    ),
+    "shrunken source": Case(
+        _shrunken_source, "the source's table is empty", Policy(max_change_fraction=1), "--max-change-fraction 1"
+    ),
+    "partial": Case(
+        _partial, "without chats, .* linux would be mixed", Policy(partial=True), "--partial", Policy(partial=False), ("users",)
+    ),
+}
+
+
+@pytest.mark.parametrize("guard", CASES)
+def test_a_guard_trips_is_let_through_and_that_is_undone(pair: Pair, guard: str) -> None:
+    case = CASES[guard]
+    source, target = pair
+    case.trip(source, target)
+    before = content(target)
+    with session(source, target, case.tables, policy=case.policy) as planning:
+        _, findings = planning.plan()
+    assert [finding.guard for finding in findings] == [guard]
+    with pytest.raises(Refused, match=case.says) as refused:
+        sync(source, target, case.tables, policy=case.policy)
+    assert f"dbsync sync --source windows --target linux {case.option}`" in str(refused.value)
+    assert content(target) == before
+    publication = sync(source, target, case.tables, policy=case.through)
+    assert content(target) == content(source)
+    rescue.undo(target, MODEL, publication.run_id, by="undo", settings=SETTINGS)
+    assert content(target) == before
+    with pytest.raises(Refused, match=case.says):
+        sync(source, target, case.tables, policy=case.policy)
+
+
+def test_a_source_restored_from_a_backup_is_older_to_every_standby_until_each_was_overwritten(
+    pair: Pair, new_database: NewDatabase
+) -> None:
+    source, linux = pair
+    azure = new_database(source.engine_name, "azure", server=1)
+    sync(source, azure)
+    _older_source(source, linux)
+    with session(source, azure) as planning:
+        assert not planning.plan()[1], "azure has not been through what the backup lacks"
+    execute(source, users.update().where(users.c.id == 5).values(name="since the backup"))
+    sync(source, linux, policy=Policy(overwrite=True))
+    sync(linux, azure)
+    execute(source, users.update().where(users.c.id == 5).values(name="later"))
+    assert sync(source, linux).changed == 1
+    assert sync(source, azure).changed == 1
+
+
+def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one(pair: Pair, new_database: NewDatabase) -> None:
+    source, linux = pair
+    azure = new_database(source.engine_name, "azure", server=1)
+    _older_source(source, linux)
+    sync(linux, azure)
+    with session(source, azure) as planning:
+        assert [finding.guard for finding in planning.plan()[1]] == ["older source"]
+    execute(source, users.update().where(users.c.id == 4).values(name="other than on azure"))
+    sync(source, linux, policy=Policy(overwrite=True))
+    for older in (source, linux):
+        with pytest.raises(Refused, match=f"azure holds state .*, which {older.name} does not know"):
+            sync(older, azure)
+    sync(source, azure, policy=Policy(overwrite=True))
+    execute(source, users.update().where(users.c.id == 4).values(name="new"))
+    sync(source, azure)
+
+
+def test_a_standby_that_passes_on_what_it_received_makes_no_new_state_and_one_that_was_written_to_does(
+    pair: Pair, new_database: NewDatabase
+) -> None:
+    source, linux = pair
+    azure = new_database(source.engine_name, "azure", server=1)
+    received = sync(source, linux)
+    assert sync(linux, azure).state == received.state
+    execute(source, users.update().where(users.c.id == 5).values(name="new"))
+    assert sync(source, azure).changed == 1, "the primary knows the state that it sent, whoever passed it on"
+    execute(linux, users.update().where(users.c.id == 6).values(name="written on linux"))
+    sync(source, linux, policy=Policy(overwrite=True))
+    execute(linux, users.update().where(users.c.id == 6).values(name="written on linux"))
+    assert sync(linux, azure).state > received.state
+    with pytest.raises(Refused, match="older source"):
+        sync(source, azure)
+
+
+def test_a_ledger_of_the_first_version_is_brought_up(pair: Pair) -> None:
+    source, target = pair
+    first = sync(source, target)
+    with target.connect() as dialect, dialect.connection.begin():
+        schema = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
+        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN state"))
+        Ledger(dialect).note("version", "1")
+    execute(source, users.update().where(users.c.id == 5).values(name="new"))
+    second = sync(source, target)
+    with target.connect() as dialect:
+        assert [entry.state for entry in Ledger(dialect).publishes()] == [second.number, first.number]
