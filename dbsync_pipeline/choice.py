@@ -1,6 +1,7 @@
-"""What to sync, as it was asked for: a pure choice of source, targets and tables, checked against the settings and the models.
+"""What to sync, as it was asked for: a choice of source, targets and tables, checked against the settings and the models.
 
-Every door uses it, so that the same wrong word is met by the same sentence everywhere, before anything is opened.
+Every door uses it, so that the same wrong word is met by the same sentence everywhere, before anything is opened. Only where no source is
+named, the databases are asked who the primary is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.mirror import term
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.session import policy_of
@@ -53,12 +55,13 @@ def choose(
     tables: Sequence[str] = (),
     allowed: Allowed | None = None,
 ) -> Choice:
-    """The choice; what was not said is: the primary, all other databases, all tables.
+    """The choice; what was not said is: the primary by the databases' terms, all other databases, all tables.
 
     Raises SettingsError for an unknown name, for a source that is a target too, and when there is no target.
     """
-    chosen = settings.database(source or settings.primary).name
     asked = tuple(dict.fromkeys(settings.database(target).name for target in targets))
+    selected = tuple(table.name for table in model.select(tables))
+    chosen = settings.database(source or term.primary(settings)).name
     if chosen in asked:
         raise SettingsError(
             f"source and target are the same database, {chosen}: nothing can be copied",
@@ -70,4 +73,4 @@ def choose(
         raise SettingsError(
             f"there is no database but the source, {chosen}", operation="sync", remedy="set DBSYNC_<NAME>_URL for a target"
         )
-    return Choice(chosen, found, tuple(table.name for table in model.select(tables)), allowed or Allowed())
+    return Choice(chosen, found, selected, allowed or Allowed())

@@ -22,7 +22,7 @@ from dbsync_pipeline import _render as render
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
-from dbsync_pipeline.mirror import rescue, schema
+from dbsync_pipeline.mirror import rescue, schema, term
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.model import Model, load_model
@@ -208,7 +208,7 @@ def _ask(settings: Settings) -> tuple[str | None, list[str] | None]:
     """Source and targets from the person at the terminal; nothing when there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None, None
-    source = render.ask("Copy from", settings.names, settings.primary)
+    source = render.ask("Copy from", settings.names, term.primary(settings))
     others = [name for name in settings.names if name != source]
     if len(others) < 2:
         return source, others

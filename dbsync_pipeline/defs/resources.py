@@ -24,7 +24,7 @@ from pydantic import Field, PrivateAttr
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.choice import Allowed
 from dbsync_pipeline.errors import DbsyncError, SettingsError, Transient
-from dbsync_pipeline.mirror import database, schema
+from dbsync_pipeline.mirror import database, schema, term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publication, TableResult
 from dbsync_pipeline.mirror.model import Model, load_model
@@ -53,7 +53,7 @@ class Work(Protocol):
 class Sync(ConfigurableResource[None]):
     """One run's work on one target, shared by its ops."""
 
-    source: str = Field(default="", description="The database to copy from. Empty: the primary (DBSYNC_PRIMARY).")
+    source: str = Field(default="", description="The database to copy from. Empty: the primary.")
 
     _work: Work | None = PrivateAttr(default=None)
     _ended: threading.Event = PrivateAttr(default_factory=threading.Event)
@@ -66,9 +66,11 @@ class Sync(ConfigurableResource[None]):
         Raises SettingsError when the run names no database, an unknown one, or the same one twice.
         """
         settings = load()
-        names = {SOURCE_TAG: self.source or settings.primary, TARGET_TAG: partition(context, settings)}
+        wanted = partition(context, settings)
+        primary = term.primary(settings) if self.source in ("", wanted) else ""
+        names = {SOURCE_TAG: self.source or primary, TARGET_TAG: wanted}
         context.instance.add_run_tags(context.run_id, names)
-        source, target = ends(settings, names[SOURCE_TAG], names[TARGET_TAG])
+        source, target = ends(settings, names[SOURCE_TAG], wanted, primary)
         model = load_model(settings.models)
         if source.name == target.name:
             self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
@@ -168,10 +170,10 @@ def _watch(instance: DagsterInstance, run_id: str, work: Work, ended: threading.
             work.cancel()
 
 
-def ends(settings: Settings, source: str, target: str) -> tuple[Database, Database]:
+def ends(settings: Settings, source: str, target: str, primary: str) -> tuple[Database, Database]:
     """Source and target by name; the same one twice only for the primary's own partition. Raises SettingsError otherwise."""
     found = database.database(settings, source), database.database(settings, target)
-    if target == source != settings.primary:
+    if target == source != primary:
         raise SettingsError(
             f"source and target are the same database, {target}: nothing can be copied",
             operation="sync",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.base import Key
+from dbsync_pipeline.mirror.ledger import Term
 
 FIRST_KEYS = 5
 """So many keys are named in a refusal."""
@@ -53,8 +54,8 @@ class Plan:
     known: bool
     tables: Mapping[str, TablePlan]
     strange: int | None = None
-    source_term: int = 0
-    target_term: int = 0
+    source_term: Term | None = None
+    target_term: Term | None = None
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -125,12 +126,26 @@ def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
 
 
 def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
-    if plan.target_term > plan.source_term:
+    """A source of an older reign, and one that follows another primary of the same one, would carry the past into the present."""
+    ours, theirs = plan.source_term, plan.target_term
+    if theirs is None:
+        return
+    mine = 0 if ours is None else ours.n
+    rival = ours is not None and ours.n == theirs.n and ours.primary not in (theirs.primary, plan.source)
+    if theirs.n > mine or rival:
         yield Finding(
             "term",
             None,
-            f"{plan.target} knows a newer primary (term {plan.target_term}) than {plan.source} does (term {plan.source_term})",
-            f"bring {plan.source} up from the primary of now: `dbsync sync --source <the primary> --target {plan.source}`",
+            f"{plan.target} says that {theirs.primary} is the primary (term {theirs.n}), and {plan.source} is of term {mine}",
+            f"make {plan.source} a copy of the primary first: `dbsync failback` where it is the configured primary, else "
+            f"`dbsync sync --source {theirs.primary} --target {plan.source}`",
+        )
+    elif theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite:
+        yield Finding(
+            "term",
+            None,
+            f"{plan.target} is the primary (term {theirs.n}): what the application wrote there would be lost",
+            _through(plan, "--overwrite"),
         )
 
 

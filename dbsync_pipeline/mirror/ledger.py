@@ -23,6 +23,19 @@ from dbsync_pipeline.types import Instant
 VERSION = 2
 
 _STRANGE = "strange numbers"
+TERM = "term"
+"""The fact that holds the term."""
+
+
+@dataclass(frozen=True, order=True)
+class Term:
+    """One reign: `n` counts the primaries that there have been, `primary` is the one of this term."""
+
+    n: int
+    primary: str
+
+    def __str__(self) -> str:
+        return f"term {self.n} ({self.primary})"
 
 
 @dataclass(frozen=True)
@@ -277,6 +290,35 @@ class Ledger:
             else:
                 self._connection.execute(facts.insert().values(name="number", value=str(number)))
         return number
+
+    def term(self) -> Term | None:
+        """The highest term that this database took; None where it took none."""
+        value = self.fact(TERM)
+        if value is None:
+            return None
+        n, _, primary = value.partition(" ")
+        return Term(int(n), primary)
+
+    def take_term(self, term: Term) -> bool:
+        """Within the open transaction, take a term that is higher than the one that stands here; True where it stands here afterwards.
+
+        False for a lower one, for the same n with another primary, and where somebody else takes one at the same moment.
+        """
+        mine, facts = self.term(), self._t.facts
+        if mine is not None and mine.n >= term.n:
+            return mine == term
+        with self._dialect.doing("write the ledger"):
+            if mine is not None:
+                old = f"{mine.n} {mine.primary}"
+                # no more than the right to delete: a standby's role has no other on this table
+                if self._connection.execute(facts.delete().where(facts.c.name == TERM, facts.c.value == old)).rowcount != 1:
+                    return False
+            try:
+                with self._connection.begin_nested():
+                    self._connection.execute(facts.insert().values(name=TERM, value=f"{term.n} {term.primary}"))
+            except sa.exc.IntegrityError:
+                return False
+        return True
 
     def newest(self) -> Publication | None:
         """The publish with the highest number, an undo too."""

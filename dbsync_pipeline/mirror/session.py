@@ -30,9 +30,6 @@ from dbsync_pipeline.settings import Settings
 Observer = Callable[[str, str, int, "int | None"], None]
 """Told of progress: table, phase (compare, stage, publish, prove), rows done, rows in all where known."""
 
-TERM = "term"
-"""The fact that counts the primaries that there have been."""
-
 _STAGED_KEYS = 5_000
 _EMPTY = "0:" + "0" * 32
 
@@ -237,12 +234,12 @@ class Session:
         known = self._ledger.exists()
         self._last = self._ledger.last() if known else None
         self._highest = self._ledger.number() if known else 0
-        self._target_term = int(self._ledger.fact(TERM) or 0) if known else 0
+        self._target_term = self._ledger.term() if known else None
         known = ours.exists()
         self._source_identity = ours.identity()
         self._source_numbers = ours.numbers() if known else None
         self._source_last = ours.last() if known else None
-        self._source_term = int(ours.fact(TERM) or 0) if known else 0
+        self._source_term = ours.term() if known else None
         present = [table for table in self._tables if table.name not in missing]
         sides = ((self.source, self._tables), (self.target, present))
         self._hidden = tuple((side.name, table) for side, tables in sides for table in side.hidden(tables))
@@ -503,7 +500,13 @@ class Session:
         self._ledger.record(publication, self._source_identity)
         if self._source_numbers is not None:
             self._ledger.keep_strange(self._source_numbers)
+        self._carry_term()
         return publication
+
+    def _carry_term(self) -> None:
+        """The target takes the source's term where that is higher, in the publishing transaction."""
+        if self._source_term is not None:
+            self._ledger.take_term(self._source_term)
 
     def _commit(self) -> None:
         """After a commit whose answer was lost, the ledger says whether it was made."""

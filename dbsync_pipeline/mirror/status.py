@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.mirror import term
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
@@ -55,8 +56,9 @@ class DatabaseStatus:
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
     """The status of every configured database, in their order; all are asked at the same time, and none is changed."""
     known = databases(settings)
+    primary_name = term.standing(known, settings).primary
     with ThreadPoolExecutor(len(known), thread_name_prefix="dbsync-status") as pool:
-        found = list(pool.map(lambda one: _alone(one, settings, model), known))
+        found = list(pool.map(lambda one: _alone(one, primary_name, model), known))
         primary = next((one for one in found if one.role == "primary"), None)
         if primary is None or not primary.available:
             return found
@@ -65,8 +67,8 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
         return list(compared)
 
 
-def _alone(database: Database, settings: Settings, model: Model) -> DatabaseStatus:
-    role = "primary" if database.name == settings.primary else "standby"
+def _alone(database: Database, primary: str, model: Model) -> DatabaseStatus:
+    role = "primary" if database.name == primary else "standby"
     result = DatabaseStatus(database.name, database.engine_name, role, available=False)
     started = time.monotonic()
     try:
