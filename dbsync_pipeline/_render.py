@@ -275,16 +275,25 @@ def history(runs: Sequence[Run]) -> None:
 
 
 def _history_row(run: Run) -> tuple[str, ...]:
-    colour = {"SUCCESS": "green", "FAILURE": "red"}.get(run.status, "yellow")
+    colour = {"SUCCESS": "green", "FAILURE": "red"}.get(run.status or "", "yellow")
     return (
         f"{run.started_at:%Y-%m-%d %H:%M:%S}",
         run.run_id[:8],
         f"{run.source or '?'} → {run.target or '?'}",
-        f"[{colour}]{run.status}[/{colour}]",
+        f"[{colour}]{_outcome_word(run)}[/{colour}]",
         *_numbers(_rows(run), changed(run)),
         f"{sum(counts.bytes for counts in run.tables.values()) / MEGA:.1f}",
         "" if run.seconds is None else f"{run.seconds:.1f}",
     )
+
+
+def _outcome_word(run: Run) -> str:
+    """Dagster's word, and the ledger's where it says more."""
+    if run.undoes is not None:
+        return f"undo of publish {run.undoes}"
+    if run.status is None:
+        return "published, by its ledger"
+    return f"{run.status}, but published" if run.published and not run.succeeded else run.status
 
 
 def verdicts(source: str, found: Mapping[str, Any]) -> None:

@@ -171,18 +171,26 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs, newest first.")] = 20, as_json: Json = False
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs, newest first.")] = 20,
+    source: Annotated[str | None, typer.Option("--source", help="Only those from this database.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Only those to this database.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only those that ended and published nothing.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the syncs that ran, however they were launched: from here, the UI, a schedule or `dagster job execute`."""
-    from dbsync_pipeline import history as past
+    from dbsync_pipeline import history as record
     from dbsync_pipeline import runs
 
-    with runs.dagster_instance(load()) as instance:
-        found = past.read(instance, limit)
+    settings = load()
+    wanted = record.Wanted(limit, source and settings.database(source).name, target and settings.database(target).name, failed)
+    with runs.dagster_instance(settings) as instance:
+        found = record.past(instance, databases(settings), wanted, seconds=settings.answer_seconds)
+    for error in found.unread.values():
+        render.complain(f"{error.database}: its ledger was not read, so what it published may be missing: {error.cause}")
     if as_json:
-        render.json_out(found)
+        render.json_out(found.runs)
     else:
-        render.history(found)
+        render.history(found.runs)
 
 
 def _plan(settings: Settings, model: Model, choice: Choice, target: str) -> tuple[Plan, tuple[Finding, ...]]:

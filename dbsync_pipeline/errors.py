@@ -18,6 +18,8 @@ are never chained: a driver's message may carry a connection string.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 
 class DbsyncError(Exception):
     """A failure with its place, its cause and its remedy; `str()` is the text that a person reads."""
@@ -58,7 +60,11 @@ class StructureError(DbsyncError):
 
 
 class Refused(DbsyncError):
-    """A guard held the sync back."""
+    """A guard held the sync back. `findings` has what each guard found: `guard`, `table`, `found`, `remedy`."""
+
+    def __init__(self, cause: str, *, findings: Sequence[Mapping[str, str | None]] = (), **place: str | None) -> None:
+        super().__init__(cause, **place)
+        self.findings = tuple(findings)
 
 
 class Unholdable(DbsyncError):

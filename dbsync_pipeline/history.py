@@ -1,19 +1,36 @@
-"""What happened: Dagster's runs as plain records, however they were launched.
+"""What happened: Dagster's runs joined with the ledgers of the databases, as plain records, however they were launched.
 
-A sync from the UI, a schedule, `dbsync sync` or `dagster job execute` leaves the same traces: the tags of its first step and the metadata
-of its materializations. Both are read here and nowhere else. Reading costs one query for the runs, and one for the events of each.
+A sync from the UI, a schedule, `dbsync sync` or `dagster job execute` leaves the same traces in Dagster: the tags of its first step and
+the metadata of its materializations. Whether it published is what the target's ledger says: a run that was killed after its commit
+published, and where Dagster's store is lost the ledgers still tell what was published. Undos stand in the ledgers alone.
+
+Reading costs one query for a page of runs, one for the events of each run that is wanted, and two for each ledger; none is read
+without a limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from dagster import AssetMaterialization, DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, RunRecord, RunsFilter
+from dagster import (
+    AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunRecord,
+    RunsFilter,
+)
 
-from dbsync_pipeline.defs.resources import SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.defs.resources import GUARDS, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger, Publication
+from dbsync_pipeline.mirror.probe import ask
 
 JOB = "sync_job"
 LOCATION = "dbsync_pipeline.definitions"
@@ -25,6 +42,8 @@ _TELLING = {
     DagsterEventType.RUN_FAILURE,
     DagsterEventType.RUN_CANCELED,
 }
+_FAILED = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_LAUNCHERS = {"dagster/schedule_name": "schedule", "dagster/sensor_name": "sensor", "dagster/backfill": "backfill"}
 _PAGE = 100
 
 
@@ -41,42 +60,113 @@ class TableCounts:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on one target. `status` is Dagster's word; times are UTC; `reason` says why it did not succeed."""
+    """One run on one target. Times are UTC; `reason` says why it did not succeed.
+
+    `status` is Dagster's word, None where Dagster knows nothing of the run. `published` and `number` are the ledger's; `published` is
+    None where neither the ledger nor Dagster could tell. `phases` are seconds. `verdicts` are the guards' that refused, each with
+    `guard`, `table`, `found` and `remedy`; `allowed` is what a person let pass. `undoes` is the number of the publish that an undo took back.
+    """
 
     run_id: str
-    status: str
+    status: str | None
     source: str | None
     target: str | None
     started_at: datetime
     seconds: float | None
     tables: dict[str, TableCounts]
     reason: str | None
+    published: bool | None = None
+    number: int | None = None
+    phases: dict[str, float] = field(default_factory=dict)
+    verdicts: tuple[dict[str, Any], ...] = ()
+    allowed: dict[str, Any] = field(default_factory=dict)
+    launched_by: str | None = None
+    undoes: int | None = None
 
     @property
     def succeeded(self) -> bool:
         return self.status == "SUCCESS"
 
 
-def read(instance: DagsterInstance, limit: int = 20) -> list[Run]:
-    """The last `limit` syncs, newest first; runs of other jobs in the same store are passed over."""
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs: at most `limit`, from that source, to that target, only those that ended without a publish."""
+
+    limit: int = 20
+    source: str | None = None
+    target: str | None = None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Past:
+    """Runs, newest first, and why a ledger could not be read, by its database."""
+
+    runs: list[Run]
+    unread: dict[str, DbsyncError]
+
+
+def past(instance: DagsterInstance, databases: Sequence[Database], wanted: Wanted, *, seconds: float) -> Past:
+    """The newest runs and publishes, newest first. A ledger that is not read within `seconds` is no failure: it is named in `unread`."""
+    runs = read(instance, wanted)
+    asked = [database for database in databases if wanted.target in (None, database.name)]
+    answers = ask(asked, lambda one: _entries(one, wanted, [run.run_id for run in runs]), seconds)
+    read_ledgers = {name: answer for name, answer in answers.items() if not isinstance(answer, DbsyncError)}
+    joined = [run for run in join(runs, read_ledgers) if not (wanted.failed and run.published)]
+    joined.sort(key=lambda run: run.started_at, reverse=True)
+    return Past(joined[: wanted.limit], {name: answer for name, answer in answers.items() if isinstance(answer, DbsyncError)})
+
+
+def read(instance: DagsterInstance, wanted: Wanted = Wanted()) -> list[Run]:
+    """The wanted syncs as Dagster has them, newest first; runs of other jobs in the same store are passed over."""
     found: list[Run] = []
-    cursor: str | None = None
-    while len(found) < limit:
-        page = instance.get_run_records(limit=min(_PAGE, limit), cursor=cursor)
-        found += [_run(instance, record) for record in page if _is_sync(record.dagster_run)]
-        if len(page) < min(_PAGE, limit):
+    for record in _records(instance, wanted):
+        if _is_wanted(record.dagster_run, wanted):
+            found.append(_run(instance, record))
+        if len(found) == wanted.limit:
             break
-        cursor = page[-1].dagster_run.run_id
-    return found[:limit]
+    return found
 
 
 def read_one(instance: DagsterInstance, run_id: str) -> Run:
-    """The sync of that run id."""
+    """The sync of that run id, as Dagster has it."""
     (record,) = instance.get_run_records(RunsFilter(run_ids=[run_id]))
     return _run(instance, record)
 
 
-def _is_sync(run: DagsterRun) -> bool:
+def join(runs: Sequence[Run], ledgers: Mapping[str, Sequence[Publication]]) -> Iterator[Run]:
+    """The runs with what the ledgers, by database, say of them, and what only the ledgers know; in no order."""
+    entries = {(name, entry.run_id): entry for name, publications in ledgers.items() for entry in publications}
+    for run in runs:
+        entry = entries.pop((run.target or "", run.run_id), None)
+        if entry is not None:
+            yield _with_entry(run, entry)
+        elif run.target in ledgers and run.published is None:
+            yield replace(run, published=False)
+        else:
+            yield run
+    known = {run.run_id: run for run in runs}
+    for (_, run_id), entry in entries.items():  # a run of several targets, or none that Dagster knows
+        yield replace(_of_ledger(entry), status=known[run_id].status) if run_id in known else _of_ledger(entry)
+
+
+# Dagster's side --------------------------------------------------------------------------------------------------------
+
+
+def _records(instance: DagsterInstance, wanted: Wanted) -> Iterator[RunRecord]:
+    """Page by page, so that no more is read than is looked at."""
+    filters = RunsFilter(statuses=_FAILED) if wanted.failed else None
+    size, cursor = min(_PAGE, wanted.limit), None
+    while True:
+        page = instance.get_run_records(filters, limit=size, cursor=cursor)
+        yield from page
+        if len(page) < size:
+            return
+        cursor, size = page[-1].dagster_run.run_id, _PAGE
+
+
+def is_sync(run: DagsterRun) -> bool:
+    """Whether a run of Dagster's store is one of this project's syncs."""
     if run.job_name == JOB or TARGET_TAG in run.tags:
         return True
     # A run that ended before its first step, launched from the UI as a materialization.
@@ -84,33 +174,65 @@ def _is_sync(run: DagsterRun) -> bool:
     return origin is not None and origin.location_name == LOCATION and PARTITION_TAG in run.tags
 
 
+def _is_wanted(run: DagsterRun, wanted: Wanted) -> bool:
+    return is_sync(run) and wanted.source in (None, _source(run)) and wanted.target in (None, _target(run))
+
+
 def _run(instance: DagsterInstance, record: RunRecord) -> Run:
     run = record.dagster_run
     events = [entry.event_log_entry.dagster_event for entry in instance.get_records_for_run(run.run_id, of_type=_TELLING).records]
     told = [event for event in events if event is not None]
+    made = [event.step_materialization_data.materialization for event in told if event.is_step_materialization]
+    said = _said(made[0]) if made else {}
     began = record.start_time or record.create_timestamp.timestamp()
     return Run(
         run_id=run.run_id,
         status=run.status.value,
-        source=run.tags.get(SOURCE_TAG) or _configured_source(run),
-        target=run.tags.get(TARGET_TAG) or run.tags.get(PARTITION_TAG),
+        source=_source(run),
+        target=_target(run),
         started_at=datetime.fromtimestamp(began, timezone.utc),
         seconds=round(record.end_time - began, 3) if record.end_time else None,
-        tables=dict(_table(event.step_materialization_data.materialization) for event in told if event.is_step_materialization),
+        tables=dict(map(_table, made)),
         reason=_reason(told),
+        published="publish number" in said if made else False if run.status == DagsterRunStatus.SUCCESS else None,
+        number=said.get("publish number"),
+        phases={key.removeprefix("seconds "): value for key, value in said.items() if key.startswith("seconds ")},
+        verdicts=_verdicts(told),
+        allowed=_configured(run, "ops", "sync", "ops", "ensure_schema", "config") or {},
+        launched_by=_launcher(run),
     )
 
 
-def _configured_source(run: DagsterRun) -> str | None:
-    """What the launch said of the source; for a run that ended before its first step."""
+def _source(run: DagsterRun) -> str | None:
+    # what the launch said, for a run that ended before its first step
+    return run.tags.get(SOURCE_TAG) or _configured(run, "resources", "sync", "config", "source")
+
+
+def _target(run: DagsterRun) -> str | None:
+    return run.tags.get(TARGET_TAG) or run.tags.get(PARTITION_TAG)
+
+
+def _configured(run: DagsterRun, *path: str) -> Any:
+    """What stands there in the run's config; None for nothing."""
     found: Any = run.run_config
-    for key in ("resources", "sync", "config", "source"):
+    for key in path:
         found = found.get(key) if isinstance(found, Mapping) else None
     return found or None
 
 
+def _launcher(run: DagsterRun) -> str:
+    for tag, word in _LAUNCHERS.items():
+        if tag in run.tags:
+            return f"{word} {run.tags[tag]}"
+    return "command line" if run.remote_job_origin is None else "ui"
+
+
+def _said(materialization: AssetMaterialization) -> dict[str, Any]:
+    return {key: value.value for key, value in materialization.metadata.items()}
+
+
 def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
-    said = {key: value.value for key, value in materialization.metadata.items()}
+    said = _said(materialization)
     name = str(said.get("dagster/table_name") or materialization.asset_key.to_user_string())
     words = {
         "rows": "dagster/row_count",
@@ -120,6 +242,15 @@ def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
         "bytes": "bytes moved",
     }
     return name, TableCounts(**{word: int(str(said.get(key) or 0)) for word, key in words.items()})
+
+
+def _verdicts(events: Iterable[DagsterEvent]) -> tuple[dict[str, Any], ...]:
+    for event in events:
+        failure = event.step_failure_data.user_failure_data if event.is_step_failure else None
+        if failure is not None and GUARDS in failure.metadata:
+            found: Any = failure.metadata[GUARDS].value
+            return tuple(dict(one) for one in found)
+    return ()
 
 
 def _reason(events: Iterable[DagsterEvent]) -> str | None:
@@ -142,3 +273,46 @@ def _message(error: Any) -> str | None:
     if error is None:
         return None
     return "interrupted" if error.cls_name == "DagsterExecutionInterruptedError" else str(error.message).strip()
+
+
+# The ledgers' side -----------------------------------------------------------------------------------------------------
+
+
+def _entries(database: Database, wanted: Wanted, run_ids: Sequence[str]) -> list[Publication]:
+    """The newest publishes, and those of the runs that Dagster named, which may be older."""
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        if not ledger.exists():
+            return []
+        newest = [] if wanted.failed else ledger.publishes(wanted.limit, source=wanted.source)
+        rest = set(run_ids) - {entry.run_id for entry in newest}
+        return newest + (ledger.of_runs(sorted(rest)) if rest else [])
+
+
+def _with_entry(run: Run, entry: Publication) -> Run:
+    """The ledger's word; where the process ended after its commit, it is the only one."""
+    ours = _of_ledger(entry)
+    return replace(
+        run, published=True, number=entry.number, source=entry.source, phases=ours.phases, tables=run.tables or ours.tables
+    )
+
+
+def _of_ledger(entry: Publication) -> Run:
+    seconds = sum(entry.seconds.values())
+    return Run(
+        run_id=entry.run_id,
+        status=None,
+        source=entry.source,
+        target=entry.target,
+        started_at=entry.published_at - timedelta(seconds=seconds),
+        seconds=round(seconds, 3),
+        tables={
+            name: TableCounts(result.rows, result.inserted, result.updated, result.deleted, result.bytes)
+            for name, result in entry.tables.items()
+        },
+        reason=None,
+        published=True,
+        number=entry.number,
+        phases=dict(entry.seconds),
+        undoes=entry.undoes,
+    )

@@ -80,6 +80,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def answer_seconds(self) -> float:
+        """How long a database that is only asked may take in all: to connect, and a little to answer."""
+        return self.connect_seconds + 5
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of the databases: windows, linux, azure, then by name."""
         return tuple(database.name for database in self.databases)

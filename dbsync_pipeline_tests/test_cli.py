@@ -129,12 +129,17 @@ def test_sync_makes_all_others_equal_and_history_has_one_run_for_each(places: Pl
     runs = dbsync("history", "--json").json
     assert [run["target"] for run in runs] == ["azure", "linux"]
     for run in runs:
-        assert set(run) == {"run_id", "status", "source", "target", "started_at", "seconds", "tables", "reason"}
+        assert set(run) >= {"run_id", "status", "source", "target", "started_at", "seconds", "tables", "reason"}
+        assert (run["published"], run["verdicts"], run["launched_by"]) == (True, [], "command line") and run["phases"][
+            "publish"
+        ] > 0
         assert (run["status"], run["source"], run["reason"]) == ("SUCCESS", "windows", None)
         assert run["started_at"].endswith("+00:00") and run["seconds"] > 0
         users = {"rows": 20, "inserted": 20, "updated": 0, "deleted": 0}
         assert users.items() <= run["tables"]["users"].items() and set(run["tables"]) == set(MODEL.names)
     assert len(dbsync("history", "--json", "--limit", "1").json) == 1
+    assert [run["target"] for run in dbsync("history", "--json", "--target", "linux").json] == ["linux"]
+    assert dbsync("history", "--json", "--failed").json == [] == dbsync("history", "--json", "--source", "azure").json
     assert "windows → azure" in dbsync("history").out
     assert "nothing to do" in dbsync("sync", "--target", "azure").out
 

@@ -10,12 +10,16 @@ import pytest
 from dagster import DagsterInstance, execute_job, job, materialize, op, reconstructable
 
 from dbsync_pipeline import history, runs
-from dbsync_pipeline.choice import choose
+from dbsync_pipeline.choice import Allowed, choose
 from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.ledger import Ledger, Publication
 from dbsync_pipeline.settings import load
-from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.worlds import MODEL, execute
+from dbsync_pipeline_tests.worlds import sync as mirror
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def test_a_run_that_published_has_its_rows(places: Places, instance: DagsterInst
 def test_newest_first_and_no_more_than_asked(places: Places, instance: DagsterInstance) -> None:
     ids = [sync(instance, target).run_id for target in ("azure", "linux", "azure")]
     assert [one.run_id for one in history.read(instance)] == ids[::-1]
-    assert [one.run_id for one in history.read(instance, 2)] == [ids[2], ids[1]]
+    assert [one.run_id for one in history.read(instance, history.Wanted(2))] == [ids[2], ids[1]]
 
 
 def test_a_materialization_is_found_and_another_projects_job_is_not(places: Places, instance: DagsterInstance) -> None:
@@ -67,7 +71,7 @@ def test_a_materialization_is_found_and_another_projects_job_is_not(places: Plac
     materialize(tables, partition_key="linux", instance=instance, resources={"sync": Sync()})
     with execute_job(reconstructable(of_another_project), instance):
         pass
-    (found,) = history.read(instance, 1)
+    (found,) = history.read(instance, history.Wanted(1))
     assert (found.status, found.source, found.target) == ("SUCCESS", "windows", "linux")
 
 
@@ -87,6 +91,81 @@ def test_a_run_that_never_began_is_there(places: Places, instance: DagsterInstan
     assert (found.seconds, found.tables, found.reason) == (None, {}, None)
     instance.report_run_canceled(run)
     assert history.read_one(instance, run.run_id).reason
+
+
+# Joined with the ledgers -----------------------------------------------------------------------------------------------
+
+
+def joined(instance: DagsterInstance, wanted: history.Wanted = history.Wanted()) -> history.Past:  # noqa: B008 - it is frozen
+    return history.past(instance, databases(load()), wanted, seconds=10)
+
+
+def test_a_lost_store_leaves_what_the_ledgers_know(places: Places, instance: DagsterInstance) -> None:
+    mirror(places.named("windows"), places.named("azure"))
+    execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
+    mirror(places.named("windows"), places.named("azure"))
+    newest, first = joined(instance).runs
+    assert (newest.status, newest.published, newest.source, newest.target) == (None, True, "windows", "azure")
+    assert (newest.number, first.number, newest.tables["users"].updated, first.tables["users"].inserted) == (2, 1, 1, 20)
+    assert newest.phases.keys() >= {"schema", "compare", "publish"} and newest.started_at > first.started_at
+    assert [run.number for run in joined(instance, history.Wanted(1)).runs] == [2]
+    assert joined(instance, history.Wanted(target="linux")).runs == joined(instance, history.Wanted(failed=True)).runs == []
+
+
+def test_a_run_that_was_killed_after_its_commit_shows_as_published(places: Places, instance: DagsterInstance) -> None:
+    run = instance.create_run_for_job(runs.sync_job(), tags={"dagster/partition": "azure"})
+    mirror(places.named("windows"), places.named("azure"), run_id=run.run_id)
+    instance.report_run_failed(run)
+    (found,) = joined(instance).runs
+    assert (found.run_id, found.status, found.published, found.number) == (run.run_id, "FAILURE", True, 1)
+    assert found.tables["users"].inserted == 20 and found.source == "windows"
+    assert joined(instance, history.Wanted(failed=True)).runs == []
+
+
+def test_a_refused_run_has_the_guards_verdicts_and_what_was_allowed(places: Places, instance: DagsterInstance) -> None:
+    sync(instance, "azure")
+    execute(places.named("windows"), "DELETE FROM user_memory")
+    refused = sync(instance, "azure")
+    assert [verdict["guard"] for verdict in refused.verdicts] == ["shrunken source"]
+    (failed,) = joined(instance, history.Wanted(failed=True)).runs
+    assert (failed.run_id, failed.published, failed.verdicts) == (refused.run_id, False, refused.verdicts)
+    allowed = choose(load(), MODEL, None, ["azure"], (), Allowed(max_change_fraction=1))
+    assert runs.sync(instance, allowed, "azure", lambda *_: None).allowed == {"max_change_fraction": 1}
+
+
+def test_a_ledger_out_of_reach_is_said_and_hides_no_run(places: Places, instance: DagsterInstance) -> None:
+    sync(instance, "azure")
+    places.out_of_reach("azure")
+    sync(instance, "azure")
+    found = joined(instance)
+    assert [(run.status, run.published) for run in found.runs] == [("FAILURE", None), ("SUCCESS", True)]
+    assert "azure" in found.unread and "windows" not in found.unread and SECRET.decode() not in str(found.unread)
+
+
+def test_an_undo_is_in_the_history(places: Places, instance: DagsterInstance) -> None:
+    run = sync(instance, "azure")
+    rescue.undo(places.named("azure"), MODEL, run.run_id, by="undo-1", settings=load())
+    assert [(one.run_id, one.undoes) for one in joined(instance).runs] == [("undo-1", 1), (run.run_id, None)]
+
+
+def test_an_old_run_is_found_in_a_ledger_with_many_newer_publishes(places: Places) -> None:
+    entries = [mirror(places.named("windows"), places.named("azure")) for _ in range(3)]
+    with places.named("azure").connect() as dialect:
+        ledger = Ledger(dialect)
+        assert [entry.number for entry in ledger.publishes(2)] == [3, 2]
+        assert ledger.of_runs([entries[0].run_id]) == [entries[0]]
+        assert ledger.publishes(1, source="linux") == []
+
+
+def test_a_run_of_several_targets_has_a_record_for_each() -> None:
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+    run = history.Run("one", "SUCCESS", "linux", None, at, 1.0, {}, None)
+    entries = {name: [Publication(7, "one", "linux", name, at, at, {}, {"publish": 1.0})] for name in ("windows", "azure")}
+    found = list(history.join([run], entries))
+    assert {(one.target, one.status, one.published) for one in found} >= {
+        ("windows", "SUCCESS", True),
+        ("azure", "SUCCESS", True),
+    }
 
 
 def test_making_the_store_twice_changes_nothing(places: Places) -> None:

@@ -51,9 +51,10 @@ def sync(
     model: Model = MODEL,
     policy: Policy | None = None,
     settings: Settings = SETTINGS,
+    run_id: str | None = None,
 ) -> Publication:
     """A whole sync, as the ops do it."""
-    with session(source, target, tables, model=model, policy=policy, settings=settings) as one:
+    with session(source, target, tables, model=model, policy=policy, settings=settings, run_id=run_id) as one:
         one.ensure_schema()
         for table in model.select(tables):
             one.copy(table.name)

@@ -18,12 +18,20 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Protocol
 
-from dagster import ConfigurableResource, DagsterInstance, DagsterRunStatus, Failure, InitResourceContext, OpExecutionContext
+from dagster import (
+    ConfigurableResource,
+    DagsterInstance,
+    DagsterRunStatus,
+    Failure,
+    InitResourceContext,
+    MetadataValue,
+    OpExecutionContext,
+)
 from pydantic import Field, PrivateAttr
 
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.choice import Allowed
-from dbsync_pipeline.errors import DbsyncError, SettingsError, Transient
+from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient
 from dbsync_pipeline.mirror import database, schema, term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publication, TableResult
@@ -33,6 +41,9 @@ from dbsync_pipeline.settings import Settings, load
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
+
+GUARDS = "guards"
+"""The metadata of a failure that has what each guard found."""
 
 _LOOK_SECONDS = 2.0
 
@@ -199,6 +210,8 @@ def told_plainly() -> Iterator[None]:
     try:
         yield
     except DbsyncError as error:
-        raise Failure(description=str(error), allow_retries=isinstance(error, Transient)) from None
+        findings = [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
+        metadata = {GUARDS: MetadataValue.json(findings)} if findings else {}
+        raise Failure(description=str(error), metadata=metadata, allow_retries=isinstance(error, Transient)) from None
     except Exception as error:
         raise Failure(description=unforeseen.text(error), allow_retries=False) from None

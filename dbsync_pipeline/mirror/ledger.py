@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -343,12 +343,20 @@ class Ledger:
         """The publish of that run, if it was committed."""
         return self._one(sa.select(self._t.publishes).where(self._t.publishes.c.run_id == run_id))
 
-    def publishes(self, limit: int | None = None) -> list[Publication]:
-        """The newest publishes, newest first; all without a limit."""
+    def publishes(self, limit: int | None = None, *, source: str | None = None) -> list[Publication]:
+        """The newest publishes, from that source if one is named, newest first; all without a limit."""
+        publishes = self._t.publishes
+        query = sa.select(publishes).order_by(publishes.c.number.desc()).limit(limit)
+        return self._many(query if source is None else query.where(publishes.c.source == source))
+
+    def of_runs(self, run_ids: Collection[str]) -> list[Publication]:
+        """The publishes of these runs, of those that were committed, newest first."""
+        publishes = self._t.publishes
+        return self._many(sa.select(publishes).where(publishes.c.run_id.in_(run_ids)).order_by(publishes.c.number.desc()))
+
+    def _many(self, query: sa.Select[Any]) -> list[Publication]:
         with self._dialect.doing("read the ledger"):
-            rows = self._connection.execute(
-                sa.select(self._t.publishes).order_by(self._t.publishes.c.number.desc()).limit(limit)
-            ).all()
+            rows = self._connection.execute(query).all()
         return [self._publication(row) for row in rows]
 
     def _one(self, query: sa.Select[Any]) -> Publication | None:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -358,6 +358,7 @@ class Session:
         if findings:
             raise Refused(
                 "; ".join(f"{finding.found} ({finding.guard})" for finding in findings),
+                findings=[asdict(finding) for finding in findings],
                 operation="sync",
                 database=self._target_database.name,
                 table=findings[0].table,
