@@ -25,6 +25,7 @@ from rich.table import Table
 
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.mirror import ready
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -364,7 +365,9 @@ def checked(found: Mapping[str, Any]) -> None:
 
 
 def status(found: Sequence[DatabaseStatus]) -> None:
-    table = _table(None, "database", "role", "engine", "answers", ">MB", ">rows", "last published (UTC)", "in sync")
+    table = _table(
+        None, "database", "role", "engine", "answers", ">MB", ">rows", "last published (UTC)", "in sync", ">term", "ready"
+    )
     for place in found:
         table.add_row(*_status_row(place))
     _out.print(table)
@@ -372,10 +375,9 @@ def status(found: Sequence[DatabaseStatus]) -> None:
     for place in found:
         if place.reason:
             complain(f"{place.name}: {place.reason}")
-        if place.held:
-            complain(f"{place.name}: its schedule is held: {place.held}\nRemedy: dbsync release {place.name}")
-        if place.last_publish and place.last_publish.partial:
-            complain(f"{place.name}: mixed: its last publish was of some tables only\nRemedy: dbsync sync --target {place.name}")
+        for check, why in place.not_ready.items():
+            if why not in (place.reason or ""):
+                complain(f"{place.name}: {why}\nRemedy: {ready.remedy(check, place.name)}")
         if place.last_publish and not place.last_publish.numbered:
             say(
                 f"{place.name}: its source, {place.last_publish.source}, could not note the publish's number: "
@@ -394,7 +396,18 @@ def _status_row(place: DatabaseStatus) -> tuple[str, ...]:
         f"{sum(place.rows.values()):,}" if place.rows else "",
         f"{last.published_at:%Y-%m-%d %H:%M:%S}, holds {last.source} as of {_age(last.age_seconds)} ago" if last else "",
         _in_sync(place),
+        "" if place.term is None else str(place.term),
+        _ready(place),
     )
+
+
+def _ready(place: DatabaseStatus) -> str:
+    """Whether it could take over now; a ready one may be old."""
+    if place.ready is None:
+        return ""
+    if not place.ready:
+        return "[red]no[/red]"
+    return "[yellow]yes, but old[/yellow]" if ready.AGE in place.not_ready else "[green]yes[/green]"
 
 
 def _in_sync(place: DatabaseStatus) -> str:

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     partial: bool = True
     lock_seconds: float = Field(default=30, gt=0)
     connect_seconds: float = Field(default=10, gt=0)
+    max_age_hours: float = Field(default=7, gt=0)
     databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
 
     @classmethod
@@ -83,6 +84,11 @@ class Settings(BaseSettings):
     def answer_seconds(self) -> float:
         """How long a database that is only asked may take in all: to connect, and a little to answer."""
         return self.connect_seconds + 5
+
+    @property
+    def max_age_seconds(self) -> float:
+        """How old the state of a standby may be before it counts as too old."""
+        return self.max_age_hours * 3600
 
     @property
     def names(self) -> tuple[str, ...]:

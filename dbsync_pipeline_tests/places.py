@@ -11,7 +11,7 @@ import pytest
 from dagster import DagsterInstance
 
 from dbsync_pipeline import runs
-from dbsync_pipeline.mirror.database import Database, database
+from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.worlds import prepare, small_world
 
@@ -31,6 +31,9 @@ class Places:
 
     def named(self, name: str) -> Database:
         return database(load(), name)
+
+    def all(self) -> tuple[Database, ...]:
+        return databases(load())
 
     def set(self, **variables: str) -> None:
         """Environment variables, as an operator sets them."""

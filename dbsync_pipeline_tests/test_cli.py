@@ -215,6 +215,8 @@ def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync)
     assert (windows["role"], windows["available"], windows["rows"]["messages"]) == ("primary", True, 200)
     assert (linux["in_sync"], linux["behind"], linux["last_publish"]["source"]) == (False, {"users": 1}, "windows")
     assert (azure["available"], azure["last_publish"]) == (False, None) and azure["reason"]
+    assert (linux["ready"], linux["not_ready"], windows["ready"]) == (True, {}, None)
+    assert azure["ready"] is False and set(azure["not_ready"]) == {"reachable"}
     text = dbsync("status")
     assert "1 rows off" in text.out and SECRET.decode() not in text.out + text.err
 

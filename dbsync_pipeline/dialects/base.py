@@ -415,6 +415,11 @@ class Dialect(ABC):
     def counter(self, table: Table) -> int | None:
         """The last number that the table's counter gave, or the highest key if that is greater; None where it has no counter."""
 
+    def numbers(self, table: Table) -> tuple[int, int] | None:
+        """The last number that the table's counter gave, and the highest key; None where it has no counter, or none that can be read."""
+        assert not self.connection.closed, table.name
+        return None
+
     @abstractmethod
     def move_counter(self, table: Table, value: int) -> None:
         """The next number given will be greater than `value`; never moves a counter back."""

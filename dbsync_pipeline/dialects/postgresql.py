@@ -538,15 +538,19 @@ class PostgreSQL(Dialect):
 
     # -- counters
 
-    @translated
     def counter(self, table: Table) -> int | None:
+        numbers = self.numbers(table)
+        return None if numbers is None else max(numbers)
+
+    @translated
+    def numbers(self, table: Table) -> tuple[int, int] | None:
         sequence = self._sequence(table)
         if sequence is None or table.counter is None:
             return None
         # pg_sequence_last_value would say NULL to a role that may not read the sequence
         last = self._one(f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}")[0]
         highest = self._one(f"SELECT max({quote(table.counter.name)}) FROM {quote_table(table.sa)}")[0]
-        return max(last or 0, highest or 0)
+        return last or 0, highest or 0
 
     @translated
     def move_counter(self, table: Table, value: int) -> None:

@@ -345,13 +345,17 @@ class SQLite(Dialect):
 
     # -- counters
 
-    @translated
     def counter(self, table: Table) -> int | None:
+        numbers = self.numbers(table)
+        return None if numbers is None else max(numbers)
+
+    @translated
+    def numbers(self, table: Table) -> tuple[int, int] | None:
         if table.counter is None or not self._counts(table):
             return None
         last = self._raw.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table.sa.name,)).fetchone()
         highest = self._raw.execute(f"SELECT max({quote(table.counter.name)}) FROM {quote(table.sa.name)}").fetchone()[0]
-        return max(last[0] if last else 0, highest or 0)
+        return last[0] if last else 0, highest or 0
 
     @translated
     def move_counter(self, table: Table, value: int) -> None:

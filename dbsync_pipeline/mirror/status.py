@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import term
+from dbsync_pipeline.mirror import ready, term
 from dbsync_pipeline.mirror.database import Database, databases
-from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.ledger import Publication
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue import HELD
 from dbsync_pipeline.mirror.schema import require
 from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.settings import Settings
@@ -36,7 +35,8 @@ class LastPublish:
 class DatabaseStatus:
     """One database. `behind` has the rows of each table that a sync from the primary would insert, update or delete.
 
-    What could not be found out is None, with the reason in `reason`.
+    `ready` says of a standby whether the application could write there now, and `not_ready` by check why not; a check may also say that
+    a ready standby is old. `term` is the highest that the database took. What could not be found out is None, with the reason in `reason`.
     """
 
     name: str
@@ -51,14 +51,17 @@ class DatabaseStatus:
     held: str | None = None
     in_sync: bool | None = None
     behind: Mapping[str, int] = field(default_factory=dict)
+    term: int | None = None
+    ready: bool | None = None
+    not_ready: Mapping[str, str] = field(default_factory=dict)
 
 
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
     """The status of every configured database, in their order; all are asked at the same time, and none is changed."""
     known = databases(settings)
-    primary_name = term.standing(known, settings).primary
+    standing = term.standing(known, settings)
     with ThreadPoolExecutor(len(known), thread_name_prefix="dbsync-status") as pool:
-        found = list(pool.map(lambda one: _alone(one, primary_name, model), known))
+        found = list(pool.map(lambda one: _alone(one, standing, settings, model), known))
         primary = next((one for one in found if one.role == "primary"), None)
         if primary is None or not primary.available:
             return found
@@ -67,32 +70,32 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
         return list(compared)
 
 
-def _alone(database: Database, primary: str, model: Model) -> DatabaseStatus:
-    role = "primary" if database.name == primary else "standby"
-    result = DatabaseStatus(database.name, database.engine_name, role, available=False)
+def _alone(database: Database, standing: term.Standing, settings: Settings, model: Model) -> DatabaseStatus:
+    role, taken = "primary" if database.name == standing.primary else "standby", standing.taken.get(database.name)
+    result = DatabaseStatus(database.name, database.engine_name, role, available=False, term=taken.n if taken else None)
     started = time.monotonic()
     try:
         with database.connect() as dialect:
             result = replace(result, available=True, latency_ms=round((time.monotonic() - started) * 1000, 1))
+            if role == "standby":
+                result = _judged(result, ready.read(dialect, model), settings)
             require(dialect, model)
             dialect.snapshot()
-            ledger = Ledger(dialect)
-            return replace(
-                result,
-                size_mb=round(dialect.size_bytes() / 1e6, 2),
-                rows={table.name: dialect.count(table) for table in model.tables},
-                last_publish=_last(ledger) if ledger.exists() else None,
-                held=ledger.fact(HELD) if ledger.exists() else None,
-            )
+            size, rows = dialect.size_bytes(), {table.name: dialect.count(table) for table in model.tables}
+            return replace(result, size_mb=round(size / 1e6, 2), rows=rows)
     except DbsyncError as error:
-        return replace(result, reason=str(error))
+        if role == "primary":
+            return replace(result, reason=str(error))
+        return replace(result, reason=str(error), ready=False, not_ready=result.not_ready or {ready.REACHABLE: error.cause})
 
 
-def _last(ledger: Ledger) -> LastPublish | None:
-    last = ledger.last()
-    if last is None:
-        return None
-    age = (dt.datetime.now(dt.timezone.utc) - last.snapshot_at).total_seconds()
+def _judged(result: DatabaseStatus, facts: ready.Facts, settings: Settings) -> DatabaseStatus:
+    verdict = ready.judge(facts, settings.max_age_seconds)
+    last = None if facts.last is None or facts.age_seconds is None else _last(facts.last, facts.age_seconds)
+    return replace(result, last_publish=last, held=facts.held, ready=verdict.ready, not_ready=verdict.reasons)
+
+
+def _last(last: Publication, age: float) -> LastPublish:
     return LastPublish(last.number, last.run_id, last.source, last.published_at, round(age, 1), last.partial, last.numbered)
 
 

@@ -1,0 +1,147 @@
+"""Whether a standby could take over: each fact is found on a real database, and the verdict is a pure function of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.mirror import ready, rescue
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.ready import AGE, COUNTERS, KEYS, RELEASED, STRUCTURE, WHOLE, WRITES, Facts
+from dbsync_pipeline.mirror.status import status
+from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.roles import Roles, administer, name
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, sequence_gives, small_world, sync, user
+
+AT = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+WHOLE_PUBLISH = Publication(1, "run", "windows", "linux", AT, AT, {}, {})
+GOOD = Facts(last=WHOLE_PUBLISH, age_seconds=60)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found", "is_ready"),
+    [
+        (GOOD, set(), True),
+        (replace(GOOD, structure=("table users: missing",)), {STRUCTURE}, False),
+        (replace(GOOD, orphans=("chats (user_id)",)), {KEYS}, False),
+        (replace(GOOD, taken=("users",)), {COUNTERS}, False),
+        (replace(GOOD, unwritable=("table users: disk full",)), {WRITES}, False),
+        (replace(GOOD, last=None, age_seconds=None), {WHOLE}, False),
+        (replace(GOOD, last=replace(WHOLE_PUBLISH, partial=True)), {WHOLE}, False),
+        (replace(GOOD, held="paused"), {RELEASED}, False),
+        (replace(GOOD, age_seconds=7201), {AGE}, True),
+        (replace(GOOD, age_seconds=7201, held="paused"), {AGE, RELEASED}, False),
+    ],
+)
+def test_the_verdict(facts: Facts, found: set[str], is_ready: bool) -> None:
+    verdict = ready.judge(facts, 7200)
+    assert (set(verdict.reasons), verdict.ready) == (found, is_ready)
+    assert all(ready.remedy(check, "linux") for check in ready.CHECKS)
+
+
+def facts(database: Database) -> Facts:
+    with database.connect() as dialect:
+        return ready.read(dialect, MODEL)
+
+
+def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(pair: tuple[Database, Database]) -> None:
+    source, target = pair
+    prepare(source, small_world())
+    sync(source, target)
+    before = content(target)
+    for _ in range(2):
+        found = facts(target)
+        assert ready.judge(found, 3600).reasons == {}
+    assert content(target) == before
+    assert sequence_gives(target, {key: value for key, value in user(1, email="new").items() if key != "id"}) == 100_021
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def standby(request: pytest.FixtureRequest, new_database: NewDatabase) -> Database:
+    source, target = new_database(request.param, "windows"), new_database(request.param, "linux", server=1)
+    prepare(source, small_world())
+    sync(source, target)
+    return target
+
+
+def test_what_is_wrong_is_found(standby: Database) -> None:
+    execute(standby, (MODEL.table("users").sa.insert(), [user(900_000)]))
+    if standby.engine_name == "postgresql":
+        assert facts(standby).taken == ("users",)
+    _without_keys(standby, "DELETE FROM users WHERE id = 1")
+    assert set(facts(standby).orphans) >= {"chats (user_id)", "user_memory (user_id)"}
+    rescue.hold(standby, "a person said so")
+    assert facts(standby).held == "a person said so"
+    execute(standby, "ALTER TABLE users DROP COLUMN name")
+    found = facts(standby)
+    assert found.structure == ("table users: column name is missing",) and found.last is not None
+
+
+def _without_keys(database: Database, statement: str) -> None:
+    with database.engine("application").connect() as connection:
+        off = "PRAGMA foreign_keys = OFF" if database.engine_name == "sqlite" else "SET session_replication_role = replica"
+        connection.connection.cursor().execute(off)
+        connection.execute(sa.text(statement))
+        connection.commit()
+
+
+def test_a_standby_that_cannot_be_written_is_not_ready(new_database: NewDatabase, roles: Roles) -> None:
+    source, target = new_database("postgresql", "windows"), new_database("postgresql", "linux", server=1)
+    prepare(source, small_world())
+    sync(source, target)
+    reader = roles.new(target)
+    administer(target, f"GRANT USAGE ON SCHEMA dbsync TO {name(reader)}", f"GRANT pg_read_all_data TO {name(reader)}")
+    assert "permission denied" in facts(reader).unwritable[0]
+    read_only = f'ALTER DATABASE "{target.url.database}" {{}} default_transaction_read_only'
+    administer(target, read_only.format("SET") + " = on")
+    found = facts(target)
+    administer(target, "SET default_transaction_read_only = off", read_only.format("RESET"))
+    assert len(found.unwritable) == len(MODEL.tables) and "read-only" in found.unwritable[0]
+
+
+def test_a_lock_of_somebody_who_writes_is_no_reason(standby: Database) -> None:
+    if standby.engine_name != "postgresql":
+        pytest.skip("SQLite's writers wait by the connection's own time")
+    with standby.engine("application").begin() as application:
+        application.exec_driver_sql("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+        assert facts(standby).unwritable == ()
+
+
+# All databases ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+def test_status_says_who_could_take_over_or_why_not(places: Places) -> None:
+    sync(places.named("windows"), places.named("linux"))
+    sync(places.named("windows"), places.named("azure"), ["users"])
+    windows, linux, azure = status(load(), MODEL)
+    assert (windows.ready, linux.ready, azure.ready) == (None, True, False)
+    assert azure.not_ready[WHOLE].startswith("mixed") and linux.not_ready == {}
+    places.out_of_reach("azure")
+    places.set(DBSYNC_MAX_AGE_HOURS="0.000001")
+    windows, linux, azure = status(load(), MODEL)
+    assert (linux.ready, set(linux.not_ready)) == (True, {AGE})
+    assert (azure.ready, set(azure.not_ready)) == (False, {ready.REACHABLE})
+
+
+def test_a_survey_goes_on_without_the_primary(places: Places) -> None:
+    sync(places.named("windows"), places.named("linux"))
+    places.out_of_reach("windows")
+    reports = {report.name: report for report in ready.survey(places.all(), load(), MODEL, seconds=20)}
+    assert (reports["windows"].primary, reports["windows"].ready, set(reports["windows"].reasons)) == (
+        True,
+        False,
+        {ready.REACHABLE},
+    )
+    assert reports["linux"].ready and reports["linux"].last is not None and set(reports["azure"].reasons) == {ready.REACHABLE}
