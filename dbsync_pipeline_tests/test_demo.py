@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
+import functools
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,26 @@ def model() -> Model:
     return load_model("dbsync_pipeline.models")
 
 
-Filled = tuple[Database, Path, demo.DemoReport]
+Filled = tuple[Database, demo.DemoReport]
+OnSQLite = tuple[Database, Path, demo.DemoReport]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Filled:
-    file = tmp_path_factory.mktemp("demo") / "windows.db"
-    return _windows(file), file, demo.fill(_windows(file), model)
+def filled_on(shared_database: NewDatabase, model: Model) -> Callable[[str], Filled]:
+    """The demo's database on an engine, and what was said when it was filled. Nobody changes it."""
+
+    @functools.cache
+    def fill(engine: str) -> Filled:
+        windows = shared_database(engine, "windows")
+        return windows, demo.fill(windows, model)
+
+    return fill
+
+
+@pytest.fixture
+def filled(filled_on: Callable[[str], Filled]) -> OnSQLite:
+    windows, report = filled_on("sqlite")
+    return windows, Path(str(windows.url.database)), report
 
 
 def _windows(file: Path) -> Database:
@@ -140,7 +154,7 @@ def test_every_value_fits_its_column(name: str, model: Model) -> None:
                 assert value == value.quantize(decimal.Decimal("0.000001")) and abs(value) < 1_000_000
 
 
-def test_the_first_call_writes_everything(filled: Filled) -> None:
+def test_the_first_call_writes_everything(filled: OnSQLite) -> None:
     _, file, report = filled
     assert report.created
     assert report.rows == demo.COUNTS
@@ -152,10 +166,10 @@ def test_the_first_call_writes_everything(filled: Filled) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_what_goes_in_comes_out(engine: str, new_database: NewDatabase, model: Model) -> None:
+def test_what_goes_in_comes_out(engine: str, filled_on: Callable[[str], Filled]) -> None:
     """Read by the application's own types; JSON compared as the text that was written."""
-    windows = new_database(engine, "windows")
-    assert demo.fill(windows, model).created
+    windows, report = filled_on(engine)
+    assert report.created
     with windows.engine().connect() as connection:
         for name, rows in demo.DATASET.items():
             columns = models.Base.metadata.tables[name].columns
@@ -165,17 +179,17 @@ def test_what_goes_in_comes_out(engine: str, new_database: NewDatabase, model: M
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_application_can_write_afterwards(engine: str, new_database: NewDatabase, model: Model) -> None:
-    windows = new_database(engine, "windows")
-    demo.fill(windows, model)
+def test_the_application_can_write_afterwards(engine: str, filled_on: Callable[[str], Filled]) -> None:
+    windows, _ = filled_on(engine)
     user = models.User(email="new", password_hash="", created_at=demo.HARD_INSTANTS[0])
-    with sa.orm.Session(windows.engine()) as session, session.begin():
+    with sa.orm.Session(windows.engine()) as session:
         session.add(user)
         session.flush()
         assert user.id > max(row["id"] for row in demo.users())
+        session.rollback()
 
 
-def test_the_application_reads_the_json(filled: Filled) -> None:
+def test_the_application_reads_the_json(filled: OnSQLite) -> None:
     table = models.Base.metadata.tables["messages"]
     engine = sa.create_engine(f"sqlite:///{filled[1]}")
     with engine.connect() as connection:
@@ -188,7 +202,7 @@ def test_the_application_reads_the_json(filled: Filled) -> None:
         assert stored[row["id"]] == (None if text is None else json.loads(text))
 
 
-def test_a_second_call_changes_nothing(filled: Filled, model: Model) -> None:
+def test_a_second_call_changes_nothing(filled: OnSQLite, model: Model) -> None:
     windows, file, report = filled
     before = hashlib.sha256(file.read_bytes()).digest()
     assert demo.fill(windows, model) == dataclasses.replace(report, created=False, bytes=0)

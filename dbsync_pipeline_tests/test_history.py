@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance, execute_job, job, materialize, op, reconstructable
+from dagster import DagsterInstance, execute_job, in_process_executor, job, materialize, op, reconstructable
 
 from dbsync_pipeline import history, runs
 from dbsync_pipeline.choice import Allowed, choose
@@ -38,7 +38,7 @@ def something_else() -> None:
     """A step of another project."""
 
 
-@job
+@job(executor_def=in_process_executor)
 def of_another_project() -> None:
     something_else()
 

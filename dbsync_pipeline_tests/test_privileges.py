@@ -344,7 +344,7 @@ told()
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
 def test_sqlite_files_need_these_permissions(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     files = [tmp_path / name / "file.db" for name in ("windows", "linux")]
     for file in files:

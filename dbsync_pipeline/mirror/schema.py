@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.base import Dialect
 from dbsync_pipeline.errors import StructureError
@@ -117,9 +118,10 @@ def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         for name, words in _compare(dialect, model):
             if name in found and name not in missing:
                 found[name].append(words)
+        keys, enums = _keys_here(dialect, model), _enums_here(dialect)
         for table in model.tables:
             if table.name not in missing:
-                found[table.name] += _keys(dialect, table.sa) + _enums(dialect, table.sa)
+                found[table.name] += _keys(keys[table.sa.schema, table.sa.name], table.sa) + _enums(enums, table.sa)
         dialect.connection.rollback()
         return found
 
@@ -184,18 +186,28 @@ def _null(nullable: bool) -> str:
     return "nullable" if nullable else "not nullable"
 
 
-def _keys(dialect: Dialect, table: sa.Table) -> list[str]:
-    here = sa.inspect(dialect.connection).get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+def _keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], list[str]]:
+    """The columns of the primary key by schema and table, asked for all tables at once."""
+    inspector, found = sa.inspect(dialect.connection), {}
+    for schema in {table.sa.schema for table in model.tables}:
+        names = [table.sa.name for table in model.tables if table.sa.schema == schema]
+        keys = inspector.get_multi_pk_constraint(schema, filter_names=names, kind=ObjectKind.ANY, scope=ObjectScope.ANY)
+        found.update({place: list(key["constrained_columns"]) if key else [] for place, key in keys.items()})
+    return found
+
+
+def _keys(here: list[str], table: sa.Table) -> list[str]:
     wanted = [column.name for column in table.primary_key.columns]
     return [] if here == wanted else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
 
 
-def _enums(dialect: Dialect, table: sa.Table) -> list[str]:
-    """Only where the database has types of its own for enums."""
+def _enums_here(dialect: Dialect) -> dict[str, list[str]]:
+    """Values by name, where the database has types of its own for enums."""
     get_enums = getattr(sa.inspect(dialect.connection), "get_enums", None)
-    if get_enums is None:
-        return []
-    here = {enum["name"]: enum["labels"] for enum in get_enums(schema="*")}
+    return {enum["name"]: enum["labels"] for enum in get_enums(schema="*")} if get_enums else {}
+
+
+def _enums(here: dict[str, list[str]], table: sa.Table) -> list[str]:
     return [
         f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, {', '.join(column.type.enums)} in the models"
         for column in table.columns

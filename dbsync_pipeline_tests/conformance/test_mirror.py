@@ -273,7 +273,7 @@ def test_an_application_that_writes_to_the_standby_waits_for_the_commit(pair: Pa
             one.copy(name)
         assert not done.wait(0.3)
         one.publish()
-    writer.join(10)
+    writer.join(60)
     assert done.is_set()
     with pytest.raises(Refused, match="somebody has written"):
         sync(source, target)
