@@ -26,12 +26,19 @@ from sqlalchemy import (
     UnicodeText,
     Uuid,
 )
+from sqlalchemy.dialects.mssql import NVARCHAR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dbsync_pipeline.types import Instant
 
 Key = BigInteger().with_variant(Integer, "sqlite")
 """A generated key: SQLite generates for INTEGER PRIMARY KEY only."""
+
+
+def distinct(length: int) -> Unicode:
+    """A text that keys and unique constraints tell apart to the letter: by its code points on SQL Server, as everywhere else."""
+    return Unicode(length).with_variant(NVARCHAR(length, collation="Latin1_General_100_BIN2"), "mssql")
+
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_name)s",
@@ -55,7 +62,7 @@ class User(Base):
     __table_args__ = {"sqlite_autoincrement": True}
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
-    email: Mapped[str] = mapped_column(Unicode(320), unique=True)
+    email: Mapped[str] = mapped_column(distinct(320), unique=True)
     name: Mapped[str | None] = mapped_column(Unicode(200))
     password_hash: Mapped[str] = mapped_column(Unicode(255))
     is_active: Mapped[bool] = mapped_column(Boolean, default=True)
@@ -108,7 +115,7 @@ class UserMemory(Base):
     __tablename__ = "user_memory"
 
     user_id: Mapped[int] = mapped_column(reference("users.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(Unicode(200), primary_key=True)
+    key: Mapped[str] = mapped_column(distinct(200), primary_key=True)
     value: Mapped[str] = mapped_column(UnicodeText)
     importance: Mapped[float] = mapped_column(Float(53))
     embedding: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -6,6 +6,7 @@ import datetime as dt
 from typing import Any
 
 from sqlalchemy import DateTime, Unicode
+from sqlalchemy.dialects.mssql import DATETIMEOFFSET
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -13,7 +14,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 class Instant(TypeDecorator[dt.datetime]):
     """A moment, to the microsecond; its offset is not part of its value.
 
-    `timestamptz` on PostgreSQL. On SQLite, text that sorts: `2026-01-31 23:59:59.000001+00:00`, always UTC and always six digits.
+    `timestamptz` on PostgreSQL, `DATETIMEOFFSET(6)` on SQL Server. On SQLite, text that sorts: `2026-01-31 23:59:59.000001+00:00`, always UTC and always six digits.
     """
 
     impl = DateTime(timezone=True)
@@ -22,6 +23,8 @@ class Instant(TypeDecorator[dt.datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name == "sqlite":
             return dialect.type_descriptor(Unicode(32))
+        if dialect.name == "mssql":
+            return dialect.type_descriptor(DATETIMEOFFSET(6))  # type: ignore[no-untyped-call]
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> Any:
@@ -29,6 +32,8 @@ class Instant(TypeDecorator[dt.datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError("an instant needs a time zone")
+        if dialect.driver == "pyodbc":  # it drops the offset of a datetime
+            return value.isoformat(timespec="microseconds")
         if dialect.name != "sqlite":
             return value
         return value.astimezone(dt.timezone.utc).isoformat(sep=" ", timespec="microseconds")

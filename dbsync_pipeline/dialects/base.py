@@ -75,7 +75,7 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
     (_is(sa.Enum), Kind.TEXT),
     (lambda t: isinstance(t, sa.JSON) and type(t).__name__ != "JSONB", Kind.TEXT),
     (lambda t: isinstance(t, sa.String) and not isinstance(t, (sa.CHAR, sa.NCHAR)), Kind.TEXT),
-    (lambda t: isinstance(t, sa.DateTime) and t.timezone, Kind.INSTANT),
+    (lambda t: isinstance(t, sa.DateTime) and (t.timezone or type(t).__name__ == "DATETIMEOFFSET"), Kind.INSTANT),
     (_is(sa.DateTime), Kind.DATETIME),
     (_is(sa.Date), Kind.DATE),
     (lambda t: isinstance(t, sa.Time) and not t.timezone, Kind.TIME),
@@ -234,7 +234,7 @@ class Moved:
     bytes: int = 0
 
 
-def staging(schema: str, name: str, columns: Sequence[Column]) -> sa.TableClause:
+def staging(schema: str | None, name: str, columns: Sequence[Column]) -> sa.TableClause:
     """A staging table as SQLAlchemy's statements name it."""
     return sa.table(name, *(sa.column(column.name, column.type) for column in columns), schema=schema)
 
@@ -267,6 +267,8 @@ class Dialect(ABC):
     driver_errors: ClassVar[tuple[type[Exception], ...]]
     ledger_schema: ClassVar[str | None]
     """The schema of the project's own tables; None where a prefix serves."""
+    defers_keys: ClassVar[bool] = True
+    """Does the engine know foreign keys that can be deferred? One that does not makes them without."""
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         self.name = name
@@ -346,6 +348,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def count(self, table: Table) -> int: ...
+
+    def rows(self, table: Table) -> int:
+        """How many rows a table has, for a person to read: some engines know it without counting, and a little late."""
+        return self.count(table)
 
     @abstractmethod
     def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:

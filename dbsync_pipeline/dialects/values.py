@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -279,3 +280,133 @@ _FROM_SQLITE: dict[Kind, Convert] = {
     Kind.DATE: lambda value: dt.date.fromisoformat(_of(str)(value)).toordinal() - _DAY,
     Kind.TIME: lambda value: _microseconds(dt.datetime.combine(EPOCH.date(), dt.time.fromisoformat(_of(str)(value)))),
 }
+
+
+# -- SQL Server: plain values travel as they are; what the column would not keep exactly is refused
+
+
+def to_mssql(column: Column, type_name: str, code_page: int | None) -> Convert:
+    """Plain value -> the same, once it is known that a column of this type holds it.
+
+    `code_page` is that of a VARCHAR column, None for other columns.
+    """
+    check, fits = checked(column), _mssql(column, type_name, code_page)
+    return (lambda value: fits(check(value))) if check else fits
+
+
+def _mssql(column: Column, type_name: str, code_page: int | None) -> Convert:
+    match column.kind:
+        case Kind.TEXT:
+            return _code_page(code_page, column.length) if code_page else _utf16(column.length)
+        case Kind.FLOAT:
+            return _single if _is_real(column, type_name) else _finite
+        case Kind.INSTANT | Kind.DATETIME:
+            return _kept(type_name, _within_years)
+        case Kind.TIME:
+            return _kept(type_name, _time_of_day)
+        case Kind.DATE:
+            return _date
+        case Kind.INTEGER if type_name == "TINYINT":
+            return _tiny
+        case _:
+            return lambda value: value
+
+
+def _utf16(length: int | None) -> Convert:
+    """NVARCHAR counts in halves of 32 bits, so that a character beyond U+FFFF counts as two."""
+
+    def check(value: str) -> str:
+        if not value.isascii() and length is not None and len(_utf8(value).encode("utf-16-le")) > 2 * length:
+            raise Cannot(
+                f"it is longer than {length} characters as SQL Server counts them, where one beyond U+FFFF counts as two"
+            )
+        return _utf8(value)
+
+    return check
+
+
+def _code_page(code_page: int, length: int | None) -> Convert:
+    codec = "utf-8" if code_page == 65001 else f"cp{code_page}"
+
+    def check(value: str) -> str:
+        try:
+            data = value.encode(codec)
+        except (UnicodeEncodeError, LookupError):
+            if not value.isascii():
+                raise Cannot(f"the column is VARCHAR and its code page {code_page} lacks a character of it") from None
+            data = value.encode()
+        if length is not None and len(data) > length:
+            raise Cannot(f"it is longer than {length} bytes, in which VARCHAR counts")
+        return value
+
+    return check
+
+
+def _is_real(column: Column, type_name: str) -> bool:
+    precision = getattr(column.type, "precision", None)
+    return type_name == "REAL" or (precision is not None and precision <= 24)
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise Cannot("SQL Server holds neither NaN nor infinity")
+    return value
+
+
+def _single(value: float) -> float:
+    if struct.unpack("f", struct.pack("f", _finite(value)))[0] != value:
+        raise Cannot("the column is REAL and keeps 24 bits of it")
+    return value
+
+
+def _kept(type_name: str, within: Convert) -> Convert:
+    """A check that a date and time type of so many digits keeps a number of microseconds."""
+    if type_name == "DATETIME":
+        return _three_hundredths
+    if type_name == "SMALLDATETIME":
+        return _minutes
+    digits = int(type_name.split("(")[1].rstrip(")")) if "(" in type_name else 7
+    unit = 10 ** max(0, 6 - digits)
+
+    def check(value: int) -> int:
+        if value % unit:
+            raise Cannot(f"it has more than {digits} digits of a second")
+        return int(within(value))
+
+    return check
+
+
+def _three_hundredths(value: int) -> int:
+    if value % 1000 or value // 1000 % 10 not in (0, 3, 7) or value < -_DAY_MICROSECONDS * 90_214:
+        raise Cannot("the column is DATETIME, which keeps three-hundredths of a second since 1753")
+    return int(_within_years(value))
+
+
+def _minutes(value: int) -> int:
+    if value % 60_000_000 or not -_DAY_MICROSECONDS * 36_524 <= value < _DAY_MICROSECONDS * 29_012:
+        raise Cannot("the column is SMALLDATETIME, which keeps minutes from 1900 to 2079")
+    return value
+
+
+def _within_years(value: int) -> int:
+    _stamp(value)
+    return value
+
+
+def _time_of_day(value: int) -> int:
+    _time(value)
+    return value
+
+
+def _date(value: int) -> int:
+    try:
+        dt.date.fromordinal(_DAY + value)
+    except (ValueError, OverflowError):
+        raise Cannot("it is outside the years 1 to 9999") from None
+    return value
+
+
+def _tiny(value: int) -> int:
+    if not 0 <= value < 256:
+        raise Cannot("the column is TINYINT, which holds 0 to 255")
+    return value

@@ -109,7 +109,8 @@ def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
             "hidden rows",
             table,
             f"row-level security on {database} may hide rows of {table} from the role that the mirror uses",
-            f"give the role of {database} BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY",
+            f"give the role of {database} BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY; on SQL Server, UNMASK "
+            "and no filter predicate",
         )
 
 

@@ -154,7 +154,21 @@ def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
         )
         found = compare_metadata(context, model.metadata)
         single = [one for difference in found for one in (difference if isinstance(difference, list) else [difference])]
+        if not dialect.defers_keys:
+            single = _but_for_deferral(single)
         return [words for one in single if (words := _words(one)) is not None]
+
+
+def _but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Without the foreign keys that are there and in the models and differ in nothing but whether they can be deferred."""
+    sides = [{_meaning(one[1]) for one in differences if one[0] == side} for side in ("add_fk", "remove_fk")]
+    alike = sides[0] & sides[1]
+    return [one for one in differences if one[0] not in ("add_fk", "remove_fk") or _meaning(one[1]) not in alike]
+
+
+def _meaning(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:
+    actions = [(action or "NO ACTION").upper() for action in (key.ondelete, key.onupdate)]
+    return key.parent.key, tuple(key.column_keys), tuple(element.target_fullname for element in key.elements), *actions
 
 
 def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:

@@ -81,7 +81,7 @@ def _alone(database: Database, standing: term.Standing, settings: Settings, mode
                 result = _judged(result, ready.read(dialect, model), settings)
             require(dialect, model)
             dialect.snapshot()
-            size, rows = dialect.size_bytes(), {table.name: dialect.count(table) for table in model.tables}
+            size, rows = dialect.size_bytes(), {table.name: dialect.rows(table) for table in model.tables}
             return replace(result, size_mb=round(size / 1e6, 2), rows=rows)
     except DbsyncError as error:
         if role == "primary":

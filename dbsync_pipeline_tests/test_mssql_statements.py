@@ -1,0 +1,435 @@
+"""Every statement that the SQL Server dialect makes for the five tables is T-SQL, by a parser of T-SQL: no server is needed.
+
+The dialect runs against a connection that writes down what it is asked. What such a test cannot show is what a server makes of it; the
+conformance suite shows that, where DBSYNC_TEST_URLS names a server.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+import sqlglot
+from sqlalchemy.dialects import mssql
+from sqlglot import exp
+
+from dbsync_pipeline.dialects import _tds, _tsql
+from dbsync_pipeline.dialects import mssql as ours
+from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Kind, Row, Table, kind_of
+from dbsync_pipeline.dialects.values import converter, to_mssql
+from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, SettingsError, Transient, Unavailable, Unholdable
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline_tests.worlds import MODEL
+
+NATIVE = "mssql"
+
+
+def _every_kind(*columns: sa.Column[Any]) -> Model:
+    model = Model(sa.MetaData())
+    sa.Table(
+        "of every]kind",
+        model.metadata,
+        sa.Column("a key", sa.Unicode(20), primary_key=True),
+        sa.Column("moment", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("number", sa.Numeric(38, 10)),
+        sa.Column("single", sa.Float(24)),
+        sa.Column("old", sa.DateTime),
+        sa.Column("exact", mssql.DATETIME2(3)),
+        sa.Column("day", sa.Date),
+        sa.Column("hour", sa.Time),
+        sa.Column("xml", mssql.XML),
+        sa.Column("varchar", sa.String(10)),
+        sa.Column("small", mssql.TINYINT),
+        sa.Column("parent", sa.Unicode(20)),
+        sa.Column("parent_moment", sa.DateTime(timezone=True)),
+        sa.ForeignKeyConstraint(
+            ["parent", "parent_moment"], ["a schema.of every]kind.a key", "a schema.of every]kind.moment"], name="fk_kind"
+        ),
+        *columns,
+        schema="a schema",
+    )
+    return model
+
+
+EVERYTHING = _every_kind()
+SAID = [
+    pytest.param(MODEL, CANONICAL, id="five tables"),
+    pytest.param(MODEL, NATIVE, id="five tables, native"),
+    pytest.param(EVERYTHING, CANONICAL, id="every kind"),
+    pytest.param(_every_kind(sa.Column("money", mssql.MONEY)), NATIVE, id="every kind, native"),
+]
+
+
+class Written:
+    """A connection that answers what the dialect must be told, and writes everything down."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self.autocommit = False
+        self.loaded: list[Row] = []
+        self.driver_connection = self
+
+    def cursor(self) -> _Cursor:
+        return _Cursor(self)
+
+    def answer(self, sql: str) -> list[Row]:
+        for pattern, rows in ANSWERS.items():
+            if re.search(pattern, sql):
+                return rows
+        return []
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+
+
+ANSWERS: dict[str, list[Row]] = {
+    r"sp_getapplock": [(0,)],
+    r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [(7,)],
+    r"relrowsecurity|masked|VIEW DEFINITION": [(7,)],
+    r"set_config": [("replica",)],
+    r"FROM sys.tables WHERE schema_id": [("loaded_by_a_dead_run",)],
+    r"FROM sys.tables t": [("[dbo].[users]",)],
+    r"sys.identity_columns": [(1,)],
+    r"collation_name": [("key", "Latin1_General_100_BIN2", 1252), ("varchar", "Latin1_General_CI_AS", 1252)],
+    r"WITH mirrored": [("ALTER TABLE [dbo].[c] NOCHECK CONSTRAINT [f]", "ALTER TABLE [dbo].[c] WITH CHECK CHECK CONSTRAINT [f]")],
+}
+
+
+class _Cursor:
+    description = (("a",),)
+
+    def __init__(self, connection: Written) -> None:
+        self._connection = connection
+        self._rows: list[Row] = []
+
+    def execute(self, sql: str, *_given: Any) -> None:
+        self._connection.statements.append(sql)
+        self._rows = self._connection.answer(sql)
+
+    def executemany(self, sql: str, rows: list[Row]) -> None:
+        self._connection.statements.append(sql)
+        self._connection.loaded += rows
+
+    def fetchall(self) -> list[Row]:
+        return self._rows
+
+    def fetchmany(self, _size: int) -> list[Row]:
+        rows, self._rows = self._rows, []
+        return rows if rows != [(7,)] else []
+
+    def setinputsizes(self, _sizes: object) -> None: ...
+    def close(self) -> None: ...
+
+
+def _opened(babelfish: bool) -> tuple[ours.MSSQL, Written]:
+    raw = Written()
+    connection: Any = SimpleNamespace(
+        connection=SimpleNamespace(driver_connection=raw),
+        closed=True,
+        info={"babelfish": babelfish},
+        begin=lambda: None,
+        get_execution_options=lambda: {"dbsync_label": "dbsync run 1234"},
+        engine=SimpleNamespace(raw_connection=lambda: raw),
+        get_transaction=lambda: SimpleNamespace(commit=lambda: None),
+    )
+    return ours.MSSQL("azure", connection), raw
+
+
+class _Source(Dialect):
+    """Gives one row of nothing but keys."""
+
+    def read(self, table: Table, keys: Any = None) -> Iterator[list[Row]]:
+        yield [tuple(PLAIN[column.kind] if column in table.key else None for column in table.columns)]
+
+
+_Source.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+PLAIN: dict[Kind, Any] = {Kind.INTEGER: 7, Kind.UUID: "1" * 8 + "-1111-1111-1111-" + "1" * 12, Kind.TEXT: "k", Kind.INSTANT: -1}
+
+
+def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
+    """What a whole sync of these tables says, from both sides."""
+    dialect, raw = _opened(babelfish)
+    form, tables = Form(family, 127), model.tables
+    source = _Source("windows", None)  # type: ignore[arg-type]
+    dialect.snapshot()
+    dialect.leave_mark(5), dialect.sees_mark(6), dialect.size_bytes(), dialect.family()
+    dialect.begin(tables, wait_seconds=1)
+    dialect.hidden(tables), dialect.may_look(tables)
+    for table in tables:
+        keys = [tuple(PLAIN[column.kind] for column in table.key)]
+        dialect.count(table), dialect.rows(table), dialect.digests(table, form), dialect.digests(table, form, np.arange(3))
+        list(dialect.row_digests(table, form, np.arange(3)))
+        list(dialect._rows(table, None, form)), list(dialect._rows(table, keys, form))
+        dialect.create_staging(table), dialect.stage_rows(table, source, keys, form), dialect.stage_keys(table, keys, form)
+        dialect.create_like("rescued_users_1234", table)
+        dialect.counter(table)
+        if table.counter:
+            dialect.move_counter(table, 100_000)
+    dialect.hold_constraints_off(tables)
+    for table in tables:
+        dialect.delete_staged(table), dialect.insert_staged(table), dialect.fill(table, source, form)
+    raw.statements += _tsql_of_proof(model)
+    dialect.commit(), dialect.close()
+    return raw.statements
+
+
+def _tsql_of_proof(model: Model) -> list[str]:
+    return [_tsql.orphans(key) for table in model.tables for key in table.sa.foreign_key_constraints]
+
+
+COMMANDS = ("SET ", "EXEC ", "ALTER TABLE", "DECLARE ", "CREATE TRIGGER", "IF ")
+"""What the parser takes as commands, and does not look into."""
+
+UNKNOWN = re.compile(
+    r"SET TRANSACTION ISOLATION LEVEL (SNAPSHOT|READ COMMITTED)"
+    r"|DBCC CHECKIDENT \('[^']+', RESEED, \d+\)"
+    r"|(ENABLE|DISABLE) TRIGGER \[.+\] ON (\[.+\]\.)?\[.+\]"
+)
+"""T-SQL that the parser does not know."""
+
+
+def _parsed(statement: str) -> None:
+    if UNKNOWN.fullmatch(statement):
+        return
+    for one in sqlglot.parse(statement, read="tsql"):
+        if isinstance(one, (exp.Command, type(None))):
+            assert statement.lstrip().startswith(COMMANDS), statement
+
+
+@pytest.mark.parametrize(("model", "family"), SAID)
+@pytest.mark.parametrize("babelfish", [False, True], ids=["microsoft", "babelfish"])
+def test_everything_that_is_said_is_tsql(model: Model, babelfish: bool, family: str) -> None:
+    statements = _everything_said(model, babelfish, family)
+    assert len(statements) > 30
+    for statement in statements:
+        _parsed(statement)
+    said = "\n".join(statements)
+    assert "MERGE" not in said.upper()
+    assert said.count("DROP TABLE [dbsync].[loaded_") == said.count("CREATE TABLE [dbsync].[loaded_") + 1, (
+        "and what a dead run left"
+    )
+
+
+def test_a_broken_statement_would_be_found() -> None:
+    table = MODEL.table("users")
+    broken = _tsql.digests(table, Form(CANONICAL, 3), _tsql.MICROSOFT, "[users] t", True).replace("OPENJSON(?)", "OPENJSON(?", 1)
+    with pytest.raises(sqlglot.errors.SqlglotError):
+        _parsed(broken)
+
+
+def test_the_tables_are_made_as_sql_server_has_them() -> None:
+    dialect = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
+    dialect.ddl_compiler = ours._DDL
+    made = [str(sa.schema.CreateTable(table.sa).compile(dialect=dialect)) for table in MODEL.tables]
+    for statement in made:
+        _parsed(statement)
+    text = "\n".join(made)
+    assert "DEFERRABLE" not in text
+    assert "email NVARCHAR(320) COLLATE Latin1_General_100_BIN2 NOT NULL" in text
+    assert "[key] NVARCHAR(200) COLLATE Latin1_General_100_BIN2 NOT NULL" in text
+    assert text.count("DATETIMEOFFSET(6)") == text.count("DATETIMEOFFSET") == 8
+    assert text.count("IDENTITY") == 2
+    for type_ in ("NTEXT", "IMAGE", " TEXT"):
+        assert type_ not in text
+
+
+def test_names_are_quoted() -> None:
+    table = EVERYTHING.tables[0]
+    assert _tsql.quote_table(table.sa) == "[a schema].[of every]]kind]"
+    assert _tsql.literal("it's") == "'it''s'"
+
+
+def test_every_kind_of_date_has_its_kind() -> None:
+    kinds = [kind_of(type_) for type_ in (mssql.DATETIMEOFFSET(6), mssql.DATETIME2(), mssql.SMALLDATETIME(), mssql.MONEY())]
+    assert kinds == [Kind.INSTANT, Kind.DATETIME, Kind.DATETIME, Kind.OPAQUE]
+
+
+# -- what a column cannot hold
+
+MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.timedelta(microseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "why"),
+    [
+        (sa.Unicode(4), "abc🙂", "counts as two"),
+        (sa.Unicode(3), "abcd", "longer than 3"),
+        (sa.Unicode(3), "\ud83d", "half of a surrogate pair"),
+        (sa.Unicode(3), "\0", "U\\+0000"),
+        (sa.String(3), "漢", "code page 1252 lacks"),
+        (sa.Float(53), float("nan"), "NaN"),
+        (sa.Float(53), float("-inf"), "infinity"),
+        (sa.Float(24), 0.1, "REAL"),
+        (sa.Numeric(5, 2), "1234.00", "more than 3 digits"),
+        (sa.DateTime(), MICROSECONDS + 1000, "three-hundredths"),
+        (mssql.SMALLDATETIME(), MICROSECONDS + 1_000_000, "minutes"),
+        (mssql.DATETIME2(3), MICROSECONDS + 1, "more than 3 digits"),
+        (mssql.DATETIMEOFFSET(6), 2**62, "years 1 to 9999"),
+        (sa.Date(), 10**7, "years 1 to 9999"),
+        (mssql.TINYINT(), 256, "0 to 255"),
+        (sa.Integer(), 2**31, "32 bits"),
+    ],
+)
+def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(type_: Any, value: Any, why: str) -> None:
+    table = Table(sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("c", type_)))
+    column = table.columns[1]
+    code_page = 1252 if type(type_) is sa.String else None
+    convert = converter(table, table.columns, [int, to_mssql(column, _tsql.type_name(column), code_page)], "azure")
+    with pytest.raises(Unholdable, match=f"column c of the row with key \\(9\\).*{why}") as refusal:
+        convert((9, value))
+    assert (refusal.value.table, refusal.value.database) == ("t", "azure")
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        (sa.Unicode(4), "ab🙂"),
+        (sa.Unicode(3), "  \n"),
+        (sa.String(4), "añ€"),
+        (sa.Float(53), 5e-324),
+        (sa.Float(24), 0.5),
+        (sa.Numeric(38, 10), "-" + "9" * 28 + "." + "9" * 10),
+        (sa.DateTime(), MICROSECONDS + 3000),
+        (mssql.DATETIME2(), MICROSECONDS + 1),
+        (mssql.DATETIMEOFFSET(6), -63_082_281_600_000_000),
+        (sa.Time(), 86_399_999_999),
+    ],
+)
+def test_what_it_can_hold_goes_as_it_is(type_: Any, value: Any) -> None:
+    table = Table(sa.Table("t", sa.MetaData(), sa.Column("c", type_, primary_key=True)))
+    column = table.columns[0]
+    convert = to_mssql(column, _tsql.type_name(column), 1252 if type(type_) is sa.String else None)
+    assert convert(value) == value and type(convert(value)) is type(value)
+
+
+def test_keys_that_the_server_takes_as_equal_are_refused() -> None:
+    dialect, raw = _opened(babelfish=False)
+    ANSWERS_OF_COLLISION = [("1", "k"), ("1", "k ")]
+    raw.answer = lambda sql: ANSWERS_OF_COLLISION if "HAVING count" in sql else [(0,)]  # type: ignore[method-assign]
+    table = MODEL.table("user_memory")
+    dialect._staging[table.name] = 0
+    with pytest.raises(Unholdable, match=r"column user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces"):
+        dialect.insert_staged(table)
+
+
+def test_a_row_that_would_be_damaged_on_the_way_is_refused() -> None:
+    dialect, _ = _opened(babelfish=False)
+    table = MODEL.table("user_memory")
+    row = (*range(len(table.columns)), 3)
+    with pytest.raises(Unholdable, match=r"column value of the row with key \(0, 1\).*surrogate"):
+        dialect._whole(table, row)
+
+
+def test_an_orphan_is_told() -> None:
+    dialect, raw = _opened(babelfish=False)
+    raw.answer = lambda sql: [(1,)] if "NOT EXISTS" in sql else [(0,)]  # type: ignore[method-assign]
+    with pytest.raises(NotProved, match="fk_chats_user_id"):
+        dialect.prove_constraints([MODEL.table("chats")])
+
+
+# -- URLs and errors
+
+
+@pytest.mark.parametrize(
+    ("given", "drivername", "encrypt"),
+    [
+        ("mssql://u:p@host/db", "mssql+mssqlpython", "yes"),
+        ("mssql+mssqlpython://u:p@host/db?encrypt=no", "mssql+mssqlpython", None),
+        ("mssql+pyodbc://u:p@host/db", "mssql+pyodbc", "yes"),
+        ("mssql+pyodbc://?odbc_connect=DSN%3Dx", "mssql+pyodbc", None),
+    ],
+)
+def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) -> None:
+    url = _tds.url_of(sa.make_url(given + ("&" if "?" in given else "?") + "consistent_reads=locks"))
+    assert url.drivername == drivername
+    assert url.query.get("Encrypt") == encrypt
+    assert "consistent_reads" not in url.query
+    if given.startswith("mssql+pyodbc://u"):
+        assert "odbc" in str(url.query["driver"]).lower()
+
+
+def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="mssqlpython, pyodbc"):
+        _tds.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
+
+
+@pytest.mark.parametrize(
+    ("message", "remedy"),
+    [
+        ("No module named 'mssql_python'", r"pip install 'dbsync-pipeline\[mssql\]'"),
+        ("libltdl.so.7: cannot open shared object file: No such file or directory", "apt-get install libltdl7"),
+        ("libodbc.so.2: cannot open shared object file: No such file or directory", "apt-get install libodbc2"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_command(message: str, remedy: str) -> None:
+    assert re.search(remedy, str(_tds.missing(message)))
+
+
+class _Native(Exception):
+    """An error as mssql-python has it: no number, the text in a field of its own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"Driver Error: Something; DDBC Error: [Microsoft][SQL Server]{text}")
+        self.ddbc_error = f"[Microsoft][SQL Server]{text}"
+
+
+class _Odbc(Exception):
+    """An error as pyodbc has it."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(
+            "42000", f"[42000] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]{text} ({number}) (SQLExecDirectW)"
+        )
+
+
+AZURE = {
+    40613: "Database 'app' on server 'x' is not currently available.  Please retry the connection later.",
+    40197: "The service has encountered an error processing your request. Please try again. Error code 40540.",
+    40501: "The service is currently busy. Retry the request after 10 seconds.",
+    49918: "Cannot process request. Not enough resources to process request. Please retry you request later.",
+    49920: "Cannot process request. Too many operations in progress for subscription.",
+    10928: "Resource ID : 1. The request limit for the database is 90 and has been reached.",
+}
+
+
+@pytest.mark.parametrize("number", AZURE)
+def test_transient_errors_of_azure_are_transient(number: int) -> None:
+    for error in (_Native(AZURE[number]), _Odbc(AZURE[number], number), _Odbc("anything", number)):
+        assert isinstance(_tds.translate(error, "azure", "read"), Unavailable)
+
+
+def test_other_errors_are_what_they_are() -> None:
+    deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
+    for error in (_Native(deadlock), _Odbc(deadlock, 1205), _Odbc("x", 1222), _Native("Lock request time out period exceeded.")):
+        assert isinstance(_tds.translate(error, "azure", "publish"), Busy)
+    assert isinstance(_tds.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"), Transient)
+    plain = _tds.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
+    assert isinstance(plain, DatabaseError) and plain.cause == "Invalid object name 'users'."
+    assert _tds.translate(_Native("Invalid object name 'users'."), "azure", "read").cause == plain.cause  # type: ignore[attr-defined]
+
+
+def test_a_missing_right_is_told_with_the_page_that_lists_them() -> None:
+    text = "The SELECT permission was denied on the object 'users', database 'app', schema 'dbo'."
+    for error in (_Native(text), _Odbc(text, 229)):
+        told = str(_tds.translate(error, "azure", "read"))
+        assert "lacks a right: The SELECT permission" in told and "docs/security.md" in told
+
+
+def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:
+    text = "Snapshot isolation transaction failed accessing database 'app' because snapshot isolation is not allowed in this database."
+    for error in (_Native(text), _Odbc(text, 3952)):
+        told = str(_tds.translate(error, "azure", "snapshot"))
+        assert "ALTER DATABASE" in told and "ALLOW_SNAPSHOT_ISOLATION ON" in told and "consistent_reads=locks" in told
+
+
+def test_keys_travel_as_json() -> None:
+    assert ours._json([(1, "a'🙂"), (2, b"\0\xff")]) == '[[1, "a\'\\ud83d\\ude42"], [2, "AP8="]]'
+    assert decimal.Decimal(1)  # plain numerics are texts already
