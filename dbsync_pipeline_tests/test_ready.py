@@ -60,7 +60,8 @@ def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(pair: tuple
         found = facts(target)
         assert ready.judge(found, 3600).reasons == {}
     assert content(target) == before
-    assert sequence_gives(target, {key: value for key, value in user(1, email="new").items() if key != "id"}) == 100_021
+    given = sequence_gives(target, {key: value for key, value in user(1, email="new").items() if key != "id"})
+    assert given == (100_022 if target.engine_name == "mssql" else 100_021)  # see MSSQL.move_counter
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])

@@ -418,13 +418,13 @@ class Dialect(ABC):
     # -- counters
 
     @abstractmethod
-    def counter(self, table: Table) -> int | None:
-        """The last number that the table's counter gave, or the highest key if that is greater; None where it has no counter."""
-
     def numbers(self, table: Table) -> tuple[int, int] | None:
         """The last number that the table's counter gave, and the highest key; None where it has no counter, or none that can be read."""
-        assert not self.connection.closed, table.name
-        return None
+
+    def counter(self, table: Table) -> int | None:
+        """The last number that the table's counter gave, or the highest key if that is greater; None where it has no counter."""
+        numbers = self.numbers(table)
+        return None if numbers is None else max(numbers)
 
     @abstractmethod
     def move_counter(self, table: Table, value: int) -> None:

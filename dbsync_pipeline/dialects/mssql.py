@@ -495,7 +495,7 @@ class MSSQL(Dialect):
     # -- counters
 
     @translated
-    def counter(self, table: Table) -> int | None:
+    def numbers(self, table: Table) -> tuple[int, int] | None:
         if table.counter is None:
             return None
         found = self._all(
@@ -504,7 +504,7 @@ class MSSQL(Dialect):
         if not found:
             return None
         highest = self._one(f"SELECT convert(bigint, max({quote(table.counter.name)})) FROM {self._from(table)}")[0]
-        return max(found[0][0] or 0, highest or 0)
+        return found[0][0] or 0, highest or 0
 
     @translated
     def move_counter(self, table: Table, value: int) -> None:

@@ -538,10 +538,6 @@ class PostgreSQL(Dialect):
 
     # -- counters
 
-    def counter(self, table: Table) -> int | None:
-        numbers = self.numbers(table)
-        return None if numbers is None else max(numbers)
-
     @translated
     def numbers(self, table: Table) -> tuple[int, int] | None:
         sequence = self._sequence(table)

@@ -345,10 +345,6 @@ class SQLite(Dialect):
 
     # -- counters
 
-    def counter(self, table: Table) -> int | None:
-        numbers = self.numbers(table)
-        return None if numbers is None else max(numbers)
-
     @translated
     def numbers(self, table: Table) -> tuple[int, int] | None:
         if table.counter is None or not self._counts(table):

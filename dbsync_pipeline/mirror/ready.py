@@ -219,7 +219,7 @@ def _refusal(dialect: Dialect, table: Table) -> str | None:
     """What the database says against a row. Constraints that refuse the values that were made up were reached: the write was begun."""
     try:
         with dialect.connection.begin() as transaction:
-            dialect.connection.execute(table.sa.insert().values(_made_up(dialect, table)))
+            dialect.connection.execute(table.sa.insert().values(_made_up(table)))
             transaction.rollback()
     except (sa.exc.IntegrityError, sa.exc.DataError):
         return None
@@ -233,14 +233,14 @@ def _refusal(dialect: Dialect, table: Table) -> str | None:
     return None
 
 
-def _made_up(dialect: Dialect, table: Table) -> dict[str, Any]:
+def _made_up(table: Table) -> dict[str, Any]:
     """A row of values that are as good as any, with a number that is given by hand where the database allows it, to use none up."""
     values: dict[str, Any] = {}
     for column in table.columns:
         live = table.sa.columns[column.name]
         if column == table.counter:
             if live.identity is None or not live.identity.always:
-                values[live.key] = (dialect.counter(table) or 0) + 1
+                values[live.key] = -1  # a higher one than the last would move the counter on SQL Server, rolled back or not
         elif not column.nullable or column in table.key:
             values[live.key] = _value(column)
     return values
