@@ -6,6 +6,7 @@ what was asked is so, 1 when it is not, 2 when the asking was wrong. Dagster is 
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import socket
@@ -270,8 +271,24 @@ def undo(
 
 
 @app.command()
+def pause(
+    name: Annotated[str, typer.Argument(metavar="TARGET")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, for whoever looks at it later.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Hold a target: schedules and sensors leave it alone until `dbsync release TARGET`. An explicit `dbsync sync` still syncs it."""
+    settings, _ = _ground()
+    why = f"paused at {dt.datetime.now(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC" + (f": {reason}" if reason else "")
+    before = rescue.hold(database(settings, name), why)
+    if as_json:
+        render.json_out({"database": name, "held": why, "was_held": before})
+    else:
+        render.say(f"{name}: {why}; `dbsync release {name}` lets its schedule go on")
+
+
+@app.command()
 def release(name: Annotated[str, typer.Argument(metavar="TARGET")], as_json: Json = False) -> None:
-    """Let a target's schedule go on after an undo."""
+    """Let a target's schedule go on after a pause or an undo."""
     settings, _ = _ground()
     reason = rescue.hold(database(settings, name), None)
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
+from dbsync_pipeline.defs import readiness, retention, schedules, watch
 from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror.model import load_model
@@ -12,16 +13,22 @@ from dbsync_pipeline.settings import load
 _settings = load()
 
 tables = table_assets(load_model(_settings.models), _settings.names)
+standby = readiness.standby_asset(_settings.names)
 
 sync_job = define_asset_job(
     "sync_job",
     selection=AssetSelection.assets(tables),
     description="Mirror the source's tables to one database: the run's partition. All tables, or those selected.",
+    tags={"dagster/retry_strategy": "ALL_STEPS"},
 )
+readiness_job = readiness.readiness_job()
+retention_job = retention.retention_job()
 
 defs = Definitions(
-    assets=[tables],
-    jobs=[sync_job],
+    assets=[tables, standby],
+    jobs=[sync_job, readiness_job, retention_job],
+    schedules=[*schedules.sync_schedules(_settings), *schedules.upkeep_schedules(readiness_job, retention_job, _settings)],
+    sensors=watch.sensors(),
     resources={"sync": Sync()},
     # The ops of a run share one session, so they share one process; a run is what a launcher spreads over machines.
     executor=in_process_executor,

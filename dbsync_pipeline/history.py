@@ -26,15 +26,14 @@ from dagster import (
     RunsFilter,
 )
 
-from dbsync_pipeline.defs.resources import GUARDS, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.defs.resources import GUARDS
+from dbsync_pipeline.defs.traces import JOB as JOB
+from dbsync_pipeline.defs.traces import PARTITION_TAG as PARTITION_TAG
+from dbsync_pipeline.defs.traces import allowed_in, is_sync, launcher_of, reason, source_of, target_of
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication
 from dbsync_pipeline.mirror.probe import ask
-
-JOB = "sync_job"
-LOCATION = "dbsync_pipeline.definitions"
-PARTITION_TAG = "dagster/partition"
 
 _TELLING = {
     DagsterEventType.ASSET_MATERIALIZATION,
@@ -43,7 +42,6 @@ _TELLING = {
     DagsterEventType.RUN_CANCELED,
 }
 _FAILED = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-_LAUNCHERS = {"dagster/schedule_name": "schedule", "dagster/sensor_name": "sensor", "dagster/backfill": "backfill"}
 _PAGE = 100
 
 
@@ -165,17 +163,8 @@ def _records(instance: DagsterInstance, wanted: Wanted) -> Iterator[RunRecord]:
         cursor, size = page[-1].dagster_run.run_id, _PAGE
 
 
-def is_sync(run: DagsterRun) -> bool:
-    """Whether a run of Dagster's store is one of this project's syncs."""
-    if run.job_name == JOB or TARGET_TAG in run.tags:
-        return True
-    # A run that ended before its first step, launched from the UI as a materialization.
-    origin = run.remote_job_origin
-    return origin is not None and origin.location_name == LOCATION and PARTITION_TAG in run.tags
-
-
 def _is_wanted(run: DagsterRun, wanted: Wanted) -> bool:
-    return is_sync(run) and wanted.source in (None, _source(run)) and wanted.target in (None, _target(run))
+    return is_sync(run) and wanted.source in (None, source_of(run)) and wanted.target in (None, target_of(run))
 
 
 def _run(instance: DagsterInstance, record: RunRecord) -> Run:
@@ -188,43 +177,19 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
     return Run(
         run_id=run.run_id,
         status=run.status.value,
-        source=_source(run),
-        target=_target(run),
+        source=source_of(run),
+        target=target_of(run),
         started_at=datetime.fromtimestamp(began, timezone.utc),
         seconds=round(record.end_time - began, 3) if record.end_time else None,
         tables=dict(map(_table, made)),
-        reason=_reason(told),
+        reason=reason(told),
         published="publish number" in said if made else False if run.status == DagsterRunStatus.SUCCESS else None,
         number=said.get("publish number"),
         phases={key.removeprefix("seconds "): value for key, value in said.items() if key.startswith("seconds ")},
         verdicts=_verdicts(told),
-        allowed=_configured(run, "ops", "sync", "ops", "ensure_schema", "config") or {},
-        launched_by=_launcher(run),
+        allowed=allowed_in(run),
+        launched_by=launcher_of(run),
     )
-
-
-def _source(run: DagsterRun) -> str | None:
-    # what the launch said, for a run that ended before its first step
-    return run.tags.get(SOURCE_TAG) or _configured(run, "resources", "sync", "config", "source")
-
-
-def _target(run: DagsterRun) -> str | None:
-    return run.tags.get(TARGET_TAG) or run.tags.get(PARTITION_TAG)
-
-
-def _configured(run: DagsterRun, *path: str) -> Any:
-    """What stands there in the run's config; None for nothing."""
-    found: Any = run.run_config
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found or None
-
-
-def _launcher(run: DagsterRun) -> str:
-    for tag, word in _LAUNCHERS.items():
-        if tag in run.tags:
-            return f"{word} {run.tags[tag]}"
-    return "command line" if run.remote_job_origin is None else "ui"
 
 
 def _said(materialization: AssetMaterialization) -> dict[str, Any]:
@@ -251,28 +216,6 @@ def _verdicts(events: Iterable[DagsterEvent]) -> tuple[dict[str, Any], ...]:
             found: Any = failure.metadata[GUARDS].value
             return tuple(dict(one) for one in found)
     return ()
-
-
-def _reason(events: Iterable[DagsterEvent]) -> str | None:
-    """The first useful text of a failure: what a step said of its own accord, else the message of the exception, else of the event."""
-    for event in events:
-        if event.is_step_failure:
-            failure = event.step_failure_data
-            if failure.user_failure_data and failure.user_failure_data.description:
-                return failure.user_failure_data.description
-            return _message(failure.error) or event.message
-        if event.event_type in (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
-            return event.message
-    return None
-
-
-def _message(error: Any) -> str | None:
-    """The innermost message of a stored exception."""
-    while error is not None and error.cause is not None:
-        error = error.cause
-    if error is None:
-        return None
-    return "interrupted" if error.cls_name == "DagsterExecutionInterruptedError" else str(error.message).strip()
 
 
 # The ledgers' side -----------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dbsync_pipeline.errors import SettingsError
@@ -51,7 +52,22 @@ class Settings(BaseSettings):
     lock_seconds: float = Field(default=30, gt=0)
     connect_seconds: float = Field(default=10, gt=0)
     max_age_hours: float = Field(default=7, gt=0)
+    timezone: str = "UTC"
+    schedule: str = "0 */6 * * *"
+    history_days: float = Field(default=90, gt=0)
+    alert_urls: SecretStr = SecretStr("")
+    heartbeat_url: SecretStr = SecretStr("")
+    dagster_storage_url: SecretStr = SecretStr("")
     databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("no time zone of that name is known; write it as in Europe/Madrid") from None
+        return value
 
     @classmethod
     def settings_customise_sources(

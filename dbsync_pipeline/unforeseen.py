@@ -17,8 +17,13 @@ _LENGTH = 300
 def text(error: BaseException) -> str:
     """One line for a person; safe to store and to show."""
     lines = str(error).splitlines() or [""]
-    message = _SECRET.sub("[hidden]", lines[0])[:_LENGTH]
+    message = clean(lines[0])[:_LENGTH]
     return f"unforeseen {type(error).__name__} at {_place(error)}: {message}"
+
+
+def clean(words: str) -> str:
+    """The words without anything that looks like a URL or a password."""
+    return _SECRET.sub("[hidden]", words)
 
 
 def _place(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 
 ROOT = Path(__file__).parent.parent
 VERBS = (
-    *("demo", "sync", "plan", "status", "history", "verify", "undo", "release", "ui"),
+    *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui"),
     *("rescue list", "rescue show", "rescue export", "rescue merge"),
     *("tables create", "tables check", "tables recreate"),
 )
@@ -320,6 +320,16 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places
     run = dbsync("history", "--json").json[0]["run_id"]
     assert dbsync("rescue", "merge", run, "--json").json["put_back"] == {"users": 1}
     assert content(places.named("linux")) == before
+
+
+def test_a_paused_target_is_synced_by_an_explicit_command_and_released(places: Places, dbsync: Dbsync) -> None:
+    assert "dbsync tables create --database azure" in dbsync("pause", "azure").err
+    assert dbsync("tables", "create").status == 0
+    done = dbsync("pause", "azure", "--reason", "we look at it", "--json").json
+    assert done["database"] == "azure" and done["held"].endswith("UTC: we look at it") and done["was_held"] is None
+    assert dbsync("sync", "--target", "azure").status == 0
+    assert dbsync("status", "--json").json[2]["held"] == done["held"]
+    assert dbsync("release", "azure", "--json").json == {"database": "azure", "was_held": done["held"]}
 
 
 def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:

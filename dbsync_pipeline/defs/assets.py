@@ -47,11 +47,14 @@ from dagster import (
 )
 from pydantic import Field
 
+from dbsync_pipeline import alerts
 from dbsync_pipeline.choice import Allowed
 from dbsync_pipeline.defs.resources import Sync, told_plainly
+from dbsync_pipeline.defs.watch import failure_told
 from dbsync_pipeline.mirror.ledger import Publication, TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.session import TableDiff
+from dbsync_pipeline.settings import load
 
 
 class Permissions(Config):
@@ -105,6 +108,7 @@ def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
         partitions_def=partitions,
         check_specs=[spec for name in names for spec in _checks(name, partitions)],
         can_subset=True,
+        hook_defs={failure_told()},
     )
 
 
@@ -164,6 +168,8 @@ def _publish_op(names: Sequence[str]) -> OpDefinition:
             return
         with told_plainly():
             publication = sync.work.publish()
+        if sync.role == "standby":
+            alerts.heartbeat(load(), context.log.warning)
         yield from _publication_events(context, publication, sync.role, names)
 
     return publish

@@ -9,9 +9,10 @@ What a person allows beyond the guards is the config of the first op, which hand
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -31,21 +32,20 @@ from pydantic import Field, PrivateAttr
 
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.choice import Allowed
-from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient
-from dbsync_pipeline.mirror import database, schema, term
+from dbsync_pipeline.defs.traces import ALIVE_TAG, SOURCE_TAG, TARGET_TAG, automatic
+from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient, Unavailable
+from dbsync_pipeline.mirror import database, rescue, schema, term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publication, TableResult
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.session import Observer, Session, TableDiff
 from dbsync_pipeline.settings import Settings, load
 
-SOURCE_TAG = "dbsync/source"
-TARGET_TAG = "dbsync/target"
-
 GUARDS = "guards"
 """The metadata of a failure that has what each guard found."""
 
 _LOOK_SECONDS = 2.0
+_SIGN_SECONDS = 30.0
 
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
 """Who watches the session's progress; the command line sets it around a run in its own process."""
@@ -82,6 +82,7 @@ class Sync(ConfigurableResource[None]):
         names = {SOURCE_TAG: self.source or primary, TARGET_TAG: wanted}
         context.instance.add_run_tags(context.run_id, names)
         source, target = ends(settings, names[SOURCE_TAG], wanted, primary)
+        _refuse_held(context.run.tags, target)
         model = load_model(settings.models)
         if source.name == target.name:
             self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
@@ -171,14 +172,29 @@ class PrimaryReading:
 
 
 def _watch(instance: DagsterInstance, run_id: str, work: Work, ended: threading.Event) -> None:
-    """Until the work has ended: when somebody cancels the run, stop the statement that it waits for.
+    """Until the work has ended: give a sign of life, and when somebody cancels the run, stop the statement that it waits for.
 
     Dagster interrupts the process, but a process that waits for a database hears of it only when the database answers.
     """
+    signed = -_SIGN_SECONDS
     while not ended.wait(_LOOK_SECONDS):
-        run = instance.get_run_by_id(run_id)
-        if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
-            work.cancel()
+        with contextlib.suppress(Exception):  # a store that does not answer now may the next time
+            if time.monotonic() - signed >= _SIGN_SECONDS:
+                signed = time.monotonic()
+                instance.add_run_tags(run_id, {ALIVE_TAG: datetime.now(timezone.utc).isoformat()})
+            run = instance.get_run_by_id(run_id)
+            if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
+                work.cancel()
+
+
+def _refuse_held(tags: Mapping[str, str], target: Database) -> None:
+    """What no person asked for leaves a held target alone; the tick that asked may have been before it was held."""
+    held = None
+    if automatic(tags):
+        with contextlib.suppress(Unavailable):  # it is said by the first step that needs it
+            held = rescue.held(target)
+    if held is not None:
+        raise Refused(f"held: {held}", operation="sync", database=target.name, remedy=f"dbsync release {target.name}")
 
 
 def ends(settings: Settings, source: str, target: str, primary: str) -> tuple[Database, Database]:

@@ -258,14 +258,21 @@ def hold(target: Database, why: str | None) -> str | None:
         ledger = Ledger(dialect)
         if not ledger.exists():
             raise SettingsError(
-                "it has no ledger, so nothing is held there",
-                operation="release",
+                "it has no ledger, so nothing can be held there",
+                operation="hold",
                 database=target.name,
                 remedy=f"`dbsync tables create --database {target.name}`",
             )
         before = ledger.fact(HELD)
         ledger.note(HELD, why)
     return before
+
+
+def held(database: Database) -> str | None:
+    """Why a database is held, and since when; None where it is not. Raises DbsyncError where it cannot be asked."""
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        return ledger.fact(HELD) if ledger.exists() else None
 
 
 # -- looking at rescued rows

@@ -1,0 +1,60 @@
+"""What Dagster keeps of runs is forgotten after a time; the ledgers keep every publish for good."""
+
+# No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    JobDefinition,
+    OpExecutionContext,
+    RunsFilter,
+    in_process_executor,
+    job,
+    op,
+)
+
+from dbsync_pipeline.defs.traces import FAILOVER, UPKEEP, is_look, is_sync
+from dbsync_pipeline.settings import load
+
+_UPKEEP_DAYS = 2.0
+_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_MOST = 5_000
+
+
+@op
+def forget_old_runs(context: OpExecutionContext) -> None:
+    """Delete the records and logs of runs that ended more than DBSYNC_HISTORY_DAYS ago; those that only look after the syncs go sooner."""
+    forgotten = forget(context.instance, load().history_days)
+    context.log.info(f"{forgotten} runs forgotten")
+
+
+def forget(instance: DagsterInstance, days: float) -> int:
+    """Forget this project's runs that ended so long ago, at most 5,000 of a kind; returns how many. Runs of other projects stay."""
+    syncs = [run for run in _ended(instance, days) if is_sync(run) or run.job_name in FAILOVER or is_look(run)]
+    upkeep = [run for name in UPKEEP for run in _ended(instance, min(days, _UPKEEP_DAYS), name)]
+    for run in (*syncs, *upkeep):
+        instance.compute_log_manager.delete_logs(prefix=[run.run_id])
+        instance.delete_run(run.run_id)
+    return len(syncs) + len(upkeep)
+
+
+def _ended(instance: DagsterInstance, days: float, job_name: str | None = None) -> Sequence[DagsterRun]:
+    before = datetime.now(timezone.utc) - timedelta(days=days)
+    return instance.get_runs(RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before), limit=_MOST)
+
+
+def retention_job() -> JobDefinition:
+    """Once a day."""
+
+    @job(
+        name="retention_job",
+        executor_def=in_process_executor,
+        description="Forget old runs. What was published stays in the databases' ledgers.",
+    )
+    def forget_runs() -> None:
+        forget_old_runs()
+
+    return forget_runs
