@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -58,6 +58,10 @@ class Settings(BaseSettings):
     alert_urls: SecretStr = SecretStr("")
     heartbeat_url: SecretStr = SecretStr("")
     dagster_storage_url: SecretStr = SecretStr("")
+    failover: Literal["auto", "alert", "off"] = "auto"
+    failover_after_failures: int = Field(default=3, ge=1)
+    failover_grace_seconds: float = Field(default=300, ge=0)
+    failover_probe_seconds: int = Field(default=60, ge=1)
     databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
 
     @field_validator("timezone")

@@ -19,6 +19,7 @@ from dbsync_pipeline_tests.silent import silent_server
 from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, SETTINGS, content, execute, prepare, small_world, sync
 
 L1, A1, A2, W2 = Term(1, "linux"), Term(1, "azure"), Term(2, "azure"), Term(2, "windows")
+BACK = Term(2, "windows", after="linux")
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -67,24 +68,37 @@ def test_a_term_that_was_rolled_back_was_not_taken(place: Database) -> None:
         assert Ledger(dialect).term() == L1
 
 
+def test_a_term_is_read_as_it_was_written(place: Database) -> None:
+    assert take(place, BACK) and term.read_term(place).after == "linux"  # type: ignore[union-attr]
+    with place.connect() as dialect, dialect.connection.begin():
+        Ledger(dialect).settle_term()
+    assert term.read_term(place) == W2 and term.read_term(place).after is None  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("taken", "silent", "primary", "pending", "certain"),
     [
         ({"windows": None, "linux": None, "azure": None}, "", "windows", None, True),
         ({"windows": None, "linux": L1, "azure": L1}, "", "linux", None, True),
-        ({"windows": None, "linux": L1, "azure": None}, "", "windows", L1, True),
-        ({"windows": None, "linux": None, "azure": L1}, "", "windows", L1, True),
-        ({"windows": L1, "azure": L1, "linux": None}, "", "windows", L1, True),  # not its primary
+        ({"windows": None, "linux": L1, "azure": None}, "", "linux", None, True),  # it took its term last: azure was made anew
+        ({"windows": None, "linux": L1}, "azure", "linux", None, True),
+        ({"windows": None, "linux": None, "azure": L1}, "", "windows", L1, True),  # a promotion that did not end
+        ({"windows": L1, "azure": L1, "linux": None}, "", "windows", L1, True),
         ({"linux": L1, "azure": L1}, "windows", "linux", None, True),
         ({"windows": L1, "azure": L1}, "linux", "linux", None, True),  # the primary of now is silent
+        ({"windows": None, "azure": L1}, "linux", "windows", L1, True),
         ({"azure": L1}, "windows linux", "linux", None, False),  # the best that is known
         ({"windows": None}, "linux azure", "windows", None, False),
         ({}, "windows linux azure", "windows", None, False),
-        ({"windows": W2, "linux": L1, "azure": L1}, "", "linux", W2, True),  # a failback that did not end
-        ({"windows": W2, "linux": L1, "azure": W2}, "", "windows", None, True),
+        ({"windows": BACK, "linux": L1, "azure": L1}, "", "linux", W2, True),  # a failback that did not end
+        ({"windows": BACK, "linux": L1, "azure": W2}, "", "linux", W2, True),
+        ({"windows": BACK, "linux": L1}, "azure", "linux", W2, True),
+        ({"windows": BACK, "linux": W2, "azure": L1}, "", "windows", None, True),  # the former primary took it: it ended
+        ({"windows": BACK, "azure": W2}, "linux", "windows", None, True),
+        ({"windows": W2, "azure": L1}, "linux", "windows", None, True),
         ({"windows": W2, "linux": W2, "azure": W2}, "", "windows", None, True),
         ({"windows": None, "linux": A2, "azure": L1}, "", "linux", A2, True),  # linux went on to a promotion that did not end
-        ({"windows": None, "linux": L1}, "", "windows", L1, True),  # of two databases both are a majority
+        ({"windows": None, "linux": L1}, "", "linux", None, True),
         ({"windows": L1, "linux": L1}, "", "linux", None, True),
     ],
 )

@@ -178,13 +178,13 @@ def _publish_op(names: Sequence[str]) -> OpDefinition:
 def _publication_events(
     context: OpExecutionContext, publication: Publication, role: str, names: Sequence[str]
 ) -> Iterator[Event]:
-    common = _publication_metadata(publication, role)
+    common = publication_metadata(publication, role)
     for table in names:  # parents first: Dagster refuses an asset that comes before one that it depends on
         result = publication.tables.get(table)
         if result is None:
             continue
         if asset_key(table) in context.selected_asset_keys:
-            yield Output(None, _published(table), metadata={**_table_metadata(table, result), **common})
+            yield Output(None, _published(table), metadata={**table_metadata(table, result), **common})
         yield from _results(context, table, True, True, {"rows": result.rows}, {"digest": result.digest} if result.digest else {})
 
 
@@ -202,7 +202,7 @@ def _results(
             yield AssetCheckResult(passed=passed, check_name=name, asset_key=asset_key(table), metadata=metadata)
 
 
-def _table_metadata(table: str, result: TableResult) -> dict[str, Any]:
+def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
     """What the materialization of one table says; the keys under `dagster/` are Dagster's own, so that its plots know them."""
     return {
         "dagster/row_count": result.rows,
@@ -217,7 +217,8 @@ def _table_metadata(table: str, result: TableResult) -> dict[str, Any]:
     }
 
 
-def _publication_metadata(publication: Publication, role: str) -> dict[str, Any]:
+def publication_metadata(publication: Publication, role: str) -> dict[str, Any]:
+    """What every materialization of one publish says of it."""
     return {
         "role": role,
         "source": publication.source,

@@ -51,6 +51,12 @@ OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=No
 """Who watches the session's progress; the command line sets it around a run in its own process."""
 
 
+class Cancellable(Protocol):
+    """What can be told, from another thread, to stop the statement that it waits for."""
+
+    def cancel(self) -> None: ...
+
+
 class Work(Protocol):
     """What the ops of a run ask for, in this order."""
 
@@ -91,8 +97,7 @@ class Sync(ConfigurableResource[None]):
             self._work = Session(
                 source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
             )
-        self._ended = threading.Event()
-        threading.Thread(target=_watch, args=(context.instance, context.run_id, self._work, self._ended), daemon=True).start()
+        self._ended = watch(context, self._work)
         return self._work
 
     @property
@@ -171,7 +176,14 @@ class PrimaryReading:
         """Nothing is held open."""
 
 
-def _watch(instance: DagsterInstance, run_id: str, work: Work, ended: threading.Event) -> None:
+def watch(context: OpExecutionContext, work: Cancellable) -> threading.Event:
+    """Cancel the work when somebody cancels the run, until the event that is returned is set."""
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(context.instance, context.run_id, work, ended), daemon=True).start()
+    return ended
+
+
+def _watch(instance: DagsterInstance, run_id: str, work: Cancellable, ended: threading.Event) -> None:
     """Until the work has ended: give a sign of life, and when somebody cancels the run, stop the statement that it waits for.
 
     Dagster interrupts the process, but a process that waits for a database hears of it only when the database answers.

@@ -13,6 +13,8 @@ ALIVE_TAG = "dbsync/alive_at"
 """When the run's process last gave a sign of life."""
 ALERTED_TAG = "dbsync/alerted"
 """The run's own id once its process has told of its failure; a retry has its parent's tags, and another id."""
+ALERT_TAG = "dbsync/alert"
+"""What a person has to be told of a run, whether it succeeded or not."""
 PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job")

@@ -69,13 +69,15 @@ class Policy:
     """What a person allows.
 
     `overwrite`: rows that somebody else wrote to the target. `max_change_fraction` is of a table's rows on the target; up to
-    `max_change_rows` rows are always allowed. `partial`: a selection of tables, which leaves the target mixed.
+    `max_change_rows` rows are always allowed. `partial`: a selection of tables, which leaves the target mixed. `any_term` is of
+    failback alone: the target may be of any term, since it gets the next one.
     """
 
     overwrite: bool = False
     max_change_fraction: float = 0.5
     max_change_rows: int = 1000
     partial: bool = True
+    any_term: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
 def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
     """A source of an older reign, and one that follows another primary of the same one, would carry the past into the present."""
     ours, theirs = plan.source_term, plan.target_term
-    if theirs is None:
+    if theirs is None or policy.any_term:
         return
     mine = 0 if ours is None else ours.n
     rival = ours is not None and ours.n == theirs.n and ours.primary not in (theirs.primary, plan.source)

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -29,13 +29,26 @@ TERM = "term"
 
 @dataclass(frozen=True, order=True)
 class Term:
-    """One reign: `n` counts the primaries that there have been, `primary` is the one of this term."""
+    """One reign: `n` counts the primaries that there have been, `primary` is the one of this term.
+
+    `after` is the former primary where the term counts only once that one has taken it too: a failback that is under way.
+    """
 
     n: int
     primary: str
+    after: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"term {self.n} ({self.primary})"
+
+    def to_text(self) -> str:
+        return " ".join(filter(None, (str(self.n), self.primary, self.after)))
+
+    @classmethod
+    def from_text(cls, text: str) -> Term:
+        """The inverse of `to_text`."""
+        n, *names = text.split(" ")
+        return cls(int(n), *names)
 
 
 @dataclass(frozen=True)
@@ -276,17 +289,21 @@ class Ledger:
         Numbers up to `above` that this database never knew become strange to it.
         """
         with self._dialect.doing("write the ledger"), self._connection.begin():
-            facts = self._t.facts
+            return self.next_number(above)
+
+    def next_number(self, above: int) -> int:
+        """As `claim_number`, within the open transaction."""
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
             # the row is locked by its update before it is read, so that nobody else reads it meanwhile
-            touched = self._connection.execute(
-                facts.update().where(facts.c.name == "number").values(value=facts.c.value)
-            ).rowcount
+            mine = facts.c.name == "number"
+            touched = self._connection.execute(facts.update().where(mine).values(value=facts.c.value)).rowcount
             highest = self.number()
             number = max(highest, above) + 1
             if above > highest:
                 self.note(_STRANGE, replace(self.numbers(), strange=(*self.numbers().strange, (highest + 1, above))).written)
             if touched:
-                self._connection.execute(facts.update().where(facts.c.name == "number").values(value=str(number)))
+                self._connection.execute(facts.update().where(mine).values(value=str(number)))
             else:
                 self._connection.execute(facts.insert().values(name="number", value=str(number)))
         return number
@@ -294,10 +311,7 @@ class Ledger:
     def term(self) -> Term | None:
         """The highest term that this database took; None where it took none."""
         value = self.fact(TERM)
-        if value is None:
-            return None
-        n, _, primary = value.partition(" ")
-        return Term(int(n), primary)
+        return None if value is None else Term.from_text(value)
 
     def take_term(self, term: Term) -> bool:
         """Within the open transaction, take a term that is higher than the one that stands here; True where it stands here afterwards.
@@ -308,17 +322,22 @@ class Ledger:
         if mine is not None and mine.n >= term.n:
             return mine == term
         with self._dialect.doing("write the ledger"):
-            if mine is not None:
-                old = f"{mine.n} {mine.primary}"
-                # no more than the right to delete: a standby's role has no other on this table
-                if self._connection.execute(facts.delete().where(facts.c.name == TERM, facts.c.value == old)).rowcount != 1:
-                    return False
+            # by deleting, not by an update: a standby's role has no right to that on this table
+            old = facts.delete().where(facts.c.name == TERM, facts.c.value == mine.to_text()) if mine else None
+            if old is not None and self._connection.execute(old).rowcount != 1:
+                return False
             try:
                 with self._connection.begin_nested():
-                    self._connection.execute(facts.insert().values(name=TERM, value=f"{term.n} {term.primary}"))
+                    self._connection.execute(facts.insert().values(name=TERM, value=term.to_text()))
             except sa.exc.IntegrityError:
                 return False
         return True
+
+    def settle_term(self) -> None:
+        """Within the open transaction: the term that stands here counts by itself from now on. A second call does nothing."""
+        mine = self.term()
+        if mine is not None and mine.after:
+            self.note(TERM, replace(mine, after=None).to_text())
 
     def newest(self) -> Publication | None:
         """The publish with the highest number, an undo too."""

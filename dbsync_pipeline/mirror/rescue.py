@@ -290,6 +290,18 @@ def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[
                     yield table.name, pd.DataFrame(part, columns=list(result.keys()))
 
 
+def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[Key]]]:
+    """Per table the keys of the rows that the publish of `run_id` `deleted` and `replaced`; numbers as numbers, all else as text."""
+    found: dict[str, dict[str, list[Key]]] = {}
+    with target.connect() as dialect:
+        for table, query in _rescued_queries(dialect, model, run_id):
+            with dialect.doing("read rescued rows"):
+                for change, *key in dialect.connection.execute(_keys_of(table, query)):
+                    plain = tuple(part if isinstance(part, int) else str(part) for part in key)
+                    found.setdefault(table.name, {DELETED: [], REPLACED: []})[change].append(plain)
+    return found
+
+
 def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
     """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`); returns the files. Overwrites files of that name."""
     import pyarrow as pa

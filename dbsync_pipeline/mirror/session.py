@@ -23,7 +23,7 @@ from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, NotProved, 
 from dbsync_pipeline.mirror import compare, guard, rescue, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Plan, Policy, Risk, TablePlan
-from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult
+from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.settings import Settings
 
@@ -74,6 +74,9 @@ class _Work:
 class Session:
     """A sync of `tables` (all, where none is named) from `source` to `target`. A context manager; used once, by one thread at a time.
 
+    `fence` is a transaction of the caller's that keeps writers out of the source; the publish's number is noted in it. `reign` is the term
+    that the target takes with the publish; without it the source's.
+
     Raises SettingsError when source and target bear one name.
     """
 
@@ -88,6 +91,8 @@ class Session:
         settings: Settings,
         policy: Policy | None = None,
         observe: Observer | None = None,
+        fence: Dialect | None = None,
+        reign: Term | None = None,
     ) -> None:
         if source.name == target.name:
             raise SettingsError(
@@ -101,6 +106,7 @@ class Session:
         self._run_id, self._settings = run_id, settings
         self._policy = policy or policy_of(settings)
         self._observe = observe or (lambda table, phase, done, total: None)
+        self._fence, self._reign = fence, reign
         self._source: Dialect | None = None
         self._target: Dialect | None = None
         self._works: dict[str, _Work] = {}
@@ -377,6 +383,9 @@ class Session:
         if self._source_last is not None and self._passes_on(self._source_last):
             self._state, self._numbered = self._source_last.state, self._source_last.numbered
             return
+        if self._fence is not None:
+            self._number, self._numbered = Ledger(self._fence).next_number(self._highest), True
+            return
         try:
             with self._source_database.connect(f"dbsync run {self._run_id}") as source:
                 source.wait_at_most(self._settings.lock_seconds)
@@ -506,8 +515,9 @@ class Session:
 
     def _carry_term(self) -> None:
         """The target takes the source's term where that is higher, in the publishing transaction."""
-        if self._source_term is not None:
-            self._ledger.take_term(self._source_term)
+        term = self._reign or (self._source_term and replace(self._source_term, after=None))
+        if term is not None and not self._ledger.take_term(term) and self._reign:
+            raise Refused("somebody else gave it a term meanwhile", operation="failback", database=self.target.name)
 
     def _commit(self) -> None:
         """After a commit whose answer was lost, the ledger says whether it was made."""

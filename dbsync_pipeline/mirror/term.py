@@ -2,7 +2,8 @@
 
 A term is the pair (n, primary). Each database keeps the highest that it took, and takes only a higher one, so it gives its voice once
 for each n. A primary takes its own term last, when a majority has it: two databases never hold one n. With no term anywhere the
-primary is the one that the settings name.
+primary is the one that the settings name. (A failback is the exception: the primary takes its term with the publish, and it counts
+once the former one took it.)
 """
 
 from __future__ import annotations
@@ -70,10 +71,21 @@ def majority(configured: int) -> int:
 
 
 def _holds(term: Term, taken: Mapping[str, Term | None], silent: Mapping[str, str], needed: int) -> bool:
-    """A majority took it, its primary among them. A silent primary is believed, since it took the term last; a database that went on to
-    a higher term is counted, since it would have forgotten this one."""
+    """Whether a majority took it, as far as can be told.
+
+    A primary takes its own term last, so it is believed by itself; but for a failback, which counts once the former primary took the
+    term. Of a silent primary the others tell. A database that went on to a higher term counts for a lower one, since it forgot that.
+    """
     voices = [name for name, other in taken.items() if other and (other == term or other.n > term.n)]
-    return len(voices) >= needed and (term.primary in voices or term.primary in silent)
+    if term.primary not in silent:
+        if term.primary not in voices:
+            return False
+        own = taken[term.primary]
+        if own == term and not own.after:
+            return True
+        if own == term and own.after in taken:
+            return own.after in voices
+    return len(voices) >= needed
 
 
 def read_term(database: Database) -> Term | None:

@@ -1,0 +1,200 @@
+"""Failover and failback as Dagster runs them: sensors that look and request a run, and jobs that do the work.
+
+A sensor's code is run for real by Dagster's *test sensor* button, so a sensor changes nothing: it probes, counts in its cursor, and requests
+a run of a job, which probes again before it acts. What a person has to know of a run is its tag `dbsync/alert`.
+"""
+
+# No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+from dagster import (
+    AssetMaterialization,
+    DefaultSensorStatus,
+    Failure,
+    MetadataValue,
+    OpExecutionContext,
+    Output,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    job,
+    op,
+    sensor,
+)
+
+from dbsync_pipeline.defs.assets import Permissions, asset_key, publication_metadata, table_metadata
+from dbsync_pipeline.defs.resources import OBSERVER, told_plainly, watch
+from dbsync_pipeline.defs.traces import ALERT_TAG, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.mirror import failover as mirror
+from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.failover import Observation, Outage
+from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.settings import Settings, load
+
+MODE_TAG = "dbsync/failover"
+"""`alert` on a run that shall say what is to be done, and not do it."""
+
+REPORT = "report"
+"""The metadata that holds what a run saw and did, as JSON."""
+
+_LONGEST_PROBE = 20.0
+"""Seconds: a sensor that takes a minute is ended by Dagster."""
+
+
+# The jobs ---------------------------------------------------------------------------------------------------------------
+
+
+@op
+def fail_over(context: OpExecutionContext) -> Output[None]:
+    """Probe again, bring the other standbys up to the newest, and promote it where it holds writes of its own and a majority answers."""
+    act = context.run.tags.get(MODE_TAG) != "alert"
+    with told_plainly(), _cancelling(context) as begun:
+        settings = load()
+        report = mirror.failover(settings, load_model(settings.models), context.run_id, act=act, watch=begun)
+    _note_publications(context, report.published)
+    if report.matters:
+        _alert(context, report.note)
+    if report.failed or (report.matters and not act):
+        raise Failure(description=report.note, metadata={REPORT: _json(report)}, allow_retries=False)
+    return Output(None, metadata={REPORT: _json(report), "note": report.note})
+
+
+@op
+def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
+    """Sync the configured primary from the primary of now while nobody can write there, and make it the primary again."""
+    with told_plainly(), _cancelling(context) as begun:
+        settings = load()
+        model, policy = load_model(settings.models), config.allowed.policy(settings)
+        done = mirror.failback(settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun)
+    _note_publications(context, [done.publication])
+    _alert(context, done.note)
+    return Output(None, metadata={REPORT: _json(done), "note": done.note})
+
+
+@op
+def report_primary_back(context: OpExecutionContext) -> None:
+    """Say that the configured primary answers again, and what stands in the way of its writes."""
+    with told_plainly():
+        settings = load()
+        note = mirror.back_note(_probe(settings), settings)
+    if note:
+        _alert(context, note)
+
+
+@job(
+    description="When the primary does not answer: bring the standbys up to the newest one, and promote it where the application writes."
+)
+def failover_job() -> None:
+    fail_over()
+
+
+@job(description="Give the configured primary its place back: sync it from the primary of now under a lock, with the next term.")
+def failback_job() -> None:
+    fail_back()
+
+
+@job(description="Tell that the configured primary is back while another database is the primary.")
+def primary_back_job() -> None:
+    report_primary_back()
+
+
+@contextmanager
+def _cancelling(context: OpExecutionContext) -> Iterator[Callable[[Session], None]]:
+    """Sessions that are told to it stop when somebody cancels the run."""
+    ended = list[Any]()
+    try:
+        yield lambda session: ended.append(watch(context, session))
+    finally:
+        for event in ended:
+            event.set()
+
+
+def _note_publications(context: OpExecutionContext, published: Sequence[Publication]) -> None:
+    """The tables' partitions, and history, show what was published, as after a sync."""
+    if not published:
+        return
+    targets = ", ".join(one.target for one in published)
+    context.instance.add_run_tags(context.run_id, {SOURCE_TAG: published[0].source, TARGET_TAG: targets})
+    for one in published:
+        for table, result in one.tables.items():
+            metadata = {**table_metadata(table, result), **publication_metadata(one, "standby")}
+            context.log_event(AssetMaterialization(asset_key(table), metadata=metadata, partition=one.target))
+
+
+def _alert(context: OpExecutionContext, note: str) -> None:
+    context.instance.add_run_tags(context.run_id, {ALERT_TAG: note})
+    context.log.warning(note)
+
+
+def _json(value: Any) -> MetadataValue[Any]:
+    return MetadataValue.json(json.loads(json.dumps(dataclasses.asdict(value), default=_plain)))
+
+
+def _plain(value: Any) -> str:
+    return value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else str(value)
+
+
+# The sensors ------------------------------------------------------------------------------------------------------------
+
+
+def sensors(settings: Settings) -> list[SensorDefinition]:
+    """The failover sensor and the one that tells when the configured primary is back; both probe every `failover_probe_seconds`."""
+
+    @sensor(
+        job=failover_job,
+        name="failover",
+        minimum_interval_seconds=settings.failover_probe_seconds,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Requests a run of failover_job, once for each outage of the primary.",
+    )
+    def failover_sensor(context: SensorEvaluationContext) -> SensorResult:
+        now = load()
+        if now.failover == "off":
+            return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor="")
+        return outage(_probe(now), now, context.cursor, datetime.now(timezone.utc))
+
+    @sensor(
+        job=primary_back_job,
+        name="primary_back",
+        minimum_interval_seconds=settings.failover_probe_seconds,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Tells, once for each return, that the configured primary answers while another database is the primary.",
+    )
+    def primary_back_sensor(context: SensorEvaluationContext) -> SensorResult:
+        now = load()
+        return back(_probe(now), now, context.cursor, datetime.now(timezone.utc))
+
+    return [failover_sensor, primary_back_sensor]
+
+
+def outage(seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime) -> SensorResult:
+    """What the failover sensor does: count in the cursor, and request a run when the outage is long enough; its key is the outage's."""
+    found = mirror.tally(Outage.from_text(cursor), seen, settings, now)
+    if found is None:
+        return SensorResult(skip_reason=mirror.decided(seen, settings).why, cursor="")
+    if not mirror.due(found, settings, now):
+        return SensorResult(skip_reason=str(found), cursor=found.to_text())
+    tags = {MODE_TAG: settings.failover, "dbsync/outage": found.since.isoformat()}
+    request = RunRequest(run_key=f"{found.primary} {found.since.isoformat()}", tags=tags)
+    return SensorResult(run_requests=[request], cursor=found.to_text())
+
+
+def back(seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime) -> SensorResult:
+    """What the other sensor does: the cursor holds the moment of the return, until the primary falls silent or has its place back."""
+    note = mirror.back_note(seen, settings)
+    if note is None:
+        return SensorResult(skip_reason=f"{settings.primary} is the primary, or does not answer", cursor="")
+    since = cursor or now.isoformat()
+    return SensorResult(run_requests=[RunRequest(run_key=f"{settings.primary} {since}")], cursor=since)
+
+
+def _probe(settings: Settings) -> tuple[Observation, ...]:
+    return mirror.probe(databases(settings), min(settings.connect_seconds, _LONGEST_PROBE))

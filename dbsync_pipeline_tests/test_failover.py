@@ -1,0 +1,519 @@
+"""When the primary is gone and when it comes back: what is decided, what is done, and that no write is lost silently."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Refused, SettingsError, Unavailable
+from dbsync_pipeline.mirror import failover, rescue, term
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, tally
+from dbsync_pipeline.mirror.ledger import Ledger, Term
+from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.settings import DatabaseSetting, Settings
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.places import UNREACHABLE
+from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, NOON, content, execute, prepare, small_world, sync, user
+
+users = MODEL.table("users").sa
+DOWN = Observation("windows", False, "nothing answers at that address")
+
+
+# The decision -----------------------------------------------------------------------------------------------------------
+
+
+def standby(name: str, number: int = 5, *writes: str, at: dt.datetime = NOON, **given: Any) -> Observation:
+    return Observation(name, True, number=number, snapshot_at=at, own_writes=writes, **given)
+
+
+STATES: Mapping[str, Observation] = {
+    "fresh": standby("x", 5),
+    "older": standby("x", 4, at=NOON - dt.timedelta(hours=6)),
+    "written": standby("x", 5, "users"),
+    "older and written": standby("x", 4, "users", at=NOON - dt.timedelta(hours=6)),
+    "of the same round": standby("x", 4, "users", at=NOON - dt.timedelta(seconds=60)),
+    "held": standby("x", 5, "users", held="run 1 was undone"),
+    "mixed": standby("x", 5, "users", mixed=True),
+    "never published to": standby("x", 0),
+    "not to be told": replace(standby("x", 5), own_writes=None),
+    "unreadable": Observation("x", True, "permission denied"),
+    "silent": Observation("x", False, "no answer"),
+}
+
+
+def seen(linux: str, azure: str, windows: Observation = DOWN) -> list[Observation]:
+    return [windows, replace(STATES[linux], name="linux"), replace(STATES[azure], name="azure")]
+
+
+@pytest.mark.parametrize(
+    ("linux", "azure", "newest", "targets", "promoted", "why"),
+    [
+        ("fresh", "fresh", "linux", (), None, "has not moved"),
+        ("fresh", "older", "linux", ("azure",), None, "has not moved"),
+        ("older", "fresh", "azure", ("linux",), None, "has not moved"),
+        ("written", "fresh", "linux", ("azure",), "linux", "writes to linux (users)"),
+        ("written", "older", "linux", ("azure",), "linux", "writes to linux"),
+        ("fresh", "written", "azure", ("linux",), "azure", "writes to azure"),
+        ("older", "written", "azure", ("linux",), "azure", "writes to azure"),
+        ("of the same round", "fresh", "linux", ("azure",), "linux", "writes to linux"),
+        ("older and written", "fresh", None, (), None, "azure has the newer state"),
+        ("written", "written", None, (), None, "linux and azure hold writes of their own"),
+        ("written", "older and written", None, (), None, "hold writes of their own"),
+        ("written", "silent", None, (), None, "only 1 of 3 databases answer"),
+        ("written", "held", "linux", (), "linux", "writes to linux"),
+        ("written", "unreadable", "linux", (), "linux", "writes to linux"),
+        ("fresh", "held", "linux", (), None, "has not moved"),
+        ("mixed", "older", "azure", (), None, "has not moved"),
+        ("held", "held", None, (), None, "is held (run 1 was undone)"),
+        ("mixed", "never published to", None, (), None, "is mixed"),
+        ("not to be told", "silent", None, (), None, "cannot be compared"),
+        ("silent", "silent", None, (), None, "no database answers"),
+    ],
+)
+def test_the_decision(
+    linux: str, azure: str, newest: str | None, targets: tuple[str, ...], promoted: str | None, why: str
+) -> None:
+    found = decide(seen(linux, azure), "windows", 300)
+    assert (found.newest, found.targets, found.promote) == (newest, targets, promoted)
+    assert why in found.why
+
+
+def test_over_every_combination_the_decision_is_safe() -> None:
+    for linux, azure in itertools.product(STATES, repeat=2):
+        _is_safe(linux, azure)
+
+
+def _is_safe(linux: str, azure: str) -> None:
+    for windows in (Observation("windows", True), Observation("windows", True, "permission denied")):
+        assert decide(seen(linux, azure, windows), "windows", 300).nothing, "a primary that answers is left alone"
+    places = seen(linux, azure)
+    found, by_name = decide(places, "windows", 300), {one.name: one for one in places}
+    touched = {*found.targets, *filter(None, [found.promote])}
+    assert all(by_name[name].electable for name in touched) and "windows" not in touched
+    if found.nothing:
+        return
+    assert found.newest is not None and by_name[found.newest].electable
+    assert all(not by_name[name].own_writes for name in found.targets)
+    if found.promote:
+        assert found.promote == found.newest and by_name[found.newest].own_writes
+        assert sum(one.answers for one in places) >= 2 and [one.name for one in places if one.electable and one.own_writes] == [
+            found.newest
+        ]
+    else:
+        assert not by_name[found.newest].own_writes, "writes that are nobody's yet are not carried on"
+        assert all(by_name[name].number < by_name[found.newest].number for name in found.targets)
+
+
+def test_a_standby_that_was_brought_up_by_another_is_no_newer_than_it() -> None:
+    azure = standby("azure", 5, source="windows")
+    up, outdated = standby("linux", 6, source="azure"), standby("linux", 6, source="azure")
+    assert decide([DOWN, up, azure], "windows", 300).targets == ()
+    found = decide([DOWN, outdated, replace(azure, number=7)], "windows", 300)
+    assert (found.newest, found.targets) == ("azure", ("linux",))
+    assert decide([DOWN, up, replace(azure, own_writes=("users",))], "windows", 300).promote == "azure"
+    circle = [replace(up, source="azure"), replace(azure, source="linux")]
+    assert decide([DOWN, *circle], "windows", 300).newest is not None
+
+
+def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
+    places = [standby("windows", 0), Observation("linux", False, "no answer"), standby("azure", 5, "users")]
+    assert decide(places, "linux", 300).promote == "azure"
+
+
+# How long it must be gone -----------------------------------------------------------------------------------------------
+
+PATIENT = Settings(failover_after_failures=3, failover_grace_seconds=300)
+
+
+def after(probes: str, every: float = 60) -> tuple[Outage | None, bool]:
+    """What the probes say in the end: `u` the primary answers, `d` it does not, `b` nobody does."""
+    outage, now = None, NOON
+    for number, word in enumerate(probes):
+        now = NOON + dt.timedelta(seconds=number * every)
+        windows = Observation("windows", word == "u", None if word == "u" else "no answer")
+        others = [replace(STATES["silent" if word == "b" else "fresh"], name=name) for name in ("linux", "azure")]
+        outage = tally(Outage.from_text(outage.to_text()) if outage else None, [windows, *others], PATIENT, now)
+    return outage, outage is not None and due(outage, PATIENT, now)
+
+
+@pytest.mark.parametrize(
+    ("probes", "failures", "failed"),
+    [
+        ("u", 0, False),
+        ("d", 1, False),
+        ("ddd", 3, False),  # often enough, not for long enough
+        ("dddddd", 6, True),
+        ("dddddudddd", 4, False),
+        ("dudududududududududu", 0, False),
+        ("ddudduddudduddudd", 2, False),
+        ("bbbbbbbbbbbb", 0, False),
+        ("dddddbd", 1, False),
+        ("ddddddd", 7, True),
+    ],
+)
+def test_flapping_and_blindness_are_no_outage(probes: str, failures: int, failed: bool) -> None:
+    outage, is_due = after(probes)
+    assert (outage.failures if outage else 0, is_due) == (failures, failed)
+
+
+def test_a_few_probes_far_apart_are_not_enough() -> None:
+    assert not after("dd", every=3600)[1] and after("ddd", every=3600)[1]
+
+
+def test_an_outage_keeps_its_start_and_another_primary_begins_another_one() -> None:
+    outage, _ = after("uddd")
+    assert outage is not None and outage.since == NOON + dt.timedelta(seconds=60)
+    places = [
+        Observation("windows", False, "-"),
+        Observation("linux", False, "-", None),
+        standby("azure", 5, term=Term(1, "linux")),
+    ]
+    other = tally(outage, [*places, standby("mars", 5, term=Term(1, "linux"))], PATIENT, NOON)
+    assert other == Outage("linux", 1, NOON)
+
+
+# Promotion --------------------------------------------------------------------------------------------------------------
+
+
+class Three:
+    """windows with a small world, linux and azure equal to it."""
+
+    def __init__(self, windows: Database, linux: Database, azure: Database) -> None:
+        self.windows, self.linux, self.azure = windows, linux, azure
+        self.silent: set[str] = set()
+        prepare(windows, small_world())
+        for target in (linux, azure):
+            sync(windows, target)
+
+    @property
+    def settings(self) -> Settings:
+        places = (self.windows, self.linux, self.azure)
+        urls = {one.name: one.url.render_as_string(hide_password=False) for one in places}
+        urls |= dict.fromkeys(self.silent, UNREACHABLE)
+        settings = tuple(DatabaseSetting(name=name, url=SecretStr(url)) for name, url in urls.items())
+        return Settings(lock_seconds=1, databases=settings)
+
+    def terms(self) -> dict[str, Term | None]:
+        return {one.name: term.read_term(one) for one in (self.windows, self.linux, self.azure)}
+
+    def fail_over(self) -> failover.Report:
+        return failover.failover(self.settings, MODEL, "failover-1")
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def three(request: pytest.FixtureRequest, new_database: NewDatabase) -> Three:
+    return Three(*(new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux", "azure"))))
+
+
+@pytest.fixture
+def files(new_database: NewDatabase) -> Three:
+    return Three(*(new_database("sqlite", name) for name in ("windows", "linux", "azure")))
+
+
+def test_without_evidence_the_standbys_are_brought_up_and_nobody_is_promoted(files: Three) -> None:
+    execute(files.windows, (users.insert(), [user(900)]))
+    sync(files.windows, files.azure)  # the newest
+    files.silent = {"windows"}
+    report = files.fail_over()
+    assert [(one.source, one.target, one.tables["users"].inserted) for one in report.published] == [("azure", "linux", 1)]
+    assert report.promotion is None and files.terms() == dict.fromkeys(("windows", "linux", "azure"))
+    assert content(files.linux) == content(files.azure)
+    assert "dbsync promote azure" in report.note and report.matters
+    assert files.fail_over().decision.nothing, "a second one finds nothing to do"
+
+
+def test_a_standby_that_the_application_writes_to_is_promoted_and_carried_on(three: Three) -> None:
+    execute(three.linux, (users.insert(), [user(900)]))
+    three.silent = {"windows"}
+    report = three.fail_over()
+    assert report.promotion is not None and (report.promotion.primary, report.promotion.former) == ("linux", "windows")
+    assert three.terms() == {"windows": None, "linux": Term(1, "linux"), "azure": Term(1, "linux")}
+    assert content(three.azure) == content(three.linux)
+    assert term.primary(three.settings) == "linux"
+    three.silent = set()  # windows is back
+    assert term.primary(three.settings) == "linux"
+    execute(three.windows, (users.insert(), [user(901)]))
+    for target in (three.linux, three.azure):
+        before = content(target)
+        with pytest.raises(Refused, match=r"says that linux is the primary \(term 1\)"):
+            sync(three.windows, target, policy=ANYTHING)
+        assert content(target) == before
+
+
+def test_alone_a_standby_is_not_promoted_whatever_it_holds(files: Three) -> None:
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows", "azure"}
+    report = files.fail_over()
+    assert report.promotion is None and "only 1 of 3 databases answer" in report.note
+    with pytest.raises(Refused, match="only 1 of the 2 databases that make a majority"):
+        failover.promote(files.settings, "linux")
+    assert files.terms() == dict.fromkeys(("windows", "linux", "azure"))
+
+
+def test_a_primary_that_answers_is_left_alone(files: Three) -> None:
+    execute(files.linux, (users.insert(), [user(900)]))
+    report = files.fail_over()
+    assert report.decision.nothing and not report.matters and report.note == "windows answers"
+
+
+def test_what_is_only_asked_for_is_not_done(files: Three) -> None:
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows"}
+    report = failover.failover(files.settings, MODEL, "r", act=False)
+    assert report.decision.promote == "linux" and "nothing was done" in report.note
+    assert files.terms() == dict.fromkeys(("windows", "linux", "azure"))
+    assert content(files.azure) != content(files.linux)
+
+
+def test_a_rehearsal_takes_the_primary_for_silent(files: Three) -> None:
+    found = decide(failover.observe(files.settings, MODEL, down=True), "windows", 300)
+    assert (found.newest, found.targets, found.promote) == ("azure", ("linux",), None)
+
+
+def test_held_and_mixed_standbys_are_not_touched(files: Three) -> None:
+    execute(files.windows, (users.insert(), [user(900)]))
+    sync(files.windows, files.linux)
+    sync(files.windows, files.azure, ["users"])
+    mixed, _ = content(files.azure), rescue.hold(files.linux, "a person looks at it")
+    execute(files.linux, (users.insert(), [user(901)]))
+    files.silent = {"windows"}
+    report = files.fail_over()
+    assert report.decision.nothing and "linux is held (a person looks at it)" in report.note and "azure is mixed" in report.note
+    assert content(files.azure) == mixed
+    with pytest.raises(Refused, match="it is held: a person looks at it"):
+        failover.promote(files.settings, "linux")
+
+
+def test_a_target_that_fails_is_named_and_the_promotion_stands(files: Three) -> None:
+    execute(files.linux, (users.insert(), [user(900)]))
+    execute(files.azure, "CREATE TRIGGER no BEFORE INSERT ON users BEGIN SELECT RAISE(ABORT, 'no'); END")
+    files.silent = {"windows"}
+    report = files.fail_over()
+    assert report.promotion is not None and list(report.failed) == ["azure"] and "azure was not brought up" in report.note
+
+
+def test_a_person_promotes_without_evidence_and_twice_is_once(files: Three) -> None:
+    files.silent = {"windows"}
+    done = failover.promote(files.settings, "azure")
+    assert (done.primary, done.former, done.term, set(done.took)) == ("azure", "windows", Term(1, "azure"), {"linux", "azure"})
+    assert list(done.missing) == ["windows"] and done.held_at is not None
+    again = failover.promote(files.settings, "azure")
+    assert (again.former, again.term) == ("azure", Term(1, "azure"))
+    files.silent = set()
+    assert failover.promote(files.settings, "azure").missing == {}, "windows hears of it"
+    assert files.terms()["windows"] == Term(1, "azure")
+    assert failover.promote(files.settings, "linux").term == Term(2, "linux")
+
+
+def test_a_promotion_that_was_cut_off_changes_nothing_and_the_next_goes_above_it(files: Three) -> None:
+    assert term.give(Term(1, "linux"), [files.azure], 5) == {}  # linux itself takes its term last
+    found = term.standing([files.windows, files.linux, files.azure], files.settings)
+    assert (found.primary, found.pending) == ("windows", Term(1, "linux"))
+    assert failover.promote(files.settings, "windows").term == Term(2, "windows")
+    assert term.standing([files.windows, files.linux, files.azure], files.settings).pending is None
+
+
+def test_two_promotions_at_once_make_one_primary(files: Three) -> None:
+    outcomes: dict[str, Any] = {}
+
+    def promote(name: str) -> None:
+        try:
+            outcomes[name] = failover.promote(files.settings, name)
+        except DbsyncError as error:
+            outcomes[name] = error
+
+    threads = [threading.Thread(target=promote, args=(name,)) for name in ("linux", "azure")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    promoted = [done.term for done in outcomes.values() if not isinstance(done, DbsyncError)]
+    assert len({one.n for one in promoted}) == len(promoted), "no two primaries have one term"
+    found = term.standing([files.windows, files.linux, files.azure], files.settings)
+    assert found.primary == (max(promoted).primary if promoted else "windows")
+
+
+# Failback ---------------------------------------------------------------------------------------------------------------
+
+
+def moved(three: Three) -> None:
+    """linux was promoted and has rows of its own, and so has windows, which is back."""
+    execute(three.windows, (users.insert(), [user(700, name="after the last sync")]))
+    execute(three.linux, (users.insert(), [user(800), user(801)]), users.update().where(users.c.id == 2).values(name="on linux"))
+    three.silent = {"windows"}
+    three.fail_over()
+    three.silent = set()
+
+
+def fail_back(three: Three, run_id: str = "back-1") -> failover.Failback:
+    return failover.failback(three.settings, MODEL, run_id)
+
+
+def test_failback_brings_the_rows_over_and_keeps_those_that_were_alone(three: Three) -> None:
+    moved(three)
+    expected = content(three.linux)
+    done = fail_back(three)
+    assert content(three.windows) == expected == content(three.linux)
+    assert (done.primary, done.former, done.term, done.missing) == ("windows", "linux", Term(2, "windows"), {})
+    assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
+    assert done.rescued == {"users": {"deleted": [(700,)], "replaced": [(2,)]}}
+    assert "rows deleted, with keys 700" in done.note
+    ((_, frame),) = rescue.rescued_rows(three.windows, MODEL, "back-1")
+    assert "after the last sync" in list(frame["name"])
+    with pytest.raises(SettingsError, match="windows is the primary already"):
+        fail_back(three, "back-2")
+
+
+def test_after_a_failback_syncs_go_on_as_before(three: Three) -> None:
+    moved(three)
+    fail_back(three)
+    execute(three.windows, users.update().where(users.c.id == 800).values(name="on windows"))
+    for target in (three.linux, three.azure):
+        sync(three.windows, target)
+        assert content(target) == content(three.windows)
+    with pytest.raises(Refused, match="windows is the primary"):
+        execute(three.linux, (users.insert(), [user(999)]))
+        sync(three.linux, three.windows)
+
+
+def test_what_the_application_writes_during_a_failback_waits_and_is_not_lost_silently(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved(three)
+    began, ended = threading.Event(), threading.Event()
+
+    def write() -> None:
+        began.set()
+        execute(three.linux, (users.insert(), [user(950, name="late")]))
+        ended.set()
+
+    writer = threading.Thread(target=write)
+    publish, seen_waiting = Session.publish, list[bool]()
+
+    def publish_while_somebody_writes(session: Session) -> Any:
+        writer.start()
+        began.wait()
+        if three.linux.engine_name == "postgresql":
+            _until_somebody_waits(three.linux)
+        done = publish(session)
+        seen_waiting.append(not ended.is_set())
+        return done
+
+    monkeypatch.setattr(Session, "publish", publish_while_somebody_writes)
+    fail_back(three)
+    writer.join()
+    monkeypatch.undo()
+    assert seen_waiting == [True], "the writer waited until the publish was made"
+    assert any(row[2] == "late" for row in content(three.linux)["users"]), "it succeeded afterwards, on what is a standby now"
+    assert not any(row[2] == "late" for row in content(three.windows)["users"])
+    with pytest.raises(Refused, match=r"somebody has written to linux since its last publish.*950"):
+        sync(three.windows, three.linux)
+
+
+def _until_somebody_waits(database: Database) -> None:
+    with database.engine("administrator").connect() as connection:
+        while not connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            connection.rollback()
+
+
+def test_a_failback_waits_for_a_writer_only_so_long(three: Three) -> None:
+    moved(three)
+    before = content(three.windows)
+    with three.linux.engine("application").connect() as application:
+        application.execution_options(**({"begin": "BEGIN IMMEDIATE"} if three.linux.engine_name == "sqlite" else {}))
+        with application.begin():
+            application.execute(users.insert(), [user(950)])
+            with pytest.raises(Busy):
+                fail_back(three)
+    assert content(three.windows) == before and three.terms()["windows"] is None
+    fail_back(three, "back-2")
+    assert content(three.windows) == content(three.linux)
+
+
+def test_a_failback_that_was_cut_off_is_completed_by_another(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved(three)
+
+    def cut(*_: object) -> None:
+        raise DatabaseError("cut off after the publish")
+
+    monkeypatch.setattr(failover, "_become_standby", cut)
+    with pytest.raises(DatabaseError, match="cut off"):
+        fail_back(three)
+    monkeypatch.undo()
+    assert three.terms() == {"windows": Term(2, "windows"), "linux": Term(1, "linux"), "azure": Term(1, "linux")}
+    assert term.primary(three.settings) == "linux", "nothing has changed hands"
+    execute(three.linux, (users.insert(), [user(951)]))  # the application goes on there
+    with pytest.raises(Refused, match="says that windows is the primary"):
+        sync(three.linux, three.windows)
+    done = fail_back(three, "back-2")
+    assert done.term == Term(3, "windows") and done.rescued == {}
+    assert content(three.windows) == content(three.linux)
+    assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(3, "windows"))
+
+
+def test_a_failback_cut_off_after_the_former_primary_took_the_term_stands(files: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved(files)
+    monkeypatch.setattr(term, "give", lambda new, among, seconds: {one.name: "cut off" for one in among})
+    assert fail_back(files).missing == {"azure": "cut off"}
+    monkeypatch.undo()
+    assert term.primary(files.settings) == "windows" and files.terms()["azure"] == Term(1, "linux")
+    sync(files.windows, files.azure)
+    assert files.terms()["azure"] == Term(2, "windows"), "it learns it by its next sync"
+
+
+def test_the_other_guards_stand_at_a_failback(files: Three) -> None:
+    moved(files)
+    execute(files.linux, "DELETE FROM user_memory")
+    with pytest.raises(Refused, match="the source's table is empty"):
+        fail_back(files)
+    assert files.terms()["windows"] is None and len(content(files.windows)["user_memory"]) == 20
+    failover.failback(files.settings, MODEL, "back-2", policy=ANYTHING)
+    assert content(files.windows)["user_memory"] == []
+
+
+def test_a_failback_needs_the_configured_primary_and_a_majority(files: Three) -> None:
+    moved(files)
+    files.silent = {"windows"}
+    with pytest.raises(Unavailable, match="database windows"):
+        fail_back(files)
+    files.silent = {"linux", "azure"}
+    with pytest.raises((Refused, SettingsError)):
+        fail_back(files)
+    files.silent = {"azure"}
+    assert fail_back(files).missing["azure"]
+    assert term.primary(files.settings) == "windows"
+
+
+def test_the_former_primary_says_that_it_holds_what_the_new_one_does(files: Three) -> None:
+    moved(files)
+    done = fail_back(files)
+    with files.linux.connect() as dialect:
+        last = Ledger(dialect).last()
+    assert last is not None and (last.number, last.source, last.changed) == (done.publication.number, "windows", 0)
+
+
+def test_a_return_is_told_of_while_another_is_the_primary(files: Three) -> None:
+    def note() -> str | None:
+        settings = files.settings
+        places = [Database(one.name, sa.make_url(one.url.get_secret_value())) for one in settings.databases]
+        return failover.back_note(failover.probe(places, 10), settings)
+
+    assert note() is None
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows"}
+    files.fail_over()
+    assert note() is None
+    files.silent = set()
+    told = note()
+    assert told is not None and "linux is the primary (term 1 (linux))" in told and "dbsync failback" in told
+    fail_back(files)
+    assert note() is None
