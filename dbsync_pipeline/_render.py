@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dbsync_pipeline.demo import DemoReport
     from dbsync_pipeline.history import Run
+    from dbsync_pipeline.mirror.failover import Decision, Observation, Promotion
     from dbsync_pipeline.mirror.guard import Finding, Plan
     from dbsync_pipeline.mirror.session import Observer
     from dbsync_pipeline.mirror.status import DatabaseStatus
@@ -362,6 +363,43 @@ def checked(found: Mapping[str, Any]) -> None:
                 complain(f"{name}: table {table}: {difference}")
         if not differs(result):
             good(f"{name}: {len(result)} tables, equal to the models")
+
+
+def decision(seen: Sequence[Observation], found: Decision) -> None:
+    """What the probes saw, and what follows from it."""
+    table = _table(None, "database", "answers", "term", ">publish", "state of (UTC)", "writes of its own", "obstacle")
+    for one in seen:
+        table.add_row(*_observed(one))
+    _out.print(table)
+    say(found.why)
+    if not found.nothing:
+        from dbsync_pipeline.mirror.failover import words
+
+        say(f"so: {words(found)}")
+
+
+def _observed(one: Observation) -> tuple[str, ...]:
+    own = "not looked at" if one.own_writes is None else ", ".join(map(escape, one.own_writes)) or "none"
+    obstacle = one.reason or one.held or ("mixed" if one.mixed else "")
+    return (
+        one.name,
+        "[green]yes[/green]" if one.answers else "[red]no[/red]",
+        f"{one.term.n} {one.term.primary}" if one.term else "",
+        str(one.number or ""),
+        f"{one.snapshot_at:%Y-%m-%d %H:%M:%S}" if one.snapshot_at else "",
+        own if one.answers else "",
+        escape(obstacle),
+    )
+
+
+def promoted(done: Promotion) -> None:
+    if done.primary == done.former:
+        good(f"{done.primary} is the primary already ({done.term})")
+    else:
+        good(f"{done.primary} is the primary now ({done.term}), in the place of {done.former}")
+        say("Point the application to it, and see that nobody writes to the former one: docs/failover.md")
+    for name, why in done.missing.items():
+        say(f"{name} did not hear of it ({why}); it will by its next sync")
 
 
 def status(found: Sequence[DatabaseStatus]) -> None:

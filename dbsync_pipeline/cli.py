@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,7 +23,7 @@ from dbsync_pipeline import _render as render
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
-from dbsync_pipeline.mirror import rescue, schema, term
+from dbsync_pipeline.mirror import failover, rescue, schema, term
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.model import Model, load_model
@@ -260,7 +260,10 @@ def undo(
     place, entry = rescue.find(databases(settings), run)
     if not yes:
         _agree(
-            f"{place.name} goes back to before run {entry.run_id} ({entry.changed:,} rows)", f"dbsync undo {run} --yes", as_json
+            f"{place.name} goes back to before run {entry.run_id} ({entry.changed:,} rows)",
+            f"dbsync undo {run} --yes",
+            as_json,
+            "undo",
         )
     undone = rescue.undo(place, model, entry.run_id, by=str(uuid.uuid4()), settings=settings, overwrite=overwrite)
     if as_json:
@@ -346,11 +349,87 @@ def rescue_merge(run: Run, as_json: Json = False) -> None:
     raise typer.Exit(int(bool(rest)))
 
 
-def _agree(what: str, command: str, as_json: bool) -> None:
+def _agree(what: str, command: str, as_json: bool, operation: str) -> None:
     """A person at the terminal says yes, or it is refused."""
     if not as_json and sys.stdin.isatty() and render.ask(f"{what}. Go on?", ["yes", "no"], "no") == "yes":
         return
-    raise Refused(f"{what}, and nobody agreed", operation="undo", remedy=command)
+    raise Refused(f"{what}, and nobody agreed", operation=operation, remedy=command)
+
+
+# Failover --------------------------------------------------------------------------------------------------------------
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@app.command()
+def promote(name: Annotated[str, typer.Argument(metavar="DATABASE")], yes: Yes = False, as_json: Json = False) -> None:
+    """Make a database the primary, with a majority of all. Moves no rows, and tells no application."""
+    settings, _ = _ground()
+    if not yes:
+        _agree(failover.at_stake(settings, name), f"dbsync promote {name} --yes", as_json, "promote")
+    done = failover.promote(settings, name)
+    if as_json:
+        render.json_out(done)
+    else:
+        render.promoted(done)
+
+
+@app.command("failover")
+def fail_over(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the probes and the decision, and change nothing.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="With --dry-run: as if the primary did not answer.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Do now what the failover sensor would do: bring the standbys up to the newest, and promote it where the application writes."""
+    settings, model = _ground()
+    if down and not dry_run:
+        raise SettingsError("--down is for a rehearsal", operation="failover", remedy="dbsync failover --dry-run --down")
+    seen = failover.observe(settings, model, down=down)
+    decision = failover.decided(seen, settings)
+    if not as_json:
+        render.decision(seen, decision)
+    if dry_run or decision.nothing:
+        if as_json:
+            render.json_out({"run_id": None, "seen": seen, "decision": decision})
+        raise typer.Exit(int(not dry_run and not _answers(seen, decision.primary)))
+    if not yes:
+        _agree(failover.words(decision), "dbsync failover --yes", as_json, "failover")
+    with render.waiting("Starting Dagster"):
+        from dbsync_pipeline import runs
+    with runs.dagster_instance(settings) as instance:
+        _end(runs.failover(instance), as_json)
+
+
+@app.command()
+def failback(yes: Yes = False, max_change_fraction: Fraction = None, max_change_rows: Rows = None, as_json: Json = False) -> None:
+    """Give the configured primary its place back: sync it from the primary of now, which nobody can write to meanwhile."""
+    settings, _ = _ground()
+    if not yes:
+        what = (
+            f"{settings.primary} becomes equal to the primary of now and takes its place; its own rows go into the rescue tables"
+        )
+        _agree(what, "dbsync failback --yes", as_json, "failback")
+    with render.waiting("Starting Dagster"):
+        from dbsync_pipeline import runs
+    with runs.dagster_instance(settings) as instance, render.watching() as watch:
+        done = runs.failback(instance, Allowed(False, max_change_fraction, max_change_rows), watch(settings.primary))
+    _end(done, as_json)
+
+
+def _answers(seen: Sequence[failover.Observation], name: str) -> bool:
+    return any(one.answers for one in seen if one.name == name)
+
+
+def _end(done: Any, as_json: bool) -> NoReturn:
+    """Show how a run of a job ended, and exit with its status."""
+    if as_json:
+        render.json_out(done)
+    elif done.succeeded:
+        render.good(done.note or "")
+    else:
+        render.complain(done.reason or done.status)
+    raise typer.Exit(int(not done.succeeded))
 
 
 # The tables ------------------------------------------------------------------------------------------------------------

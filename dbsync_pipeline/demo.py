@@ -82,14 +82,18 @@ def check_models(model: Model) -> None:
     remedy = "unset DBSYNC_MODELS to see the demo; `dbsync sync` works with your own models and data"
     for name, rows in DATASET.items():
         if name not in model.names:
-            raise SettingsError(f"the demo's data are for the project's own tables, and the models have no table {name}", remedy=remedy)
+            raise SettingsError(
+                f"the demo's data are for the project's own tables, and the models have no table {name}", remedy=remedy
+            )
         written = set(next(rows()))
         columns = {column.name: column for column in model.table(name).sa.columns}
         lacking = sorted(written - set(columns))
         needed = sorted(key for key, column in columns.items() if key not in written and not _may_be_left_out(column))
         if lacking or needed:
             found = f"no column {', '.join(lacking)}" if lacking else f"the column {', '.join(needed)}, which the data lack"
-            raise SettingsError(f"the demo's data are for the project's own tables, and here is {found}", table=name, remedy=remedy)
+            raise SettingsError(
+                f"the demo's data are for the project's own tables, and here is {found}", table=name, remedy=remedy
+            )
 
 
 def _may_be_left_out(column: sa.Column[Any]) -> bool:
@@ -126,7 +130,9 @@ def _renamed(table: sa.Table, row: Row) -> Row:
 
 
 def _size(row: Row) -> int:
-    return sum(len(value.encode()) if isinstance(value, str) else len(value) for value in row.values() if isinstance(value, str | bytes))
+    return sum(
+        len(value.encode()) if isinstance(value, str) else len(value) for value in row.values() if isinstance(value, str | bytes)
+    )
 
 
 # --- the values -----------------------------------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ SENTENCES = (
     "Use `SELECT count(*) FROM messages WHERE cost > 0.05;` and compare.",
     "```python\nprint('C:\\\\temp\\\\new', end='\\n')\n```",
     "Take 15 % off, round to 2 decimals, and tell me the total.",
-    "I don't know; the \"real\" figure was never written down.",
+    'I don\'t know; the "real" figure was never written down.',
 )
 
 HARD_TEXTS = (
@@ -228,8 +234,20 @@ HARD_COSTS = tuple(
 )
 
 HARD_FLOATS = (
-    0.1 + 0.2, 1 / 3, 1.7976931348623157e308, -1.7976931348623157e308, 2.2250738585072014e-308, 1e22, 9007199254740991.0,
-    0.0, 1.0, -1.5, 5e-7, 123456789.123456789, 1 - 2.0**-53, 1 + 2.0**-52,
+    0.1 + 0.2,
+    1 / 3,
+    1.7976931348623157e308,
+    -1.7976931348623157e308,
+    2.2250738585072014e-308,
+    1e22,
+    9007199254740991.0,
+    0.0,
+    1.0,
+    -1.5,
+    5e-7,
+    123456789.123456789,
+    1 - 2.0**-53,
+    1 + 2.0**-52,
 )
 
 HARD_INSTANTS = (
@@ -245,21 +263,47 @@ HARD_INSTANTS = (
 )
 
 HARD_EMAILS = (
-    "ada@example.org", "Ada@example.org", "jos\u00e9@example.org", "jose\u0301@example.org", "用户@例子.测试", "o'brien+tag%1@example.org",
+    "ada@example.org",
+    "Ada@example.org",
+    "jos\u00e9@example.org",
+    "jose\u0301@example.org",
+    "用户@例子.测试",
+    "o'brien+tag%1@example.org",
     "a" * 308 + "@example.org",
 )
 
 NAMES = (
-    "", None, "Ada Lovelace", "Jos\u00e9 \u00d1and\u00fa", "Jose\u0301 N\u0303andu\u0301", "山田太郎", "محمد عبد الله", "Ægir Þórsson",
-    "O'Brien", "👩🏽\u200d💻", "名" * 200, "NULL",
+    "",
+    None,
+    "Ada Lovelace",
+    "Jos\u00e9 \u00d1and\u00fa",
+    "Jose\u0301 N\u0303andu\u0301",
+    "山田太郎",
+    "محمد عبد الله",
+    "Ægir Þórsson",
+    "O'Brien",
+    "👩🏽\u200d💻",
+    "名" * 200,
+    "NULL",
 )
 
 MEMORY_KEYS = (
-    "language", "Language", "tone", "project:アルファ", "caf\u00e9", "cafe\u0301", "timezone", "ключ", "it's\\100%", "~", "🔑", "NULL",
+    "language",
+    "Language",
+    "tone",
+    "project:アルファ",
+    "caf\u00e9",
+    "cafe\u0301",
+    "timezone",
+    "ключ",
+    "it's\\100%",
+    "~",
+    "🔑",
+    "NULL",
     "k" * 200,
 )
 
-FILE_STEMS = ("report", "Résumé – naïve", "報告書", "..\\..\\boot", "it's 100% \"final\"", "تقرير", "🧾", "n" * 251)
+FILE_STEMS = ("report", "Résumé – naïve", "報告書", "..\\..\\boot", 'it\'s 100% "final"', "تقرير", "🧾", "n" * 251)
 
 FILE_SIZES = (None, 0, 1, 2, 255, 256, 257, 4_095, 4_096, 8_191, 8_192, 8_193, 65_535, 65_536, 65_537, 1_000_000, 1_048_576)
 
@@ -473,6 +517,10 @@ def _embedding(chance: random.Random) -> bytes | None:
 
 
 DATASET: dict[str, Callable[[], Iterator[Row]]] = {
-    "users": users, "chats": chats, "messages": messages, "documents": documents, "user_memory": user_memory,
+    "users": users,
+    "chats": chats,
+    "messages": messages,
+    "documents": documents,
+    "user_memory": user_memory,
 }
 """The rows of each table, by column, parents first; every call begins anew."""

@@ -1,4 +1,4 @@
-"""Syncs run through Dagster in this process, one run per target, so that history has them all.
+"""Syncs, failovers and failbacks run through Dagster in this process, one run per target, so that history has them all.
 
 The command line uses it, and whatever other door comes later. It owns the store of Dagster's runs: where it is, and that it is
 complete before anyone uses it.
@@ -7,17 +7,19 @@ complete before anyone uses it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance, JobDefinition, execute_job, reconstructable
+from dagster import DagsterEvent, DagsterInstance, JobDefinition, execute_job, reconstructable
 from filelock import FileLock
 
 from dbsync_pipeline import history
-from dbsync_pipeline.choice import Choice
+from dbsync_pipeline.choice import Allowed, Choice
 from dbsync_pipeline.defs.assets import asset_key
+from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.mirror.session import Observer
 from dbsync_pipeline.settings import Settings
@@ -62,19 +64,81 @@ def sync(instance: DagsterInstance, choice: Choice, target: str, observe: Observ
         OBSERVER.reset(watching)
 
 
+@dataclass(frozen=True)
+class JobRun:
+    """How a run of a job that is no sync ended. `report` is what it saw and did, null where it did not come so far; `note` is that for a person."""
+
+    run_id: str
+    status: str
+    reason: str | None
+    note: str | None
+    report: Mapping[str, Any] | None
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "SUCCESS"
+
+
+def failover(instance: DagsterInstance) -> JobRun:
+    """One run of `failover_job`, to its end."""
+    return _run(instance, failover_job, {}, None)
+
+
+def failback(instance: DagsterInstance, allowed: Allowed, observe: Observer) -> JobRun:
+    """One run of `failback_job`, to its end."""
+    return _run(instance, failback_job, {"ops": {"fail_back": {"config": allowed.said}}}, observe)
+
+
+def _run(instance: DagsterInstance, job: Callable[[], JobDefinition], config: dict[str, Any], observe: Observer | None) -> JobRun:
+    watching = OBSERVER.set(observe)
+    try:
+        with execute_job(reconstructable(job), instance, run_config={**config, **_QUIET}, raise_on_error=False) as result:
+            said = {key: value.value for event in result.all_events for key, value in _said(event).items()}
+            run = history.read_one(instance, result.run_id)
+            return JobRun(run.run_id, run.status, run.reason, said.get("note"), said.get(REPORT))
+    finally:
+        OBSERVER.reset(watching)
+
+
+def _said(event: DagsterEvent) -> Mapping[str, Any]:
+    """The metadata of a step's output, or of its failure."""
+    if event.is_successful_output:
+        return event.step_output_data.metadata
+    if event.is_step_failure and event.step_failure_data.user_failure_data:
+        return event.step_failure_data.user_failure_data.metadata
+    return {}
+
+
+def failover_job() -> JobDefinition:
+    """The job as the server loads it."""
+    return _job("failover_job")
+
+
+def failback_job() -> JobDefinition:
+    """The job as the server loads it."""
+    return _job("failback_job")
+
+
 def sync_job() -> JobDefinition:
     """The job as the server loads it."""
+    return _job(history.JOB)
+
+
+def _job(name: str) -> JobDefinition:
     from dbsync_pipeline.definitions import defs
 
-    return defs.resolve_job_def(history.JOB)
+    return defs.resolve_job_def(name)
+
+
+# Dagster's own log would bury the progress; its store keeps every event all the same.
+_QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def _run_config(choice: Choice) -> dict[str, Any]:
     return {
         "resources": {"sync": {"config": {"source": choice.source}}},
         "ops": {"sync": {"ops": {"ensure_schema": {"config": choice.allowed.said}}}},
-        # Dagster's own log would bury the progress; its store keeps every event all the same.
-        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        **_QUIET,
     }
 
 

@@ -23,6 +23,7 @@ from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 ROOT = Path(__file__).parent.parent
 VERBS = (
     *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui"),
+    *("promote", "failover", "failback"),
     *("rescue list", "rescue show", "rescue export", "rescue merge"),
     *("tables create", "tables check", "tables recreate"),
 )

@@ -303,6 +303,27 @@ class Promotion:
     held_at: dt.datetime | None
 
 
+def at_stake(settings: Settings, name: str) -> str:
+    """What a promotion of this database would mean, for the person who decides. Reads ledgers only."""
+    settings.database(name)
+    seen = probe(databases(settings), settings.connect_seconds)
+    primary = reign(seen, settings).primary
+    one = origins(seen, primary)[name]
+    mixed = "; its last publish was of some tables only" if one.mixed else ""
+    return f"{name} becomes the primary in the place of {primary}. {_holds(one, primary)}{mixed}"
+
+
+def _holds(one: Observation, primary: str) -> str:
+    if one.snapshot_at is None:
+        return f"It was never published to, so nothing of {primary} is known to be in it"
+    age = dt.datetime.now(dt.timezone.utc) - one.snapshot_at
+    minutes = age.total_seconds() / 60
+    return (
+        f"It holds the state of {one.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {minutes:,.0f} minutes ago: "
+        f"what was written to {primary} since is not in it"
+    )
+
+
 def promote(settings: Settings, name: str) -> Promotion:
     """Make a database the primary: the others take the next term, then it does, when that makes a majority. A second call is the same.
 
@@ -400,11 +421,12 @@ class Report:
         lines += [f"{one.target} was brought up to {one.source} ({one.changed:,} rows changed)" for one in self.published]
         lines += [f"{name} was not brought up: {why}" for name, why in self.failed.items()]
         if not decision.nothing and not (self.promotion or self.published or self.failed):
-            lines.append(f"nothing was done, since DBSYNC_FAILOVER is alert: `dbsync failover` does it ({_words(decision)})")
+            lines.append(f"nothing was done, since DBSYNC_FAILOVER is alert: `dbsync failover` does it ({words(decision)})")
         return "\n".join([*lines, "What to do: docs/failover.md"])
 
 
-def _words(decision: Decision) -> str:
+def words(decision: Decision) -> str:
+    """What a decision would have done, in words."""
     parts = [f"promote {decision.promote}"] if decision.promote else []
     parts += [f"sync {target} from {decision.newest}" for target in decision.targets]
     return ", ".join(parts) or "nothing"
@@ -415,7 +437,7 @@ def failover(
 ) -> Report:
     """Probe, decide, and carry the decision out; without `act` only what was decided is reported.
 
-    Each sync is a publish of run `<run_id>-<target>`. One that fails does not hold the others back. Raises Refused where a promotion that
+    Each sync is a publish of that run in its target. One that fails does not hold the others back. Raises Refused where a promotion that
     was decided cannot be had; then nothing is synced either, since the newest holds writes that are nobody's yet.
     """
     seen = observe(settings, model)
@@ -427,7 +449,7 @@ def failover(
     published, failed = list[Publication](), dict[str, str]()
     for target in decision.targets:
         assert decision.newest is not None
-        session = Session(by_name[decision.newest], by_name[target], model, run_id=f"{run_id}-{target}", settings=settings)
+        session = Session(by_name[decision.newest], by_name[target], model, run_id=run_id, settings=settings)
         try:
             published.append(_whole(session, model, watch))
         except DbsyncError as error:
