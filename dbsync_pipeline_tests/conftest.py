@@ -188,3 +188,9 @@ def pair(request: pytest.FixtureRequest, new_database: NewDatabase) -> tuple[Dat
     """An empty source and an empty target, on different servers where the engine has servers."""
     source, target = request.param
     return new_database(source, "windows", server=0), new_database(target, "linux", server=1)
+
+
+@pytest.fixture(params=ENGINES)
+def twins(request: pytest.FixtureRequest, new_database: NewDatabase) -> tuple[Database, Database]:
+    """An empty source and an empty target of one engine: for what one side decides alone, whatever engine the other is."""
+    return new_database(request.param, "windows", server=0), new_database(request.param, "linux", server=1)

@@ -201,8 +201,8 @@ def test_counters_stand_past_the_sources_with_a_gap(pair: Pair) -> None:
     assert sequence_gives(target, fresh) == first + 1, "a second sync with nothing new leaves the counter alone"
 
 
-def test_killed_before_the_commit_leaves_the_old_state(pair: Pair) -> None:
-    source, target = pair
+def test_killed_before_the_commit_leaves_the_old_state(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     sync(source, target)
     before = content(target)
@@ -242,8 +242,8 @@ def test_writes_to_the_source_during_a_sync_never_make_a_mixture(pair: Pair) -> 
     assert content(target) == content(source)
 
 
-def test_a_second_sync_of_the_same_target_is_refused_and_names_the_first(pair: Pair) -> None:
-    source, target = pair
+def test_a_second_sync_of_the_same_target_is_refused_and_names_the_first(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     with session(source, target, run_id="the-first") as one:
         one.ensure_schema()
@@ -254,8 +254,8 @@ def test_a_second_sync_of_the_same_target_is_refused_and_names_the_first(pair: P
     assert sync(source, target).changed > 0
 
 
-def test_an_application_that_writes_to_the_standby_waits_for_the_commit(pair: Pair) -> None:
-    source, target = pair
+def test_an_application_that_writes_to_the_standby_waits_for_the_commit(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     sync(source, target)
     execute(source, users.update().where(users.c.id == 1).values(name="new"))
@@ -293,8 +293,8 @@ def test_a_selection_of_tables_must_leave_foreign_keys_whole(pair: Pair) -> None
     assert content(target)["chats"] == before["chats"]
 
 
-def test_source_and_target_the_same(pair: Pair) -> None:
-    source, _ = pair
+def test_source_and_target_the_same(twins: Pair) -> None:
+    source, _ = twins
     with pytest.raises(SettingsError, match="same database"):
         session(source, source)
     prepare(source, small_world())
@@ -353,8 +353,8 @@ class _nothing:
     def __exit__(self, *_: object) -> None: ...
 
 
-def test_a_structure_that_differs_is_refused_by_name(pair: Pair) -> None:
-    source, target = pair
+def test_a_structure_that_differs_is_refused_by_name(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     schema.ensure(target, MODEL)
     execute(target, "ALTER TABLE users DROP COLUMN name")

@@ -74,8 +74,8 @@ def test_after_an_undo_the_next_sync_brings_the_same_again(pair: Pair) -> None:
     assert content(target) == content(source)
 
 
-def test_undos_go_last_in_first_out_down_to_the_empty_target(pair: Pair) -> None:
-    source, target = pair
+def test_undos_go_last_in_first_out_down_to_the_empty_target(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     first = sync(source, target)
     change(source)
@@ -109,8 +109,8 @@ def test_foreign_rows_that_were_overwritten_come_back_and_are_foreign_again(pair
         sync(source, target)
 
 
-def test_an_undo_is_refused_when_the_target_was_written_to_since(pair: Pair) -> None:
-    source, target = pair
+def test_an_undo_is_refused_when_the_target_was_written_to_since(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     sync(source, target)
     change(source)
@@ -120,8 +120,8 @@ def test_an_undo_is_refused_when_the_target_was_written_to_since(pair: Pair) -> 
         undo(target, second)
 
 
-def test_a_run_that_published_nothing_here_cannot_be_undone(pair: Pair) -> None:
-    source, target = pair
+def test_a_run_that_published_nothing_here_cannot_be_undone(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     run = sync(source, target)
     with pytest.raises(SettingsError, match="no publish of run"):
@@ -129,8 +129,8 @@ def test_a_run_that_published_nothing_here_cannot_be_undone(pair: Pair) -> None:
     assert undo(target, run).undoes == run.number
 
 
-def test_an_undo_holds_the_target_until_it_is_released(pair: Pair) -> None:
-    source, target = pair
+def test_an_undo_holds_the_target_until_it_is_released(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     run = sync(source, target)
     undo(target, run)
@@ -161,8 +161,8 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     assert not any(put.values()) and len(rest["users"]) == 2
 
 
-def test_rescued_rows_are_forgotten_by_size_and_their_undo_is_refused(pair: Pair) -> None:
-    source, target = pair
+def test_rescued_rows_are_forgotten_by_size_and_their_undo_is_refused(twins: Pair) -> None:
+    source, target = twins
     prepare(source, small_world())
     sync(source, target)
     change(source)
