@@ -241,6 +241,13 @@ def test_the_tables_are_made_as_sql_server_has_them() -> None:
         assert type_ not in text
 
 
+def test_the_form_of_many_columns_is_not_cut_at_8000_bytes() -> None:
+    columns = [sa.Column(f"c{n}", sa.Integer, primary_key=n == 0) for n in range(500)]
+    said = _tsql.hashed(Table(sa.Table("wide", sa.MetaData(), *columns)).columns, False, _tsql.MICROSOFT)
+    _parsed(f"SELECT {said} FROM [wide] t")
+    assert said.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(") and said.count("concat(") == 5
+
+
 def test_names_are_quoted() -> None:
     table = EVERYTHING.tables[0]
     assert _tsql.quote_table(table.sa) == "[a schema].[of every]]kind]"

@@ -21,8 +21,8 @@ _INSTANT = "convert(datetimeoffset(6), '2000-01-01T00:00:00+00:00')"
 _DATETIME = "convert(datetime2(6), '2000-01-01T00:00:00')"
 _DATE = "convert(date, '2000-01-01')"
 _MIDNIGHT = "convert(time(6), '00:00:00')"
-_ARGUMENTS = 200
-"""`concat` takes up to 254."""
+_ARGUMENTS = 140
+"""`concat` takes up to 254, and cuts its result at 8000 bytes where no piece is a long one: short pieces have up to 54."""
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,13 @@ def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
 def hashed(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
     """The SHA-256 of the row's form over these columns of `t`."""
     pieces = [f"isnull({_piece(column, f't.{quote(column.name)}', native, flavour)}, '~') + '|'" for column in columns]
-    while len(pieces) > 1:
-        groups = [pieces[n : n + _ARGUMENTS] for n in range(0, len(pieces), _ARGUMENTS)]
-        pieces = [f"concat({', '.join(group)})" if len(group) > 1 else group[0] for group in groups]
-    return f"hashbytes('SHA2_256', {pieces[0]})"
+    groups = [_concat(pieces[n : n + _ARGUMENTS]) for n in range(0, len(pieces), _ARGUMENTS)]
+    whole = groups[0] if len(groups) == 1 else _concat(["convert(varchar(max), '')", *groups])
+    return f"hashbytes('SHA2_256', {whole})"
+
+
+def _concat(pieces: Sequence[str]) -> str:
+    return f"concat({', '.join(pieces)})" if len(pieces) > 1 else pieces[0]
 
 
 def bucket(table: Table, form: Form, flavour: Flavour) -> str:
