@@ -413,7 +413,7 @@ def failback(yes: Yes = False, max_change_fraction: Fraction = None, max_change_
     with render.waiting("Starting Dagster"):
         from dbsync_pipeline import runs
     with runs.dagster_instance(settings) as instance, render.watching() as watch:
-        done = runs.failback(instance, Allowed(False, max_change_fraction, max_change_rows), watch(settings.primary))
+        done = runs.failback(instance, Allowed(None, max_change_fraction, max_change_rows), watch(settings.primary))
     _end(done, as_json)
 
 

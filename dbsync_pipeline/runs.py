@@ -69,7 +69,7 @@ class JobRun:
     """How a run of a job that is no sync ended. `report` is what it saw and did, null where it did not come so far; `note` is that for a person."""
 
     run_id: str
-    status: str
+    status: str | None
     reason: str | None
     note: str | None
     report: Mapping[str, Any] | None

@@ -113,17 +113,6 @@ def _is_safe(linux: str, azure: str) -> None:
         assert all(by_name[name].number < by_name[found.newest].number for name in found.targets)
 
 
-def test_a_standby_that_was_brought_up_by_another_is_no_newer_than_it() -> None:
-    azure = standby("azure", 5, source="windows")
-    up, outdated = standby("linux", 6, source="azure"), standby("linux", 6, source="azure")
-    assert decide([DOWN, up, azure], "windows", 300).targets == ()
-    found = decide([DOWN, outdated, replace(azure, number=7)], "windows", 300)
-    assert (found.newest, found.targets) == ("azure", ("linux",))
-    assert decide([DOWN, up, replace(azure, own_writes=("users",))], "windows", 300).promote == "azure"
-    circle = [replace(up, source="azure"), replace(azure, source="linux")]
-    assert decide([DOWN, *circle], "windows", 300).newest is not None
-
-
 def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
     places = [standby("windows", 0), Observation("linux", False, "no answer"), standby("azure", 5, "users")]
     assert decide(places, "linux", 300).promote == "azure"

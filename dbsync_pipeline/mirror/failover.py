@@ -35,8 +35,8 @@ PATIENCE = 6
 class Observation:
     """One database as a probe found it.
 
-    `reason` says why it does not answer, or why its ledger could not be read. `number`, `source` and `snapshot_at` are of the publish whose
-    state it holds, 0 and None without one; `mixed` says that this was one of some tables only. `own_writes` are the tables that were written to since;
+    `reason` says why it does not answer, or why its ledger could not be read. `number` and `snapshot_at` are of the state that it
+    holds, 0 and None without one; `mixed` says that its last publish was of some tables only. `own_writes` are the tables that were written to since;
     None where that was not looked at, or could not be told.
     """
 
@@ -45,7 +45,6 @@ class Observation:
     reason: str | None = None
     term: Term | None = None
     number: int = 0
-    source: str | None = None
     snapshot_at: dt.datetime | None = None
     held: str | None = None
     mixed: bool = False
@@ -79,29 +78,11 @@ def _look(database: Database) -> Observation:
             database.name,
             True,
             term=ledger.term(),
-            number=last.number if last else 0,
-            source=last.source if last else None,
+            number=last.state if last else 0,
             snapshot_at=last.snapshot_at if last else None,
             held=ledger.fact(rescue.HELD),
             mixed=bool(last and last.partial),
         )
-
-
-def origins(seen: Sequence[Observation], primary: str) -> dict[str, Observation]:
-    """By name, each database with the number and the moment of the primary's state that it holds.
-
-    A standby that was brought up by another one has a number and a moment of its own, but no newer state than that one.
-    """
-    by_name = {one.name: one for one in seen}
-    return {one.name: _origin(one, by_name, primary, frozenset()) for one in seen}
-
-
-def _origin(one: Observation, by_name: Mapping[str, Observation], primary: str, passed: frozenset[str]) -> Observation:
-    giver = by_name.get(one.source or primary)
-    if giver is None or giver.name in (primary, one.name, *passed) or not giver.number:
-        return one
-    first = _origin(giver, by_name, primary, passed | {one.name})
-    return replace(one, number=first.number, snapshot_at=first.snapshot_at) if first.number < one.number else one
 
 
 def reign(seen: Sequence[Observation], settings: Settings) -> term.Standing:
@@ -220,7 +201,7 @@ def decide(seen: Sequence[Observation], primary: str, alike_seconds: float) -> D
         return _nothing(primary, f"{primary} answers")
     if not any(one.answers for one in seen):
         return _nothing(primary, "no database answers: it may be the monitor that is cut off")
-    standbys = [one for one in origins(seen, primary).values() if one.name != primary and one.electable]
+    standbys = [one for one in seen if one.name != primary and one.electable]
     if not standbys:
         why = "; ".join(f"{one.name} {_unfit(one)}" for one in seen if one.name != primary)
         return _nothing(primary, f"{primary} does not answer, and no standby can take its place: {why}")
@@ -308,7 +289,7 @@ def at_stake(settings: Settings, name: str) -> str:
     settings.database(name)
     seen = probe(databases(settings), settings.connect_seconds)
     primary = reign(seen, settings).primary
-    one = origins(seen, primary)[name]
+    one = next(one for one in seen if one.name == name)
     mixed = "; its last publish was of some tables only" if one.mixed else ""
     return f"{name} becomes the primary in the place of {primary}. {_holds(one, primary)}{mixed}"
 
@@ -334,7 +315,7 @@ def promote(settings: Settings, name: str) -> Promotion:
     among = {one.name: one for one in databases(settings)}
     seen = {one.name: one for one in probe(list(among.values()), settings.connect_seconds)}
     found = reign(list(seen.values()), settings)
-    chosen = origins(list(seen.values()), found.primary)[name]
+    chosen = seen[name]
     if found.primary == name and found.pending is None:
         return _again(settings, among, found, chosen)
     _may_reign(chosen)
@@ -362,7 +343,7 @@ def _crown(database: Database, new: Term, above: int) -> None:
                 database=database.name,
                 remedy="see `dbsync failover --dry-run`",
             )
-        ledger.next_number(above)
+        ledger.next_number(above, heir=True)
 
 
 def _again(settings: Settings, among: Mapping[str, Database], found: term.Standing, chosen: Observation) -> Promotion:

@@ -77,7 +77,7 @@ class Publication:
     `number` counts the publishes of one primary to all its standbys, so that of two standbys the one with the higher number is newer.
     Instants are UTC. `partial` is a selection of tables. `undoes` is the number of the publish that this one took back. `state` is the
     number under which the primary first published what this one brought: its own, unless a standby passed on just what it had received.
-    `numbered` says that the primary knows that number too.
+    `numbered` says that the primary knows that number too. `snapshot_at` is the moment of that state.
     """
 
     number: int
@@ -291,8 +291,8 @@ class Ledger:
         with self._dialect.doing("write the ledger"), self._connection.begin():
             return self.next_number(above)
 
-    def next_number(self, above: int) -> int:
-        """As `claim_number`, within the open transaction."""
+    def next_number(self, above: int, *, heir: bool = False) -> int:
+        """As `claim_number`, within the open transaction. An heir answers for the numbers that others gave: none becomes strange to it."""
         facts = self._t.facts
         with self._dialect.doing("write the ledger"):
             # the row is locked by its update before it is read, so that nobody else reads it meanwhile
@@ -300,7 +300,7 @@ class Ledger:
             touched = self._connection.execute(facts.update().where(mine).values(value=facts.c.value)).rowcount
             highest = self.number()
             number = max(highest, above) + 1
-            if above > highest:
+            if above > highest and not heir:
                 self.note(_STRANGE, replace(self.numbers(), strange=(*self.numbers().strange, (highest + 1, above))).written)
             if touched:
                 self._connection.execute(facts.update().where(mine).values(value=str(number)))

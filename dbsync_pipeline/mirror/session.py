@@ -13,7 +13,7 @@ import datetime as dt
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -374,27 +374,26 @@ class Session:
     def _claim_number(self) -> None:
         """The publish's number, noted by the source before the target has it: a source that was restored from a backup will not know it.
 
-        Where the source cannot be written, the number goes on from the target's, and that guard is off.
+        A standby that passes on what it received notes nothing: the state has its number. Where the source cannot be written, the
+        number goes on from the target's, and that guard is off.
         """
-        self._number = self._state = self._highest + 1
-        self._numbered = False
-        if self._source_numbers is None:
-            return
-        if self._source_last is not None and self._passes_on(self._source_last):
-            self._state, self._numbered = self._source_last.state, self._source_last.numbered
-            return
+        received = self._source_last
+        passes_on = received is not None and self._passes_on(received)
+        self._number, self._numbered = self._highest + 1, False
         if self._fence is not None:
-            self._number, self._numbered = Ledger(self._fence).next_number(self._highest), True
-            return
-        try:
-            with self._source_database.connect(f"dbsync run {self._run_id}") as source:
-                source.wait_at_most(self._settings.lock_seconds)
-                ledger = Ledger(source)
-                self._number = self._state = ledger.claim_number(self._highest)
-                self._numbered = True
-                self._source_numbers = ledger.numbers()
-        except (DatabaseError, Busy):
-            self._numbered = False
+            self._number, self._numbered = Ledger(self._fence).next_number(self._highest, heir=True), True
+        elif self._source_numbers is not None and not passes_on:
+            self._number_by_source()
+        self._state = self._number
+        if received is not None and passes_on:
+            self._state, self._numbered, self._snapshot_at = received.state, received.numbered, received.snapshot_at
+
+    def _number_by_source(self) -> None:
+        with suppress(DatabaseError, Busy), self._source_database.connect(f"dbsync run {self._run_id}") as source:
+            source.wait_at_most(self._settings.lock_seconds)
+            ledger = Ledger(source)
+            self._number, self._numbered = ledger.claim_number(self._highest), True
+            self._source_numbers = ledger.numbers()
 
     def _passes_on(self, received: Publication) -> bool:
         """Is the source a standby that holds just what it received? What it sends then is that state, not a new one."""
