@@ -134,18 +134,17 @@ def read_one(instance: DagsterInstance, run_id: str) -> Run:
 
 def join(runs: Sequence[Run], ledgers: Mapping[str, Sequence[Publication]]) -> Iterator[Run]:
     """The runs with what the ledgers, by database, say of them, and what only the ledgers know; in no order."""
-    entries = {(name, entry.run_id): entry for name, publications in ledgers.items() for entry in publications}
+    entries: dict[str, list[Publication]] = {}
+    for entry in (entry for publications in ledgers.values() for entry in publications):
+        entries.setdefault(entry.run_id, []).append(entry)
     for run in runs:
-        entry = entries.pop((run.target or "", run.run_id), None)
-        if entry is not None:
+        published = entries.pop(run.run_id, [])
+        for entry in published:  # several for a failover
             yield _with_entry(run, entry)
-        elif run.target in ledgers and run.published is None:
-            yield replace(run, published=False)
-        else:
-            yield run
-    known = {run.run_id: run for run in runs}
-    for (_, run_id), entry in entries.items():  # a run of several targets, or none that Dagster knows
-        yield replace(_of_ledger(entry), status=known[run_id].status) if run_id in known else _of_ledger(entry)
+        if not published:
+            unpublished = run.target in ledgers and run.published is None
+            yield replace(run, published=False) if unpublished else run
+    yield from (_of_ledger(entry) for alone in entries.values() for entry in alone)
 
 
 # Dagster's side --------------------------------------------------------------------------------------------------------
@@ -235,6 +234,7 @@ def _entries(database: Database, wanted: Wanted, run_ids: Sequence[str]) -> list
 def _with_entry(run: Run, entry: Publication) -> Run:
     """The ledger's word; where the process ended after its commit, it is the only one."""
     ours = _of_ledger(entry)
+    run = run if run.target == entry.target else replace(run, target=entry.target, tables=ours.tables)
     return replace(
         run, published=True, number=entry.number, source=entry.source, phases=ours.phases, tables=run.tables or ours.tables
     )

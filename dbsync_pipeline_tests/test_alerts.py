@@ -20,6 +20,8 @@ from dagster import (
     DagsterRun,
     DagsterRunStatus,
     build_run_status_sensor_context,
+    job,
+    op,
 )
 
 from dbsync_pipeline import alerts, runs
@@ -186,8 +188,27 @@ def test_of_a_run_that_was_killed_the_daemon_tells(receiver: Receiver, places: P
     assert title == "dbsync: linux was not synced from the primary"
 
 
+@op
+def fail_over() -> None:
+    """What a failover does."""
+
+
+@job
+def failover_job() -> None:
+    fail_over()
+
+
+def test_of_a_failover_the_daemon_tells_what_the_run_noted(receiver: Receiver, places: Places, instance: DagsterInstance) -> None:
+    for tags in ({}, {traces.ALERT_TAG: "linux was promoted"}):
+        done = failover_job.execute_in_process(instance=instance, tags=tags)
+        run, event = instance.get_run_by_id(done.run_id), done.get_run_success_event()
+        assert run is not None
+        defs.resolve_sensor_def("alert_on_note")(build_run_status_sensor_context("alert_on_note", event, instance, run))
+    assert [(title, body.split("\n")[0]) for title, body in receiver.alerts] == [("dbsync: failover_job", "linux was promoted")]
+
+
 @pytest.mark.parametrize(
-    ("job", "tags", "told"),
+    ("job_name", "tags", "told"),
     [
         ("sync_job", {}, True),
         ("sync_job", {traces.ALERTED_TAG: "1"}, False),
@@ -197,15 +218,15 @@ def test_of_a_run_that_was_killed_the_daemon_tells(receiver: Receiver, places: P
         ("of_another_project", {}, False),
     ],
 )
-def test_of_which_runs_the_daemon_tells(job: str, tags: dict[str, str], told: bool) -> None:
-    assert watch.untold(DagsterRun(job_name=job, run_id="1", tags=tags)) is told
+def test_of_which_runs_the_daemon_tells(job_name: str, tags: dict[str, str], told: bool) -> None:
+    assert watch.untold(DagsterRun(job_name=job_name, run_id="1", tags=tags)) is told
 
 
 # Runs whose process is gone --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("job", "sign", "updated", "dead"),
+    ("job_name", "sign", "updated", "dead"),
     [
         ("sync_job", NOW - dt.timedelta(minutes=1), NOW - dt.timedelta(hours=5), False),
         ("sync_job", NOW - dt.timedelta(minutes=4), NOW - dt.timedelta(hours=5), True),
@@ -215,9 +236,9 @@ def test_of_which_runs_the_daemon_tells(job: str, tags: dict[str, str], told: bo
         ("of_another_project", None, NOW - dt.timedelta(hours=5), False),
     ],
 )
-def test_whose_process_is_gone(job: str, sign: dt.datetime | None, updated: dt.datetime, dead: bool) -> None:
+def test_whose_process_is_gone(job_name: str, sign: dt.datetime | None, updated: dt.datetime, dead: bool) -> None:
     tags = {traces.ALIVE_TAG: sign.isoformat()} if sign else {}
-    assert watch.is_dead(DagsterRun(job_name=job, run_id="1", tags=tags), updated, NOW) is dead
+    assert watch.is_dead(DagsterRun(job_name=job_name, run_id="1", tags=tags), updated, NOW) is dead
 
 
 def test_a_dead_run_is_ended_and_its_target_is_free_again(instance: DagsterInstance) -> None:

@@ -11,13 +11,15 @@ SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
 ALIVE_TAG = "dbsync/alive_at"
 """When the run's process last gave a sign of life."""
+ALERT_TAG = "dbsync/alert"
+"""What a run that succeeds has to tell people."""
 ALERTED_TAG = "dbsync/alerted"
 """The run's own id once its process has told of its failure; a retry has its parent's tags, and another id."""
 ALERT_TAG = "dbsync/alert"
 """What a person has to be told of a run, whether it succeeded or not."""
 PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
-FAILOVER = ("failover_job", "failback_job")
+FAILOVER = ("failover_job", "failback_job", "primary_back_job")
 UPKEEP = ("readiness_job", "retention_job")
 LOCATION = "dbsync_pipeline.definitions"
 STANDBY = ("dbsync", "standby")

@@ -35,6 +35,7 @@ from dagster import (
 
 from dbsync_pipeline import alerts
 from dbsync_pipeline.defs.traces import (
+    ALERT_TAG,
     ALERTED_TAG,
     ALIVE_TAG,
     FAILOVER,
@@ -72,7 +73,7 @@ def failure_told() -> HookDefinition:
 
 def sensors() -> list[SensorDefinition]:
     """All that the daemon watches; they run as soon as it does."""
-    return [_alert_on_failure(), _alert_on_failover(), _end_dead_runs()]
+    return [_alert_on_failure(), _alert_on_note(), _end_dead_runs()]
 
 
 def _alert_on_failure() -> SensorDefinition:
@@ -90,19 +91,20 @@ def _alert_on_failure() -> SensorDefinition:
     return tell
 
 
-def _alert_on_failover() -> SensorDefinition:
+def _alert_on_note() -> SensorDefinition:
     @run_status_sensor(
-        name="alert_on_failover",
+        name="alert_on_note",
         run_status=DagsterRunStatus.SUCCESS,
         monitor_all_code_locations=True,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Send an alert of each failover and failback.",
+        description="Send what a run that succeeded has to tell: a failover, a failback, a primary that is back.",
     )
     def tell(context: RunStatusSensorContext) -> SkipReason | None:
         run = context.dagster_run
-        if run.job_name not in FAILOVER:
-            return SkipReason("it is no failover")
-        alerts.send(load(), f"dbsync: {run.job_name} has run", f"Run {run.run_id}. See `dbsync status`.", context.log.warning)
+        note = run.tags.get(ALERT_TAG)
+        if note is None or run.job_name not in FAILOVER:
+            return SkipReason("it has nothing to tell")
+        alerts.send(load(), f"dbsync: {run.job_name}", f"{note}\nRun {run.run_id}", context.log.warning)
         return None
 
     return tell
