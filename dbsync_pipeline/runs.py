@@ -95,7 +95,7 @@ def _run(instance: DagsterInstance, job: Callable[[], JobDefinition], config: di
         with execute_job(reconstructable(job), instance, run_config={**config, **_QUIET}, raise_on_error=False) as result:
             said = {key: value.value for event in result.all_events for key, value in _said(event).items()}
             run = history.read_one(instance, result.run_id)
-            return JobRun(run.run_id, run.status, run.reason, said.get("note"), said.get(REPORT))
+            return JobRun(run.run_id, str(run.status), run.reason, said.get("note"), said.get(REPORT))
     finally:
         OBSERVER.reset(watching)
 
@@ -117,6 +117,11 @@ def failover_job() -> JobDefinition:
 def failback_job() -> JobDefinition:
     """The job as the server loads it."""
     return _job("failback_job")
+
+
+def primary_back_job() -> JobDefinition:
+    """The job as the server loads it."""
+    return _job("primary_back_job")
 
 
 def sync_job() -> JobDefinition:

@@ -199,12 +199,12 @@ def failover_job() -> None:
 
 
 def test_of_a_failover_the_daemon_tells_what_the_run_noted(receiver: Receiver, places: Places, instance: DagsterInstance) -> None:
-    for tags in ({}, {traces.ALERT_TAG: "linux was promoted"}):
+    for tags in ({}, {traces.NOTE_TAG: "linux was promoted"}):
         done = failover_job.execute_in_process(instance=instance, tags=tags)
         run, event = instance.get_run_by_id(done.run_id), done.get_run_success_event()
         assert run is not None
         defs.resolve_sensor_def("alert_on_note")(build_run_status_sensor_context("alert_on_note", event, instance, run))
-    assert [(title, body.split("\n")[0]) for title, body in receiver.alerts] == [("dbsync: failover_job", "linux was promoted")]
+    assert [(title, body.split("\n")[0]) for title, body in receiver.alerts] == [("dbsync: failover_job has run", "linux was promoted")]
 
 
 @pytest.mark.parametrize(

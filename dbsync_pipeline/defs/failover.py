@@ -1,7 +1,7 @@
 """Failover and failback as Dagster runs them: sensors that look and request a run, and jobs that do the work.
 
 A sensor's code is run for real by Dagster's *test sensor* button, so a sensor changes nothing: it probes, counts in its cursor, and requests
-a run of a job, which probes again before it acts. What a person has to know of a run is its tag `dbsync/alert`.
+a run of a job, which probes again before it acts. What a person has to know of a run is its tag `dbsync/note`.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
@@ -29,8 +29,9 @@ from dagster import (
 )
 
 from dbsync_pipeline.defs.assets import Permissions, asset_key, publication_metadata, table_metadata
-from dbsync_pipeline.defs.resources import OBSERVER, told_plainly, watch
-from dbsync_pipeline.defs.traces import ALERT_TAG, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.defs.resources import OBSERVER, told_plainly, watched
+from dbsync_pipeline.defs.traces import NOTE_TAG, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.defs.watch import failure_told
 from dbsync_pipeline.mirror import failover as mirror
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import Observation, Outage
@@ -44,6 +45,9 @@ MODE_TAG = "dbsync/failover"
 
 REPORT = "report"
 """The metadata that holds what a run saw and did, as JSON."""
+
+_NOTHING = "nothing"
+"""A cursor without an outage: Dagster keeps the former one in the place of an empty one."""
 
 _LONGEST_PROBE = 20.0
 """Seconds: a sensor that takes a minute is ended by Dagster."""
@@ -61,7 +65,7 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
         report = mirror.failover(settings, load_model(settings.models), context.run_id, act=act, watch=begun)
     _note_publications(context, report.published)
     if report.matters:
-        _alert(context, report.note)
+        _tell(context, report.note)
     if report.failed or (report.matters and not act):
         raise Failure(description=report.note, metadata={REPORT: _json(report)}, allow_retries=False)
     return Output(None, metadata={REPORT: _json(report), "note": report.note})
@@ -75,7 +79,7 @@ def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
         model, policy = load_model(settings.models), config.allowed.policy(settings)
         done = mirror.failback(settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun)
     _note_publications(context, [done.publication])
-    _alert(context, done.note)
+    _tell(context, done.note)
     return Output(None, metadata={REPORT: _json(done), "note": done.note})
 
 
@@ -86,22 +90,26 @@ def report_primary_back(context: OpExecutionContext) -> None:
         settings = load()
         note = mirror.back_note(_probe(settings), settings)
     if note:
-        _alert(context, note)
+        _tell(context, note)
 
 
 @job(
-    description="When the primary does not answer: bring the standbys up to the newest one, and promote it where the application writes."
+    description="When the primary does not answer: bring the standbys up to the newest one, and promote it where the application writes.",
+    hooks={failure_told()},
 )
 def failover_job() -> None:
     fail_over()
 
 
-@job(description="Give the configured primary its place back: sync it from the primary of now under a lock, with the next term.")
+@job(
+    description="Give the configured primary its place back: sync it from the primary of now under a lock, with the next term.",
+    hooks={failure_told()},
+)
 def failback_job() -> None:
     fail_back()
 
 
-@job(description="Tell that the configured primary is back while another database is the primary.")
+@job(description="Tell that the configured primary is back while another database is the primary.", hooks={failure_told()})
 def primary_back_job() -> None:
     report_primary_back()
 
@@ -111,7 +119,7 @@ def _cancelling(context: OpExecutionContext) -> Iterator[Callable[[Session], Non
     """Sessions that are told to it stop when somebody cancels the run."""
     ended = list[Any]()
     try:
-        yield lambda session: ended.append(watch(context, session))
+        yield lambda session: ended.append(watched(context, session))
     finally:
         for event in ended:
             event.set()
@@ -129,8 +137,8 @@ def _note_publications(context: OpExecutionContext, published: Sequence[Publicat
             context.log_event(AssetMaterialization(asset_key(table), metadata=metadata, partition=one.target))
 
 
-def _alert(context: OpExecutionContext, note: str) -> None:
-    context.instance.add_run_tags(context.run_id, {ALERT_TAG: note})
+def _tell(context: OpExecutionContext, note: str) -> None:
+    context.instance.add_run_tags(context.run_id, {NOTE_TAG: note})
     context.log.warning(note)
 
 
@@ -158,7 +166,7 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
     def failover_sensor(context: SensorEvaluationContext) -> SensorResult:
         now = load()
         if now.failover == "off":
-            return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor="")
+            return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NOTHING)
         return outage(_probe(now), now, context.cursor, datetime.now(timezone.utc))
 
     @sensor(
@@ -177,9 +185,10 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
 
 def outage(seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime) -> SensorResult:
     """What the failover sensor does: count in the cursor, and request a run when the outage is long enough; its key is the outage's."""
-    found = mirror.tally(Outage.from_text(cursor), seen, settings, now)
+    before = Outage.from_text(cursor) if cursor not in (None, _NOTHING) else None
+    found = mirror.tally(before, seen, settings, now)
     if found is None:
-        return SensorResult(skip_reason=mirror.decided(seen, settings).why, cursor="")
+        return SensorResult(skip_reason=mirror.decided(seen, settings).why, cursor=_NOTHING)
     if not mirror.due(found, settings, now):
         return SensorResult(skip_reason=str(found), cursor=found.to_text())
     tags = {MODE_TAG: settings.failover, "dbsync/outage": found.since.isoformat()}
@@ -191,8 +200,8 @@ def back(seen: Sequence[Observation], settings: Settings, cursor: str | None, no
     """What the other sensor does: the cursor holds the moment of the return, until the primary falls silent or has its place back."""
     note = mirror.back_note(seen, settings)
     if note is None:
-        return SensorResult(skip_reason=f"{settings.primary} is the primary, or does not answer", cursor="")
-    since = cursor or now.isoformat()
+        return SensorResult(skip_reason=f"{settings.primary} is the primary, or does not answer", cursor=_NOTHING)
+    since = cursor if cursor not in (None, _NOTHING) else now.isoformat()
     return SensorResult(run_requests=[RunRequest(run_key=f"{settings.primary} {since}")], cursor=since)
 
 

@@ -97,7 +97,7 @@ class Sync(ConfigurableResource[None]):
             self._work = Session(
                 source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
             )
-        self._ended = watch(context, self._work)
+        self._ended = watched(context, self._work)
         return self._work
 
     @property
@@ -176,8 +176,8 @@ class PrimaryReading:
         """Nothing is held open."""
 
 
-def watch(context: OpExecutionContext, work: Cancellable) -> threading.Event:
-    """Cancel the work when somebody cancels the run, until the event that is returned is set."""
+def watched(context: OpExecutionContext, work: Cancellable) -> threading.Event:
+    """Give signs of life, and cancel the work when somebody cancels the run, until the event that is returned is set."""
     ended = threading.Event()
     threading.Thread(target=_watch, args=(context.instance, context.run_id, work, ended), daemon=True).start()
     return ended

@@ -35,11 +35,11 @@ from dagster import (
 
 from dbsync_pipeline import alerts
 from dbsync_pipeline.defs.traces import (
-    ALERT_TAG,
     ALERTED_TAG,
     ALIVE_TAG,
     FAILOVER,
     JOB,
+    NOTE_TAG,
     UPKEEP,
     is_look,
     is_sync,
@@ -97,14 +97,13 @@ def _alert_on_note() -> SensorDefinition:
         run_status=DagsterRunStatus.SUCCESS,
         monitor_all_code_locations=True,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Send what a run that succeeded has to tell: a failover, a failback, a primary that is back.",
+        description="Send an alert of each failover and failback, and of the return of the configured primary.",
     )
     def tell(context: RunStatusSensorContext) -> SkipReason | None:
         run = context.dagster_run
-        note = run.tags.get(ALERT_TAG)
-        if note is None or run.job_name not in FAILOVER:
-            return SkipReason("it has nothing to tell")
-        alerts.send(load(), f"dbsync: {run.job_name}", f"{note}\nRun {run.run_id}", context.log.warning)
+        if run.job_name not in FAILOVER or NOTE_TAG not in run.tags:
+            return SkipReason("there is nothing to tell of it")
+        alerts.send(load(), f"dbsync: {run.job_name} has run", f"{run.tags[NOTE_TAG]}\nRun {run.run_id}", context.log.warning)
         return None
 
     return tell

@@ -144,10 +144,8 @@ class Outage:
         return json.dumps([self.primary, self.failures, self.since.isoformat()])
 
     @classmethod
-    def from_text(cls, text: str | None) -> Outage | None:
-        """The inverse of `to_text`; None for nothing."""
-        if not text:
-            return None
+    def from_text(cls, text: str) -> Outage:
+        """The inverse of `to_text`."""
         primary, failures, since = json.loads(text)
         return cls(primary, failures, dt.datetime.fromisoformat(since))
 

@@ -1,0 +1,237 @@
+"""Failover as Dagster and the command line run it: what the sensors request, what the jobs do, and what a person reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, SensorDefinition, build_sensor_context
+
+from dbsync_pipeline import history, runs
+from dbsync_pipeline.choice import Allowed
+from dbsync_pipeline.defs import failover
+from dbsync_pipeline.defs.traces import NOTE_TAG
+from dbsync_pipeline.mirror import term
+from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.silent import silent_server
+from dbsync_pipeline_tests.test_cli import Dbsync, dbsync  # noqa: F401
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, sync, user
+
+users = MODEL.table("users").sa
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    """windows, and linux and azure equal to it."""
+    made = Places(tmp_path, monkeypatch)
+    for name in ("linux", "azure"):
+        sync(made.named("windows"), made.named(name))
+    return made
+
+
+@pytest.fixture
+def instance(places: Places) -> Iterator[DagsterInstance]:
+    with places.dagster() as opened:
+        yield opened
+
+
+def gone(places: Places, name: str = "windows") -> None:
+    places.out_of_reach(name)
+
+
+def back(places: Places) -> None:
+    places.set(DBSYNC_WINDOWS_URL=f"sqlite:///{places.folder / '.dbsync' / 'windows.db'}")
+
+
+def terms(places: Places) -> dict[str, Term | None]:
+    return {name: term.read_term(places.named(name)) for name in ("windows", "linux", "azure")}
+
+
+class Sensor:
+    """One of the sensors, ticked as the daemon does it: each tick is given the cursor that the last one left."""
+
+    def __init__(self, name: str) -> None:
+        self._sensor: SensorDefinition = next(one for one in failover.sensors(load()) if one.name == name)
+        self.cursor: str | None = None
+
+    def tick(self) -> tuple[list[str], str]:
+        """(run keys requested, why none is)."""
+        found: Any = self._sensor.evaluate_tick(build_sensor_context(cursor=self.cursor, sensor_name=self._sensor.name))
+        self.cursor = found.cursor
+        self.tags = [request.tags for request in found.run_requests or []]
+        return [str(request.run_key) for request in found.run_requests or []], found.skip_message or ""
+
+
+# The failover sensor ----------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> None:
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
+    sensor = Sensor("failover")
+    assert sensor.tick() == ([], "windows answers")
+    gone(places)
+    assert "did not answer 1 probes" in sensor.tick()[1] and "did not answer 2 probes" in sensor.tick()[1]
+    (first,), _ = sensor.tick()
+    (again,), _ = sensor.tick()
+    assert first == again and first.startswith("windows 20")
+    back(places)
+    assert sensor.tick() == ([], "windows answers")
+    gone(places)
+    sensor.tick(), sensor.tick()
+    (other,), _ = sensor.tick()
+    assert other != first
+
+
+def test_a_sensor_changes_nothing(places: Places) -> None:
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1")
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    gone(places)
+    before = {path: path.read_bytes() for path in places.folder.rglob("*.db")}
+    keys, _ = Sensor("failover").tick()
+    assert len(keys) == 1 and {path: path.read_bytes() for path in places.folder.rglob("*.db")} == before
+
+
+def test_within_the_grace_and_when_nothing_is_seen_nothing_is_requested(places: Places) -> None:
+    sensor = Sensor("failover")
+    gone(places)
+    assert [sensor.tick()[0] for _ in range(5)] == [[]] * 5, "five failures within seconds are no outage"
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
+    for name in ("linux", "azure"):
+        places.set(**{f"DBSYNC_{name.upper()}_URL": "postgresql://bob:hunter2@127.0.0.1:1/nowhere"})
+    assert "it may be the monitor" in sensor.tick()[1] and sensor.cursor == "nothing"
+
+
+def test_off_and_alert(places: Places) -> None:
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1", DBSYNC_FAILOVER="off")
+    gone(places)
+    sensor = Sensor("failover")
+    assert sensor.tick() == ([], "DBSYNC_FAILOVER is off")
+    places.set(DBSYNC_FAILOVER="alert")
+    assert len(sensor.tick()[0]) == 1 and sensor.tags[0][failover.MODE_TAG] == "alert"
+
+
+def test_a_database_that_hangs_does_not_hang_the_sensor(places: Places) -> None:
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1", DBSYNC_CONNECT_SECONDS="2")
+    gone(places)
+    with silent_server() as url:
+        places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_AZURE_URL=url)
+        started = time.monotonic()
+        keys, _ = Sensor("failover").tick()
+        assert len(keys) == 1 and time.monotonic() - started < 30, "both are waited for at the same time, and not for a minute"
+
+
+def test_the_sensors_are_loaded_and_run_by_themselves() -> None:
+    from dbsync_pipeline.definitions import defs
+
+    found = {one.name: one for one in defs.sensors or () if isinstance(one, SensorDefinition)}
+    for name, job in (("failover", "failover_job"), ("primary_back", "primary_back_job")):
+        assert found[name].default_status.value == "RUNNING" and found[name].job_name == job
+        assert found[name].minimum_interval_seconds == 60
+
+
+# The jobs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_job_promotes_with_evidence_and_history_and_alerts_know_it(places: Places, instance: DagsterInstance) -> None:
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    gone(places)
+    done = runs.failover(instance)
+    assert done.succeeded and done.report is not None and done.report["promotion"]["primary"] == "linux"
+    back(places)
+    assert terms(places) == {"windows": None, "linux": Term(1, "linux"), "azure": Term(1, "linux")}
+    assert content(places.named("azure")) == content(places.named("linux"))
+    (run,) = history.read(instance)
+    assert (run.run_id, run.source, run.target, run.tables["users"].inserted) == (done.run_id, "linux", "azure", 1)
+    tags = instance.get_run_by_id(done.run_id).tags  # type: ignore[union-attr]
+    assert "point the application to it" in tags[NOTE_TAG] and done.note == tags[NOTE_TAG]
+    assert SECRET not in places.shown()
+
+
+def test_a_slow_primary_is_waited_for_by_the_job(places: Places, instance: DagsterInstance) -> None:
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    done = runs.failover(instance)  # the sensor asked for it, and the primary answers meanwhile
+    assert done.succeeded and done.note == "windows answers"
+    assert NOTE_TAG not in instance.get_run_by_id(done.run_id).tags  # type: ignore[union-attr]
+    assert terms(places) == dict.fromkeys(("windows", "linux", "azure"))
+
+
+def test_with_alert_the_run_fails_with_what_is_to_be_done(places: Places, instance: DagsterInstance) -> None:
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    gone(places)
+    job = runs.failover_job()
+    result = job.execute_in_process(instance=instance, tags={failover.MODE_TAG: "alert"}, raise_on_error=False)
+    reason = history.read_one(instance, result.run_id).reason or ""
+    assert not result.success and "the application writes to linux (users)" in reason and "promote linux" in reason
+    back(places)
+    assert terms(places) == dict.fromkeys(("windows", "linux", "azure"))
+
+
+def test_failback_after_a_failover(places: Places, instance: DagsterInstance) -> None:
+    execute(places.named("windows"), (users.insert(), [user(700)]))
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    gone(places)
+    assert runs.failover(instance).succeeded
+    sensor = Sensor("primary_back")
+    assert sensor.tick()[0] == []
+    back(places)
+    (key,), _ = sensor.tick()
+    assert sensor.tick()[0] == [key], "once for each return: a key is good for one run"
+    told = runs.primary_back_job().execute_in_process(instance=instance)
+    assert "linux is the primary" in instance.get_run_by_id(told.run_id).tags[NOTE_TAG]  # type: ignore[union-attr]
+    done = runs.failback(instance, Allowed(), lambda *_: None)
+    assert done.succeeded and done.report is not None, done.reason
+    assert done.report["rescued"] == {"users": {"deleted": [[700]], "replaced": []}}
+    assert terms(places) == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
+    assert content(places.named("windows")) == content(places.named("linux"))
+    assert sensor.tick()[0] == [] and sensor.cursor == "nothing"
+    (run, *_) = history.read(instance)
+    assert (run.source, run.target) == ("linux", "windows")
+    assert "already" in (runs.failback(instance, Allowed(), lambda *_: None).reason or "")
+
+
+# The command line -------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsync: Dbsync) -> None:  # noqa: F811
+    rehearsed = dbsync("failover", "--dry-run", "--down")
+    assert rehearsed.status == 0 and "dbsync promote azure" in rehearsed.out, rehearsed.err
+    assert dbsync("failover", "--json").json["decision"]["why"] == "windows answers"
+    assert dbsync("failover", "--down").status == 2
+    gone(places)
+    shown = dbsync("failover", "--dry-run", "--json").json
+    assert shown["run_id"] is None and [one["answers"] for one in shown["seen"]] == [False, True, True]
+    refused = dbsync("promote", "linux", "--json")
+    assert refused.status == 1 and "minutes ago" in refused.json["error"]["cause"]
+    assert refused.json["error"]["remedy"] == "dbsync promote linux --yes"
+    done = dbsync("promote", "linux", "--yes", "--json")
+    assert done.status == 0 and done.json["term"] == {"n": 1, "primary": "linux", "after": None}
+    assert "is the primary already" in dbsync("promote", "linux", "--yes").out
+    assert dbsync("promote", "mars", "--yes").status == 2
+    back(places)
+    assert dbsync("status", "--json").json[1]["role"] == "primary"
+    execute(places.named("linux"), (users.insert(), [user(900)]))
+    assert dbsync("failback", "--json").json["error"]["remedy"] == "dbsync failback --yes"
+    end = dbsync("failback", "--yes", "--json")
+    assert end.status == 0 and end.json["status"] == "SUCCESS" and end.json["report"]["primary"] == "windows", end.err
+    again = dbsync("failback", "--yes")
+    assert again.status == 1 and "windows is the primary already" in again.err
+    assert dbsync("sync", "--json").json["source"] == "windows"
+
+
+def test_the_command_line_fails_over(places: Places, dbsync: Dbsync) -> None:  # noqa: F811
+    execute(places.named("azure"), (users.insert(), [user(900)]))
+    gone(places)
+    assert "nobody agreed" in dbsync("failover").err
+    done = dbsync("failover", "--yes")
+    assert done.status == 0 and "azure is the primary now" in done.out, done.err
+    assert [one.name for one in databases(load())] == ["windows", "linux", "azure"]
+    assert content(places.named("linux")) == content(places.named("azure"))
+    gone(places, "linux")
+    alone = dbsync("failover", "--json")
+    assert alone.status == 0 and alone.json["decision"]["why"] == "azure answers"
