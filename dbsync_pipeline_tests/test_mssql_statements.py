@@ -24,7 +24,16 @@ from dbsync_pipeline.dialects import _tds, _tsql
 from dbsync_pipeline.dialects import mssql as ours
 from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Kind, Row, Table, kind_of
 from dbsync_pipeline.dialects.values import converter, to_mssql
-from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, SettingsError, Transient, Unavailable, Unholdable
+from dbsync_pipeline.errors import (
+    Busy,
+    DatabaseError,
+    NotProved,
+    SettingsError,
+    StructureError,
+    Transient,
+    Unavailable,
+    Unholdable,
+)
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline_tests.worlds import MODEL
 
@@ -129,14 +138,14 @@ class _Cursor:
     def close(self) -> None: ...
 
 
-def _opened(babelfish: bool) -> tuple[ours.MSSQL, Written]:
+def _opened(babelfish: bool, locks: bool = False) -> tuple[ours.MSSQL, Written]:
     raw = Written()
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=raw),
         closed=True,
         info={"babelfish": babelfish},
         begin=lambda: None,
-        get_execution_options=lambda: {"dbsync_label": "dbsync run 1234"},
+        get_execution_options=lambda: {"dbsync_label": "dbsync run 1234", "dbsync_locks": locks},
         engine=SimpleNamespace(raw_connection=lambda: raw),
         get_transaction=lambda: SimpleNamespace(commit=lambda: None),
     )
@@ -216,6 +225,25 @@ def test_everything_that_is_said_is_tsql(model: Model, babelfish: bool, family: 
     assert said.count("DROP TABLE [dbsync].[loaded_") == said.count("CREATE TABLE [dbsync].[loaded_") + 1, (
         "and what a dead run left"
     )
+
+
+def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
+    table = MODEL.table("users")
+    for locks, level, hint in ((False, "SNAPSHOT", "[users] t"), (True, "SERIALIZABLE", "[users] t WITH (TABLOCK, HOLDLOCK)")):
+        dialect, raw = _opened(babelfish=False, locks=locks)
+        dialect.snapshot()
+        assert f"SET TRANSACTION ISOLATION LEVEL {level}" in raw.statements
+        before = len(raw.statements)
+        dialect.count(table), dialect.digests(table, Form(CANONICAL, 3)), list(dialect.read(table)), dialect.counter(table)
+        reads = [statement for statement in raw.statements[before:] if "[users]" in statement and "object_id" not in statement]
+        assert len(reads) == 4 and all(f"FROM {hint}" in statement for statement in reads)
+
+
+@pytest.mark.parametrize("type_", [mssql.SQL_VARIANT, mssql.ROWVERSION, mssql.TIMESTAMP])
+def test_a_type_that_cannot_be_carried_exactly_is_refused_by_column(type_: Any) -> None:
+    table = Table(sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("odd", type_)))
+    with pytest.raises(StructureError, match="column odd is of type"):
+        _tsql.hashed(table.columns, True, _tsql.MICROSOFT)
 
 
 def test_a_broken_statement_would_be_found() -> None:

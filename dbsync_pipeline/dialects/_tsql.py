@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
 from dbsync_pipeline.dialects.base import Column, Form, Kind, Table
+from dbsync_pipeline.errors import StructureError
 
 TYPES = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
 TYPES.server_version_info = (15,)  # type: ignore[assignment]  # an older one has no DATE and no TIME
@@ -102,9 +103,22 @@ def exact(column: Column, name: str) -> str:
         case Kind.INSTANT | Kind.DATETIME | Kind.TIME:
             return f"convert(nvarchar(34), {name}, 121)"
         case Kind.OPAQUE:
-            return f"convert(varbinary(max), {name})"
+            return _as_bytes(column, name)
         case _:
             return plain(column, name)
+
+
+def _as_bytes(column: Column, name: str) -> str:
+    if column.kind is Kind.OPAQUE and type_name(column) in _NOT_EXACT:
+        raise StructureError(
+            f"column {column.name} is of type {type_name(column)}, which cannot be carried exactly",
+            remedy="leave the column out of the models, or give it another type",
+        )
+    return f"convert(varbinary(max), {name})"
+
+
+_NOT_EXACT = ("SQL_VARIANT", "TIMESTAMP", "ROWVERSION")
+"""A variant's own type is not in its bytes; a row version is the server's to give."""
 
 
 def value(column: Column, name: str, native: bool) -> str:
@@ -204,7 +218,7 @@ def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
             text = _utf8(column, name, flavour)
             return f"convert(varchar(20), datalength({text})) + ':' + {text}"
         case Kind.BYTES | Kind.OPAQUE:
-            data = f"convert(varbinary(max), {name})"
+            data = _as_bytes(column, name)
             half = flavour.hexadecimal.format(f"hashbytes('SHA2_256', {data})")
             return f"convert(varchar(20), datalength({data})) + ':' + {half}"
         case Kind.FLOAT:

@@ -125,11 +125,8 @@ class MSSQL(Dialect):
         """Waits for a call that another thread has under way and stops its statement: the driver would crash under it."""
         with suppress(*self.driver_errors):
             self.cancel()
-        with (
-            self._calling,
-            suppress(*self.driver_errors),
-        ):  # where the server has ended the transaction, there is none to roll back
-            self._raw.close()
+        with self._calling, suppress(*self.driver_errors):
+            _tds.leave(self._raw)
         super().close()
         if self._other is not None:
             with suppress(*self.driver_errors):  # what cannot be dropped now, the next run drops
@@ -424,6 +421,7 @@ class MSSQL(Dialect):
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:
         """By a security policy that filters rows, or by a mask on a column that this user may not lift."""
+        self.may_look(tables)
         asked = _babelfish.HIDDEN if self._babelfish else _HIDDEN
         return [table.name for table in tables if self._one(asked.format(literal(quote_table(table.sa))))[0]]
 
