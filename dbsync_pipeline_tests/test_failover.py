@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import failover, rescue, term
+from dbsync_pipeline.mirror import failover, rescue, schema, term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, tally
 from dbsync_pipeline.mirror.ledger import Ledger, Term
@@ -22,9 +22,12 @@ from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
+from dbsync_pipeline_tests.roles import Roles
+from dbsync_pipeline_tests.test_privileges import LEDGER, NUMBERING, STANDBY, bare, give
 from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, NOON, content, execute, prepare, small_world, sync, user
 
 users = MODEL.table("users").sa
+PATIENT = Settings(failover_after_failures=3, failover_grace_seconds=300)
 DOWN = Observation("windows", False, "nothing answers at that address")
 
 
@@ -113,14 +116,17 @@ def _is_safe(linux: str, azure: str) -> None:
         assert all(by_name[name].number < by_name[found.newest].number for name in found.targets)
 
 
+def test_a_primary_that_is_no_database_is_not_missed() -> None:
+    places = [standby("linux", 5, "users"), standby("azure")]
+    assert decide(places, "windows", 300).nothing and tally(None, places, PATIENT, NOON) is None
+
+
 def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
     places = [standby("windows", 0), Observation("linux", False, "no answer"), standby("azure", 5, "users")]
     assert decide(places, "linux", 300).promote == "azure"
 
 
 # How long it must be gone -----------------------------------------------------------------------------------------------
-
-PATIENT = Settings(failover_after_failures=3, failover_grace_seconds=300)
 
 
 def after(probes: str, every: float = 60) -> tuple[Outage | None, bool]:
@@ -280,6 +286,17 @@ def test_held_and_mixed_standbys_are_not_touched(files: Three) -> None:
     assert content(files.azure) == mixed
     with pytest.raises(Refused, match="it is held: a person looks at it"):
         failover.promote(files.settings, "linux")
+
+
+def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(files: Three) -> None:
+    execute(files.windows, (users.insert(), [user(700)]))
+    sync(files.windows, files.azure)  # linux was synced just before that write
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows"}
+    report = files.fail_over()
+    assert report.promotion is not None and report.promotion.primary == "linux"
+    assert [(one.target, one.tables["users"].deleted) for one in report.published] == [("azure", 1)], report.failed
+    assert rescue.rescued_keys(files.azure, MODEL, "failover-1") == {"users": {"deleted": [(700,)], "replaced": []}}
 
 
 def test_a_target_that_fails_is_named_and_the_promotion_stands(files: Three) -> None:
@@ -467,6 +484,38 @@ def test_the_other_guards_stand_at_a_failback(files: Three) -> None:
     assert files.terms()["windows"] is None and len(content(files.windows)["user_memory"]) == 20
     failover.failback(files.settings, MODEL, "back-2", policy=ANYTHING)
     assert content(files.windows)["user_memory"] == []
+
+
+def test_a_configured_primary_that_was_made_anew_is_filled(three: Three) -> None:
+    moved(three)
+    schema.recreate(three.windows, MODEL)
+    assert fail_back(three).rescued == {}
+    assert content(three.windows) == content(three.linux)
+    assert sync(three.windows, three.azure).changed == 0
+
+
+def test_whoever_stays_on_the_new_primary_makes_the_old_one_its_standby(files: Three) -> None:
+    moved(files)
+    with pytest.raises(Refused, match="was never published to"):
+        sync(files.linux, files.windows)
+    sync(files.linux, files.windows, policy=ANYTHING)
+    assert files.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(1, "linux"))
+    assert content(files.windows) == content(files.linux)
+
+
+def test_the_rights_of_a_standby_and_of_a_source_are_enough(new_database: NewDatabase, roles: Roles) -> None:
+    three = Three(*(new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux", "azure"))))
+    execute(three.windows, (users.insert(), [user(700)]))
+    execute(three.linux, (users.insert(), [user(900)]))
+    for database in (three.windows, three.linux, three.azure):
+        role = bare(database, roles)
+        give(database, role, (*STANDBY, *LEDGER, *NUMBERING))
+        setattr(three, database.name, role)
+    three.silent = {"windows"}
+    assert three.fail_over().promotion is not None
+    three.silent = set()
+    assert fail_back(three).rescued["users"]["deleted"] == [(700,)]
+    assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
 
 
 def test_a_failback_needs_the_configured_primary_and_a_majority(files: Three) -> None:

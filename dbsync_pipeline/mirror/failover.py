@@ -86,7 +86,7 @@ def _look(database: Database) -> Observation:
 
 
 def reign(seen: Sequence[Observation], settings: Settings) -> term.Standing:
-    """What the databases as they were seen say of the primary."""
+    """What the databases, as they were seen, say of the primary."""
     taken = {one.name: one.term for one in seen if one.reason is None}
     silent = {one.name: one.reason for one in seen if one.reason is not None}
     return term.judge(taken, silent, settings.primary)
@@ -154,9 +154,10 @@ class Outage:
 
 
 def tally(before: Outage | None, seen: Sequence[Observation], settings: Settings, now: dt.datetime) -> Outage | None:
-    """The outage after one more probe; None when the primary answers, and when nobody does, since then nothing was seen of it."""
+    """The outage after one more probe; None when the primary answers, is no database, or nobody answers: then nothing was seen of it."""
     primary = reign(seen, settings).primary
-    if not any(one.answers for one in seen) or any(one.answers for one in seen if one.name == primary):
+    known = any(one.name == primary for one in seen)
+    if not known or not any(one.answers for one in seen) or any(one.answers for one in seen if one.name == primary):
         return None
     if before is None or before.primary != primary:
         return Outage(primary, 1, now)
@@ -195,6 +196,8 @@ def decide(seen: Sequence[Observation], primary: str, alike_seconds: float) -> D
     standbys of one round are synced one after another. One that was written to and is not promoted is neither source nor target: a
     person has to look at it.
     """
+    if not any(one.name == primary for one in seen):
+        return _nothing(primary, f"{primary} is the primary, and is none of the databases: mend DBSYNC_PRIMARY")
     if any(one.answers for one in seen if one.name == primary):
         return _nothing(primary, f"{primary} answers")
     if not any(one.answers for one in seen):
@@ -341,7 +344,7 @@ def _crown(database: Database, new: Term, above: int) -> None:
                 database=database.name,
                 remedy="see `dbsync failover --dry-run`",
             )
-        ledger.next_number(above, heir=True)
+        ledger.heir_number(above)
 
 
 def _again(settings: Settings, among: Mapping[str, Database], found: term.Standing, chosen: Observation) -> Promotion:

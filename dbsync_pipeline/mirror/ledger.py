@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Dialect, Digests, Form
-from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.errors import DatabaseError, StructureError
 from dbsync_pipeline.types import Instant
 
 VERSION = 2
@@ -289,24 +289,36 @@ class Ledger:
         Numbers up to `above` that this database never knew become strange to it.
         """
         with self._dialect.doing("write the ledger"), self._connection.begin():
-            return self.next_number(above)
-
-    def next_number(self, above: int, *, heir: bool = False) -> int:
-        """As `claim_number`, within the open transaction. An heir answers for the numbers that others gave: none becomes strange to it."""
-        facts = self._t.facts
-        with self._dialect.doing("write the ledger"):
-            # the row is locked by its update before it is read, so that nobody else reads it meanwhile
-            mine = facts.c.name == "number"
-            touched = self._connection.execute(facts.update().where(mine).values(value=facts.c.value)).rowcount
-            highest = self.number()
-            number = max(highest, above) + 1
-            if above > highest and not heir:
-                self.note(_STRANGE, replace(self.numbers(), strange=(*self.numbers().strange, (highest + 1, above))).written)
-            if touched:
-                self._connection.execute(facts.update().where(mine).values(value=str(number)))
-            else:
-                self._connection.execute(facts.insert().values(name="number", value=str(number)))
+            highest, number = self._next_number(above)
+            if above > highest:
+                known = self.numbers()
+                self.note(_STRANGE, replace(known, strange=(*known.strange, (highest + 1, above))).written)
         return number
+
+    def heir_number(self, above: int) -> int | None:
+        """As `claim_number`, within the open transaction, for a primary that answers for the numbers that others gave: none is strange to it.
+
+        None, and the transaction goes on, where this role may not note the number.
+        """
+        try:
+            with self._dialect.doing("write the ledger"), self._connection.begin_nested():
+                return self._next_number(above)[1]
+        except DatabaseError:
+            return None
+
+    def _next_number(self, above: int) -> tuple[int, int]:
+        """The highest number that was known, and the next one, which is noted."""
+        facts = self._t.facts
+        mine = facts.c.name == "number"
+        # the row is locked by its update before it is read, so that nobody else reads it meanwhile
+        touched = self._connection.execute(facts.update().where(mine).values(value=facts.c.value)).rowcount
+        highest = self.number()
+        number = max(highest, above) + 1
+        if touched:
+            self._connection.execute(facts.update().where(mine).values(value=str(number)))
+        else:
+            self._connection.execute(facts.insert().values(name="number", value=str(number)))
+        return highest, number
 
     def term(self) -> Term | None:
         """The highest term that this database took; None where it took none."""

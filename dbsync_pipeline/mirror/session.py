@@ -381,7 +381,9 @@ class Session:
         passes_on = received is not None and self._passes_on(received)
         self._number, self._numbered = self._highest + 1, False
         if self._fence is not None:
-            self._number, self._numbered = Ledger(self._fence).next_number(self._highest, heir=True), True
+            ledger = Ledger(self._fence)
+            number = ledger.heir_number(self._highest)
+            self._number, self._numbered = number or max(self._highest, ledger.number()) + 1, number is not None
         elif self._source_numbers is not None and not passes_on:
             self._number_by_source()
         self._state = self._number
