@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import failover, rescue, schema, term
-from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, tally
 from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.mirror.session import Session
@@ -23,6 +23,7 @@ from dbsync_pipeline.settings import DatabaseSetting, Settings
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
 from dbsync_pipeline_tests.roles import Roles
+from dbsync_pipeline_tests.silent import slow_server
 from dbsync_pipeline_tests.test_privileges import LEDGER, NUMBERING, STANDBY, bare, give
 from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, NOON, content, execute, prepare, small_world, sync, user
 
@@ -174,6 +175,18 @@ def test_an_outage_keeps_its_start_and_another_primary_begins_another_one() -> N
     ]
     other = tally(outage, [*places, standby("mars", 5, term=Term(1, "linux"))], PATIENT, NOON)
     assert other == Outage("linux", 1, NOON)
+
+
+def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(new_database: NewDatabase) -> None:
+    three = Three(new_database("postgresql", "windows"), new_database("sqlite", "linux"), new_database("sqlite", "azure"))
+    execute(three.linux, (users.insert(), [user(900)]))
+    with slow_server(three.windows.url, 3) as url:
+        three.windows = Database("windows", sa.make_url(url))
+        hasty = three.settings.model_copy(update={"connect_seconds": 1})
+        probed = failover.probe(databases(hasty), hasty.connect_seconds)
+        assert [one.answers for one in probed] == [False, True, True]
+        assert failover.failover(hasty, MODEL, "r", patience=60).note == "windows answers"
+    assert three.terms()["linux"] is None
 
 
 # Promotion --------------------------------------------------------------------------------------------------------------

@@ -415,14 +415,20 @@ def words(decision: Decision) -> str:
 
 
 def failover(
-    settings: Settings, model: Model, run_id: str, *, act: bool = True, watch: Callable[[Session], None] | None = None
+    settings: Settings,
+    model: Model,
+    run_id: str,
+    *,
+    act: bool = True,
+    patience: float = PATIENCE,
+    watch: Callable[[Session], None] | None = None,
 ) -> Report:
-    """Probe, decide, and carry the decision out; without `act` only what was decided is reported.
+    """Probe with `patience`, decide, and carry the decision out; without `act` only what was decided is reported.
 
     Each sync is a publish of that run in its target. One that fails does not hold the others back. Raises Refused where a promotion that
     was decided cannot be had; then nothing is synced either, since the newest holds writes that are nobody's yet.
     """
-    seen = observe(settings, model)
+    seen = observe(settings, model, patience=patience)
     decision = decided(seen, settings)
     if not act or decision.nothing:
         return Report(seen, decision)
