@@ -112,6 +112,13 @@ def reason(instance: DagsterInstance, result: JobExecutionResult) -> str:
     return read_one(instance, result.run_id).reason or ""
 
 
+def tried_again(instance: DagsterInstance, result: JobExecutionResult) -> bool:
+    """What Dagster has decided by the store's settings and the mark of the run's process."""
+    found = instance.get_run_by_id(result.run_id)
+    assert found is not None
+    return found.tags["dagster/will_retry"] == "true"
+
+
 # What is materialized --------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +232,9 @@ def test_the_store_queues_one_run_per_target_and_ends_dead_runs(places: Places, 
     (limit,) = store.get_concurrency_config().run_queue_config.tag_concurrency_limits  # type: ignore[union-attr]
     assert limit == {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
     assert store.run_monitoring_enabled and store.run_monitoring_max_runtime_seconds > 0
+    assert store.run_retries_enabled and not store.run_retries_retry_on_asset_or_op_failure
+    job = runs.sync_job()
+    assert job.tags["dagster/retry_strategy"] == "ALL_STEPS"
     assert not store.telemetry_enabled and not store.nux_enabled
 
 
@@ -255,8 +265,10 @@ def test_source_and_target_the_same(places: Places, instance: DagsterInstance) -
 
 def test_an_unreachable_database_is_named_and_no_secret_is_kept(places: Places, store: DagsterInstance) -> None:
     places.out_of_reach("azure")
-    text = reason(store, run(store, "azure"))
+    result = run(store, "azure")
+    text = reason(store, result)
     assert "database azure" in text and "Remedy:" in text
+    assert tried_again(store, result)
     assert SECRET not in places.shown()
 
 
@@ -267,15 +279,16 @@ def test_a_table_that_differs_in_structure_is_named(places: Places, instance: Da
     assert "table users" in text and "name is missing" in text
 
 
-def test_what_the_guards_refuse_the_runs_config_lets_through(places: Places, instance: DagsterInstance) -> None:
+def test_what_the_guards_refuse_the_runs_config_lets_through(places: Places, store: DagsterInstance) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
-    assert "was never published to" in reason(instance, run(instance, "azure"))
+    refused = run(store, "azure")
+    assert "was never published to" in reason(store, refused) and not tried_again(store, refused)
     assert content(places.named("azure"))["users"] != content(places.named("windows"))["users"]
-    assert run(instance, "azure", overwrite=True).success
+    assert run(store, "azure", overwrite=True).success
     assert content(places.named("azure")) == content(places.named("windows"))
     execute(places.named("windows"), "UPDATE users SET name = 'new'")
-    assert "azure would be mixed" in reason(instance, run(instance, "azure", ["users"], partial=False))
-    assert run(instance, "azure", ["users"], partial=True).success
+    assert "azure would be mixed" in reason(store, run(store, "azure", ["users"], partial=False))
+    assert run(store, "azure", ["users"], partial=True).success
 
 
 def test_what_a_person_allows_is_read_before_anything_is_done(places: Places, instance: DagsterInstance) -> None:
