@@ -234,10 +234,8 @@ def _entries(database: Database, wanted: Wanted, run_ids: Sequence[str]) -> list
 def _with_entry(run: Run, entry: Publication) -> Run:
     """The ledger's word; where the process ended after its commit, it is the only one."""
     ours = _of_ledger(entry)
-    run = run if run.target == entry.target else replace(run, target=entry.target, tables=ours.tables)
-    return replace(
-        run, published=True, number=entry.number, source=entry.source, phases=ours.phases, tables=run.tables or ours.tables
-    )
+    said = {name: getattr(ours, name) for name in ("published", "number", "source", "target", "phases", "tables")}
+    return replace(run, **said)
 
 
 def _of_ledger(entry: Publication) -> Run:

@@ -23,6 +23,7 @@ from dagster import (
     job,
     op,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from dbsync_pipeline import alerts, runs
 from dbsync_pipeline.definitions import defs
@@ -302,12 +303,11 @@ def look(instance: DagsterInstance) -> None:
 
 
 def passed(instance: DagsterInstance, name: str, check: str) -> bool:
-    """What the last evaluation for that database says."""
-    found = instance.event_log_storage.get_asset_check_execution_history(
-        AssetCheckKey(AssetKey(list(traces.STANDBY)), check), limit=50
-    )
-    evaluations = [one.event.dagster_event.asset_check_evaluation_data for one in found if one.event and one.event.dagster_event]
-    return next(one.passed for one in evaluations if one.partition == name)
+    """What Dagster's pages show of that check for that database."""
+    key = AssetCheckKey(AssetKey(list(traces.STANDBY)), check)
+    (found,) = instance.event_log_storage.get_asset_check_partition_info([key], partition_keys=[name])
+    assert found.is_current
+    return found.latest_execution_status == AssetCheckExecutionRecordStatus.SUCCEEDED
 
 
 def test_one_partition_is_looked_at_by_hand(places: Places, instance: DagsterInstance) -> None:

@@ -31,6 +31,7 @@ from dagster import (
     job,
     op,
 )
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
 from dbsync_pipeline import alerts
 from dbsync_pipeline.defs.resources import told_plainly
@@ -75,8 +76,9 @@ def look_at_standbys(context: OpExecutionContext) -> None:
     for report in reports:
         before = _reported(context.instance, report.name)
         context.log_event(AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report)))
+        target = _latest(context.instance, report.name)  # what was logged just now: a check of anything older does not count
         for name, passed, why in _checks(report):
-            evaluation = AssetCheckEvaluation(KEY, name, passed, {}, description=why, partition=report.name)
+            evaluation = AssetCheckEvaluation(KEY, name, passed, {}, target, description=why, partition=report.name)
             context.log_event(evaluation)  # type: ignore[arg-type]  # it takes them, though its annotation does not say so
         for title, body in news(report, before):
             alerts.send(settings, title, body, context.log.warning)
@@ -125,6 +127,13 @@ def _reported(instance: DagsterInstance, name: str) -> dict[str, str]:
     last = found[0].asset_materialization if found else None
     said: Any = last.metadata[REASONS].value if last and REASONS in last.metadata else {}
     return dict(said)
+
+
+def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetMaterializationData:
+    (record,) = instance.fetch_materializations(AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1).records
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+    )
 
 
 def _checks(report: Report) -> Iterator[tuple[str, bool, str]]:
