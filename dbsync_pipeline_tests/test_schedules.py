@@ -139,12 +139,12 @@ def test_what_nobody_asked_for_leaves_a_held_target_alone_and_a_person_does_not(
         assert job.execute_in_process(partition_key="linux", instance=instance, raise_on_error=False).success
 
 
-def test_old_runs_are_forgotten_and_others_stay(places: Places) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        done = instance.create_run_for_job(runs.sync_job(), tags={traces.PARTITION_TAG: "linux"}, status=DagsterRunStatus.SUCCESS)
-        going = instance.create_run_for_job(
-            runs.sync_job(), tags={traces.PARTITION_TAG: "linux"}, status=DagsterRunStatus.STARTED
-        )
-        assert retention.forget(instance, 1) == 0
-        assert retention.forget(instance, -1) == 1
-        assert instance.get_run_by_id(done.run_id) is None and instance.get_run_by_id(going.run_id) is not None
+def test_old_runs_are_forgotten_with_their_files_and_others_stay(instance: DagsterInstance, tmp_path: Path) -> None:
+    tags = {traces.PARTITION_TAG: "linux"}
+    done = instance.create_run_for_job(runs.sync_job(), tags=tags)
+    instance.report_run_failed(done)
+    going = instance.create_run_for_job(runs.sync_job(), tags=tags, status=DagsterRunStatus.STARTED)
+    assert retention.forget(instance, 1) == 0 and list(tmp_path.rglob(f"*{done.run_id}*"))
+    assert retention.forget(instance, -1) == 1
+    assert instance.get_run_by_id(done.run_id) is None and instance.get_run_by_id(going.run_id) is not None
+    assert list(tmp_path.rglob(f"*{done.run_id}*")) == []

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from dagster import (
     DagsterInstance,
@@ -15,6 +16,7 @@ from dagster import (
     job,
     op,
 )
+from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 from dbsync_pipeline.defs.traces import FAILOVER, UPKEEP, is_look, is_sync
 from dbsync_pipeline.settings import load
@@ -38,7 +40,16 @@ def forget(instance: DagsterInstance, days: float) -> int:
     for run in (*syncs, *upkeep):
         instance.compute_log_manager.delete_logs(prefix=[run.run_id])
         instance.delete_run(run.run_id)
+        _remove_file(instance, run.run_id)
     return len(syncs) + len(upkeep)
+
+
+def _remove_file(instance: DagsterInstance, run_id: str) -> None:
+    """With SQLite the events of a run have a file of their own, which Dagster empties and leaves."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        for ending in ("", "-wal", "-shm"):
+            Path(storage.path_for_shard(run_id) + ending).unlink(missing_ok=True)
 
 
 def _ended(instance: DagsterInstance, days: float, job_name: str | None = None) -> Sequence[DagsterRun]:
