@@ -47,7 +47,7 @@ def _need_not_survive_a_crash(connection: Any, _record: Any) -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A part of the suite that somebody chose is over before further processes would have begun."""
-    chosen = config.option.file_or_dir or config.option.keyword or config.option.markexpr or config.option.lf
+    chosen = any(config.getoption(option, None) for option in ("file_or_dir", "keyword", "markexpr", "lf"))
     return 0 if chosen else min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
