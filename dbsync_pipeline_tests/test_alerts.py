@@ -205,7 +205,9 @@ def test_of_a_failover_the_daemon_tells_what_the_run_noted(receiver: Receiver, p
         run, event = instance.get_run_by_id(done.run_id), done.get_run_success_event()
         assert run is not None
         defs.resolve_sensor_def("alert_on_note")(build_run_status_sensor_context("alert_on_note", event, instance, run))
-    assert [(title, body.split("\n")[0]) for title, body in receiver.alerts] == [("dbsync: failover_job has run", "linux was promoted")]
+    assert [(title, body.split("\n")[0]) for title, body in receiver.alerts] == [
+        ("dbsync: failover_job has run", "linux was promoted")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import REGISTRY, Dialect
-from dbsync_pipeline.errors import SettingsError, Unavailable
+from dbsync_pipeline.errors import DbsyncError, SettingsError, Unavailable
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 
 
@@ -38,6 +38,9 @@ class Database:
             return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
         except (sa.exc.ArgumentError, ValueError):
             raise _unreadable(self.name) from None
+        except DbsyncError as error:  # of a driver that is not there, which knows no database
+            error.database = self.name
+            raise
 
     @contextmanager
     def connect(self, label: str = "dbsync", *, create: bool = False) -> Iterator[Dialect]:
