@@ -107,9 +107,8 @@ def test_a_standby_that_cannot_be_written_is_not_ready(new_database: NewDatabase
     assert len(found.unwritable) == len(MODEL.tables) and "read-only" in found.unwritable[0]
 
 
+@pytest.mark.parametrize("standby", ["postgresql"], indirect=True)  # SQLite's writers wait by the connection's own time
 def test_a_lock_of_somebody_who_writes_is_no_reason(standby: Database) -> None:
-    if standby.engine_name != "postgresql":
-        pytest.skip("SQLite's writers wait by the connection's own time")
     with standby.engine("application").begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
         assert facts(standby).unwritable == ()

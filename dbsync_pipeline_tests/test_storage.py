@@ -39,7 +39,6 @@ def test_sqlite_by_default_beside_the_settings_of_dagster(places: Places) -> Non
 
 
 def test_postgresql_by_one_setting(places: Places, new_database: NewDatabase) -> None:
-    pytest.importorskip("dagster_postgres")
     store = new_database("postgresql", "store")
     url = store.url.set(password="hunter2")  # the servers of the tests trust everybody
     places.set(DBSYNC_DAGSTER_STORAGE_URL=url.render_as_string(hide_password=False))
