@@ -127,7 +127,7 @@ def _databases_in(folder: Path) -> Iterator[NewDatabase]:
         url = sa.make_url(_servers[engine][server % len(_servers[engine])])
         fresh = f"t{os.getpid()}_{next(_numbers)}"
         for statement in _CREATE[engine]:
-            _administer(url, statement.format(fresh))
+            _administer(url, statement.format(fresh), tries=5)
         made.append((url, fresh))
         return Database(name, url.set(database=fresh))
 
@@ -162,7 +162,7 @@ _DROP = {
 
 
 def _administer(url: sa.URL, statement: str, tries: int = 1) -> None:
-    """Tried again, since a server may take a while to notice that a connection is closed."""
+    """Tried again: a server may take a while to notice that a connection is closed, and Babelfish makes one database at a time."""
     for left in reversed(range(tries)):
         try:
             return _run(url, statement)

@@ -177,6 +177,15 @@ def _many(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[
         cursor.executemany(insert, batch)
 
 
+def write_many(cursor: Any, statement: str, rows: Sequence[Any]) -> None:
+    """Many rows of an application's; one by one where mssql-python takes a text for longer than the space it has made, before it sends any."""
+    try:
+        cursor.executemany(statement, rows)
+    except RuntimeError:
+        for row in rows:
+            cursor.execute(statement, row)
+
+
 _SIZES = {"NVARCHAR": -9, "VARBINARY": -3}
 """ODBC's SQL_WVARCHAR and SQL_VARBINARY: without a size, of any length."""
 

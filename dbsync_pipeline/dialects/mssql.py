@@ -109,6 +109,11 @@ class MSSQL(Dialect):
             cursor.close()
             connection.commit()
 
+        @sa.event.listens_for(engine, "do_executemany")
+        def write_many(cursor: Any, statement: str, rows: Any, _context: object) -> bool:
+            _tds.write_many(cursor, statement, rows)
+            return True
+
         return engine
 
     @classmethod
