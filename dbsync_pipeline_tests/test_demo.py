@@ -174,8 +174,13 @@ def test_what_goes_in_comes_out(engine: str, filled_on: Callable[[str], Filled])
         for name, rows in demo.DATASET.items():
             columns = models.Base.metadata.tables[name].columns
             read = [sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column for column in columns]
-            stored = {tuple(row) for row in connection.execute(sa.select(*read))}
-            assert stored == {tuple(row[column.name] for column in columns) for row in rows()}
+            stored = {tuple(_fetched(engine, value) for value in row) for row in connection.execute(sa.select(*read))}
+            assert stored == {tuple(_fetched(engine, row[column.name]) for column in columns) for row in rows()}
+
+
+def _fetched(engine: str, value: Any) -> Any:
+    """As the application's driver gives it back: mssql-python drops a U+FEFF in front of a long text, which the mirror's reads keep."""
+    return value.removeprefix("\ufeff") if engine == "mssql" and isinstance(value, str) else value
 
 
 @pytest.mark.parametrize("engine", ENGINES)

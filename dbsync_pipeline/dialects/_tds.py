@@ -174,16 +174,19 @@ def _many(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[
         if not is_native(cursor):
             cursor.fast_executemany = True
             cursor.setinputsizes([(size, 0, 0) if size else None for size in sizes])
-        cursor.executemany(insert, batch)
+        write_many(cursor, insert, batch)
 
 
 def write_many(cursor: Any, statement: str, rows: Sequence[Any]) -> None:
-    """Many rows of an application's; one by one where mssql-python takes a text for longer than the space it has made, before it sends any."""
-    try:
-        cursor.executemany(statement, rows)
-    except RuntimeError:
+    """Many rows of an application's: one by one by mssql-python, which takes a column's type from a few of them.
+
+    Where those are ASCII it sends all of them as VARCHAR, with a question mark for every letter that the code page lacks.
+    """
+    if is_native(cursor):
         for row in rows:
             cursor.execute(statement, row)
+    else:
+        cursor.executemany(statement, rows)
 
 
 _SIZES = {"NVARCHAR": -9, "VARBINARY": -3}
