@@ -125,8 +125,13 @@ class Bench:
         self.folder = folder
         self.servers = {"windows": source, "linux": target, "limit": target}
         self.url = {"windows": source.get_uri("app"), "linux": target.get_uri("app"), "limit": target.get_uri("pipe")}
-        self.counts = {"users": messages // 40, "chats": messages * 3 // 40, "messages": messages, "documents": messages // 100,
-                       "user_memory": messages // 40 * 5}
+        self.counts = {
+            "users": messages // 40,
+            "chats": messages * 3 // 40,
+            "messages": messages,
+            "documents": messages // 100,
+            "user_memory": messages // 40 * 5,
+        }
         self.fresh("windows")
         self.sql("windows", GENERATE, self.counts)
         self.sql("windows", "VACUUM ANALYZE")
@@ -149,8 +154,11 @@ class Bench:
         schema.ensure(database(settings.load(), name), load_model("dbsync_pipeline.models"))
 
     def _columns(self, table: str) -> str:
-        return self.sql("windows", "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute "
-                                   f"WHERE attrelid = '{table}'::regclass AND attnum > 0")
+        return self.sql(
+            "windows",
+            "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute "
+            f"WHERE attrelid = '{table}'::regclass AND attnum > 0",
+        )
 
     def equal(self) -> None:
         """Stops the benchmark unless both sides hold the same rows."""
@@ -166,8 +174,12 @@ class Bench:
             psql(self.servers[server].get_uri(), "CHECKPOINT", {})
         log = self.folder / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DBSYNC_")}
-        environment |= {"DBSYNC_WINDOWS_URL": self.url["windows"], "DBSYNC_LINUX_URL": self.url["linux"],
-                        "DBSYNC_HOME": str(self.folder / "home"), "DAGSTER_HOME": str(self.folder / "home" / "dagster")}
+        environment |= {
+            "DBSYNC_WINDOWS_URL": self.url["windows"],
+            "DBSYNC_LINUX_URL": self.url["linux"],
+            "DBSYNC_HOME": str(self.folder / "home"),
+            "DAGSTER_HOME": str(self.folder / "home" / "dagster"),
+        }
         with log.open("wb") as output:
             begin = time.perf_counter()
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=self.folder)
@@ -188,8 +200,10 @@ class Bench:
     def pipe(self, schema: str) -> Cost:
         """psql into psql, every table, parents first."""
         target = f"{shlex.quote(str(PSQL))} '{self.url['limit']}' -qc"
-        steps = (f"{self._copy_out(table)} | {target} 'COPY {schema}.{table} ({columns}) FROM STDIN (FORMAT binary)'"
-                 for table, columns in self.columns.items())
+        steps = (
+            f"{self._copy_out(table)} | {target} 'COPY {schema}.{table} ({columns}) FROM STDIN (FORMAT binary)'"
+            for table, columns in self.columns.items()
+        )
         return self.measure(["bash", "-c", "set -eo pipefail; " + "; ".join(steps)], lambda _: self.piped)
 
     def dagster(self) -> Cost:
@@ -197,11 +211,27 @@ class Bench:
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "dagster.yaml", home)
         tags = json.dumps({"dagster/partition": "linux"})
-        return self.measure([sys.executable, "-m", "dagster", "job", "execute", "-m", "dbsync_pipeline.definitions", "-j", "sync_job",
-                             "--tags", tags], lambda _: None)
+        return self.measure(
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "job",
+                "execute",
+                "-m",
+                "dbsync_pipeline.definitions",
+                "-j",
+                "sync_job",
+                "--tags",
+                tags,
+            ],
+            lambda _: None,
+        )
 
     def session(self) -> Cost:
-        return self.measure([sys.executable, __file__, "--session"], lambda text: json.loads(text.splitlines()[-1])["bytes"] / 1e6)
+        return self.measure(
+            [sys.executable, __file__, "--session"], lambda text: json.loads(text.splitlines()[-1])["bytes"] / 1e6
+        )
 
     def run(self) -> dict[str, Cost]:
         """Every measurement once."""
@@ -225,7 +255,9 @@ def one_session() -> None:
     """Windows to linux by the mirror, without Dagster; prints what it moved as the last line."""
     here = settings.load()
     model = load_model(here.models)
-    with Session(database(here, "windows"), database(here, "linux"), model, model.names, run_id=uuid.uuid4().hex, settings=here) as session:
+    with Session(
+        database(here, "windows"), database(here, "linux"), model, model.names, run_id=uuid.uuid4().hex, settings=here
+    ) as session:
         session.ensure_schema()
         for table in model.names:
             session.copy(table)
@@ -243,12 +275,16 @@ def report(runs: list[dict[str, Cost]]) -> None:
         seconds = statistics.median(cost.seconds for cost in costs)
         moved = "-" if costs[0].moved is None else f"{statistics.median(cost.moved or 0 for cost in costs):.1f}"
         memory = max(cost.memory for cost in costs)
-        print(f"{name:<48}{seconds:>9.2f}{seconds / limit:>8.2f}{memory:>9.0f}{moved:>10}  {' '.join(f'{c.seconds:.2f}' for c in costs)}")
+        print(
+            f"{name:<48}{seconds:>9.2f}{seconds / limit:>8.2f}{memory:>9.0f}{moved:>10}  {' '.join(f'{c.seconds:.2f}' for c in costs)}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A sync between two PostgreSQL servers, beside psql | psql.")
-    parser.add_argument("--messages", type=int, default=1_000_000, help="rows of the messages table; the others are in proportion")
+    parser.add_argument(
+        "--messages", type=int, default=1_000_000, help="rows of the messages table; the others are in proportion"
+    )
     parser.add_argument("--runs", type=int, default=3, help="how often everything is measured; medians are printed")
     parser.add_argument("--session", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -260,8 +296,10 @@ def main() -> None:
         get_server(Path(temporary, "target"), cleanup_mode="delete") as target,
     ):
         bench = Bench(Path(temporary), source, target, asked.messages)
-        print(f"PostgreSQL {bench.sql('windows', 'SHOW server_version')}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-              f"{bench.sql('windows', 'SELECT pg_size_pretty(pg_database_size(current_database()))')}:")
+        print(
+            f"PostgreSQL {bench.sql('windows', 'SHOW server_version')}, Python {platform.python_version()}, {os.cpu_count()} cores, "
+            f"{bench.sql('windows', 'SELECT pg_size_pretty(pg_database_size(current_database()))')}:"
+        )
         print(", ".join(f"{count:,} {table}" for table, count in bench.counts.items()), end="\n\n", flush=True)
         report([bench.run() for _ in range(asked.runs)])
 
