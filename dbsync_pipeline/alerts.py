@@ -78,7 +78,9 @@ def _deliver(delivered: queue.SimpleQueue[int], place: int, url: str, title: str
 
         logging.getLogger("apprise").disabled = True  # it quotes a URL that it cannot read
         sender = apprise.Apprise()
-        good = bool(sender.add(url)) and bool(sender.notify(title=title, body=body, notify_type=apprise.NotifyType.WARNING))
+        good = bool(sender.add(url)) and bool(
+            sender.notify(title=title, body=body, notify_type=apprise.NotifyType.WARNING, body_format=apprise.NotifyFormat.TEXT)
+        )
     except Exception:  # whatever it is, it may quote the URL
         good = False
     finally:

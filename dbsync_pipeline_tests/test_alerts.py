@@ -31,6 +31,7 @@ from dbsync_pipeline.defs import readiness, traces, watch
 from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
 from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests.mail import mail_server
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.worlds import execute, sync
 
@@ -118,6 +119,17 @@ def test_what_cannot_be_delivered_is_said_without_its_url_and_hinders_no_other(
     assert [one.split(" in ")[0] for one in said] == ["alert 1 of 3", "alert 2 of 3"] and "(jsons)" in said[0]
     assert SECRET.decode() not in "".join(said) + caplog.text
     assert receiver.alerts == [("a title", "a body")]
+
+
+def test_a_mail_says_it_line_by_line_and_as_it_is(places: Places) -> None:
+    with mail_server() as (address, taken):
+        places.set(DBSYNC_ALERT_URLS=f"mailto://{address}/?from=dbsync@example.org&to=ops@example.org&mode=insecure")
+        assert alerts.send(load(), "azure was not synced", "key <b>7</b>: ñ 漢字\nRun 1") == 1
+    (mail,) = taken
+    said = mail.get_payload(decode=True)
+    assert isinstance(said, bytes)
+    assert (mail["Subject"], mail.get_content_type()) == ("azure was not synced", "text/plain")
+    assert said.decode().split("\r\n") == ["key <b>7</b>: ñ 漢字", "Run 1", ""]
 
 
 def test_the_settings_do_not_show_the_urls(receiver: Receiver, places: Places) -> None:

@@ -9,9 +9,10 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun,
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
-ALIVE_TAG = "dbsync/alive_at"
+# Tags that begin with `.dagster/` are hidden by Dagster's pages.
+ALIVE_TAG = ".dagster/dbsync_alive_at"
 """When the run's process last gave a sign of life."""
-ALERTED_TAG = "dbsync/alerted"
+ALERTED_TAG = ".dagster/dbsync_alerted"
 """The run's own id once its process has told of its failure; a retry has its parent's tags, and another id."""
 NOTE_TAG = "dbsync/note"
 """What a person has to be told of a run that succeeded."""
