@@ -26,6 +26,7 @@ from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import failover, rescue, schema, term
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.mirror.guard import Finding, Plan
+from dbsync_pipeline.mirror.ledger import Publication
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.mirror.status import status as read_status
@@ -253,15 +254,16 @@ def undo(
     run: Run,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also where the target was written to since that run.")] = False,
+    only: OneDatabase = None,
     as_json: Json = False,
 ) -> None:
     """Put a target back to what it was before that run, and hold its schedule until `dbsync release TARGET`."""
     settings, model = _ground()
-    place, entry = rescue.find(databases(settings), run)
+    place, entry = _published(settings, run, only)
     if not yes:
         _agree(
             f"{place.name} goes back to before run {entry.run_id} ({entry.changed:,} rows)",
-            f"dbsync undo {run} --yes",
+            f"dbsync undo {run}{f' --database {only}' if only else ''} --yes",
             as_json,
             "undo",
         )
@@ -313,10 +315,10 @@ def rescue_list(only: OneDatabase = None, as_json: Json = False) -> None:
 
 
 @rescue_app.command("show")
-def rescue_show(run: Run, as_json: Json = False) -> None:
+def rescue_show(run: Run, only: OneDatabase = None, as_json: Json = False) -> None:
     """The rows that a run deleted or replaced, as they were."""
     settings, model = _ground()
-    place, entry = rescue.find(databases(settings), run)
+    place, entry = _published(settings, run, only)
     frames = rescue.rescued_rows(place, model, entry.run_id)
     if as_json:
         render.json_out([{"table": table, **row} for table, frame in frames for row in render.records(frame)])
@@ -325,10 +327,12 @@ def rescue_show(run: Run, as_json: Json = False) -> None:
 
 
 @rescue_app.command("export")
-def rescue_export(run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR")], as_json: Json = False) -> None:
+def rescue_export(
+    run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR")], only: OneDatabase = None, as_json: Json = False
+) -> None:
     """Write the rows that a run deleted or replaced as Parquet, one file a table."""
     settings, model = _ground()
-    place, entry = rescue.find(databases(settings), run)
+    place, entry = _published(settings, run, only)
     files = rescue.export(place, model, entry.run_id, folder)
     if as_json:
         render.json_out({"run_id": entry.run_id, "files": files})
@@ -337,16 +341,21 @@ def rescue_export(run: Run, folder: Annotated[Path, typer.Argument(metavar="DIR"
 
 
 @rescue_app.command("merge")
-def rescue_merge(run: Run, as_json: Json = False) -> None:
+def rescue_merge(run: Run, only: OneDatabase = None, as_json: Json = False) -> None:
     """Put back the deleted rows whose keys are free, and name the rest; status 0 when there is no rest."""
     settings, model = _ground()
-    place, entry = rescue.find(databases(settings), run)
+    place, entry = _published(settings, run, only)
     put, rest = rescue.merge(place, model, entry.run_id)
     if as_json:
         render.json_out({"database": place.name, "put_back": put, "rest": rest})
     else:
         render.merged(place.name, put, rest)
     raise typer.Exit(int(bool(rest)))
+
+
+def _published(settings: Settings, run: str, only: str | None) -> tuple[Database, Publication]:
+    """Where a run published, and what."""
+    return rescue.find([database(settings, name) for name in _names(settings, only)], run)
 
 
 def _agree(what: str, command: str, as_json: bool, operation: str) -> None:

@@ -382,6 +382,18 @@ class Ledger:
         query = sa.select(publishes).order_by(publishes.c.number.desc()).limit(limit)
         return self._many(query if source is None else query.where(publishes.c.source == source))
 
+    def beginning(self, run_id: str) -> list[Publication]:
+        """The publishes of the runs whose id begins so, newest first."""
+        publishes = self._t.publishes
+        begins = publishes.c.run_id.startswith(run_id, autoescape=True)
+        return self._many(sa.select(publishes).where(begins).order_by(publishes.c.number.desc()))
+
+    def rescuing(self) -> list[Publication]:
+        """The publishes of which rescued rows are kept, newest first."""
+        publishes = self._t.publishes
+        kept = publishes.c.number.in_(sa.select(self._t.rescues.c.publish))
+        return self._many(sa.select(publishes).where(kept).order_by(publishes.c.number.desc()))
+
     def of_runs(self, run_ids: Collection[str]) -> list[Publication]:
         """The publishes of these runs, of those that were committed, newest first."""
         publishes = self._t.publishes

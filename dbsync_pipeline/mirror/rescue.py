@@ -69,7 +69,7 @@ def prune(dialect: Dialect, settings: Settings) -> None:
     """Within the publishing transaction, forget rescued rows that are too old, and the oldest of those that are too many bytes."""
     ledger, kept = Ledger(dialect), 0
     oldest = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=settings.rescue_days)
-    published = {entry.number: entry.published_at for entry in ledger.publishes()}
+    published = {entry.number: entry.published_at for entry in ledger.rescuing()}
     for rescued in ledger.rescues():
         kept += rescued.bytes
         if published[rescued.publish] < oldest or kept > settings.rescue_mb * 1_000_000:
@@ -226,19 +226,23 @@ def _record(dialect: Dialect, entry: Publication, number: int, by: str, results:
 def find(databases: Iterable[Database], run: str) -> tuple[Database, Publication]:
     """The database that received the publish of this run, which may be told by the beginning of its id, and the publish.
 
-    Raises SettingsError when no database that answers has such a run, or more than one run begins so.
+    Raises SettingsError when no database that answers has such a run, when more than one run begins so, or when the run published
+    to several of these databases.
     """
     found: list[tuple[Database, Publication]] = []
     for database in databases:
         with contextlib.suppress(Unavailable), database.connect() as dialect:
             ledger = Ledger(dialect)
-            found += [
-                (database, entry) for entry in (ledger.publishes() if ledger.exists() else []) if entry.run_id.startswith(run)
-            ]
-    if len(found) != 1:
-        why = f"{len(found)} runs begin with {run!r}" if found else f"no database that answers has a publish of a run {run!r}"
-        raise SettingsError(why, operation="find the run", remedy="`dbsync rescue list` names the runs")
-    return found[0]
+            found += [(database, entry) for entry in (ledger.beginning(run) if ledger.exists() else [])]
+    if len(found) == 1:
+        return found[0]
+    names = [database.name for database, _ in found]
+    why, remedy = f"no database that answers has a publish of a run {run!r}", "`dbsync rescue list` names the runs"
+    if len({entry.run_id for _, entry in found}) > 1:
+        why = f"{len(found)} runs begin with {run!r}"
+    elif found:
+        why, remedy = f"run {run} published to {' and '.join(names)}", f"name one of them: `--database {names[0]}`"
+    raise SettingsError(why, operation="find the run", remedy=remedy)
 
 
 def kept(target: Database) -> list[tuple[Publication, list[Rescued]]]:
@@ -248,8 +252,7 @@ def kept(target: Database) -> list[tuple[Publication, list[Rescued]]]:
         if not ledger.exists():
             return []
         rescued = ledger.rescues()
-        entries = [(entry, [one for one in rescued if one.publish == entry.number]) for entry in ledger.publishes()]
-    return [(entry, mine) for entry, mine in entries if mine]
+        return [(entry, [one for one in rescued if one.publish == entry.number]) for entry in ledger.rescuing()]
 
 
 def hold(target: Database, why: str | None) -> str | None:

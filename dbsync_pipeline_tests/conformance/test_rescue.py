@@ -13,6 +13,7 @@ from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication
 from dbsync_pipeline.settings import Settings
+from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -127,6 +128,25 @@ def test_a_run_that_published_nothing_here_cannot_be_undone(twins: Pair) -> None
     with pytest.raises(SettingsError, match="no publish of run"):
         rescue.undo(target, MODEL, "unknown", by="x", settings=SETTINGS)
     assert undo(target, run).undoes == run.number
+
+
+def test_a_run_is_found_by_its_beginning_and_by_its_database_where_it_published_to_several(
+    twins: Pair, new_database: NewDatabase
+) -> None:
+    source, target = twins
+    azure = new_database("sqlite", "azure")
+    prepare(source, small_world())
+    for standby in (target, azure):
+        sync(source, standby, run_id="one_run")
+    sync(source, azure, run_id="oneXrun")  # no pattern: the underscore is itself
+    assert rescue.find([azure], "one_")[0].name == "azure"
+    with pytest.raises(SettingsError, match="published to linux and azure") as caught:
+        rescue.find([target, azure], "one_")
+    assert caught.value.remedy == "name one of them: `--database linux`"
+    with pytest.raises(SettingsError, match="2 runs begin with 'one'"):
+        rescue.find([azure], "one")
+    with pytest.raises(SettingsError, match="no database that answers"):
+        rescue.find([target, azure], "two")
 
 
 def test_an_undo_holds_the_target_until_it_is_released(twins: Pair) -> None:
