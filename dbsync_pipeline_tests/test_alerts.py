@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 from dagster import (
@@ -33,44 +29,10 @@ from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.mail import mail_server
 from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.receiver import Receiver
 from dbsync_pipeline_tests.worlds import execute, sync
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.timezone.utc)
-
-
-class Receiver:
-    """A real HTTP server that keeps what it is sent; `alerts` are (title, body), `beats` the paths that were called."""
-
-    def __init__(self) -> None:
-        self.alerts: list[tuple[str, str]] = []
-        self.beats: list[str] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                said: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receiver.alerts.append((said["title"], said["message"]))
-                self.send_response(200)
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                receiver.beats.append(self.path)
-                self.send_response(500 if "broken" in self.path else 200)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Silent."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -197,8 +159,8 @@ def told_by_the_daemon(instance: DagsterInstance, failed: DagsterRun) -> None:
 def test_of_a_run_that_was_killed_the_daemon_tells(receiver: Receiver, places: Places, instance: DagsterInstance) -> None:
     killed = instance.create_run_for_job(runs.sync_job(), tags={"dagster/partition": "linux"}, status=DagsterRunStatus.STARTED)
     told_by_the_daemon(instance, killed)
-    ((title, _),) = receiver.alerts
-    assert title == "dbsync: linux was not synced from the primary"
+    ((title, body),) = receiver.alerts
+    assert title == "dbsync: linux was not synced from the primary" and "the run's process is gone: it was killed" in body
 
 
 @op
@@ -254,6 +216,11 @@ def test_of_which_runs_the_daemon_tells(job_name: str, tags: dict[str, str], tol
 def test_whose_process_is_gone(job_name: str, sign: dt.datetime | None, updated: dt.datetime, dead: bool) -> None:
     tags = {traces.ALIVE_TAG: sign.isoformat()} if sign else {}
     assert watch.is_dead(DagsterRun(job_name=job_name, run_id="1", tags=tags), updated, NOW) is dead
+
+
+def test_a_materialization_in_the_pages_that_ended_before_its_first_sign_is_dead_too() -> None:
+    run = DagsterRun(job_name="__ASSET_JOB", run_id="1", tags={traces.TARGET_TAG: "linux"})
+    assert watch.is_dead(run, NOW - dt.timedelta(minutes=4), NOW)
 
 
 def test_a_dead_run_is_ended_and_its_target_is_free_again(instance: DagsterInstance) -> None:

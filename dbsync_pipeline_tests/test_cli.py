@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +15,9 @@ import pytest
 
 from dbsync_pipeline import cli
 from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 
-ROOT = Path(__file__).parent.parent
 VERBS = (
     *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui"),
     *("promote", "failover", "failback"),
@@ -258,11 +255,11 @@ def test_recreate_wants_the_name_said_again(places: Places, dbsync: Dbsync) -> N
 
 
 def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
     server = subprocess.Popen(command, env=places.environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
-        _wait_for(f"http://127.0.0.1:{port}/server_info", server)
+        wait_for(f"http://127.0.0.1:{port}/server_info", server)
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         assert len(family) >= 3  # itself, the pages, the daemon
         taken = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
@@ -273,26 +270,6 @@ def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
     assert json.loads(printed) == {"url": f"http://127.0.0.1:{port}", "dagster_home": str(places.dagster_home)}
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(url: str, server: subprocess.Popen[str], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"{url} does not answer")
 
 
 # What syncs took away --------------------------------------------------------------------------------------------------

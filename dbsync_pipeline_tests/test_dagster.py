@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +35,9 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
+from dbsync_pipeline_tests.processes import ROOT, job_execute, started, until
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, insert, prepare, user
 
-ROOT = Path(__file__).parent.parent
 TABLES = list(MODEL.names)
 ODD = ["we ird", 'qu"ote', "per%cent", "😀", "type", "users", "users_digest", "row_count", "class"]
 
@@ -323,25 +319,9 @@ def test_whether_a_retry_helps_is_said_by_the_type(error: Exception, retries: bo
 # As CI runs it ---------------------------------------------------------------------------------------------------------
 
 
-def command(target: str) -> list[str]:
-    """The very command of the documentation."""
-    job = ["job", "execute", "-m", "dbsync_pipeline.definitions", "-j", "sync_job"]
-    return ["dagster", *job, "--tags", json.dumps({"dagster/partition": target})]
-
-
-def started_job(target: str, places: Places) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *command(target)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(places.dagster_home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_job_execute_exits_zero_when_it_published(places: Places, store: DagsterInstance) -> None:
     insert(places.named("windows"), {"users": [user(1000)]})
-    job = started_job("azure", places)
+    job = started(places, *job_execute("azure"))
     _, err = job.communicate()
     assert job.returncode == 0, err
     assert content(places.named("azure")) == content(places.named("windows"))
@@ -356,7 +336,7 @@ def test_job_execute_does_not_exit_zero_when_it_did_not_publish(
     places.set(DAGSTER_HOME=str(places.dagster_home))
     places.out_of_reach("azure")
     for target, cause in (("mars", "windows, linux, azure"), ("azure", "database azure")):
-        monkeypatch.setattr(sys, "argv", command(target))
+        monkeypatch.setattr(sys, "argv", job_execute(target))
         with pytest.raises(SystemExit) as ended:
             dagster_command_line()
         out, err = capfd.readouterr()
@@ -376,18 +356,11 @@ def test_a_cancelled_run_stops_the_statement_that_it_waits_for(
     )
     with linux.engine("application").begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN ROW EXCLUSIVE MODE")
-        job = started_job("linux", places)
+        job = started(places, *job_execute("linux"))
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"
-        _until(lambda: application.scalar(sa.text(waits)) == 1)
+        until("it waits", lambda: application.scalar(sa.text(waits)) == 1)
         (running,) = store.get_runs()
         store.report_run_canceling(running)
         _, err = job.communicate(timeout=120)
         assert job.returncode != 0 and "cancelled" in err
         assert application.scalar(sa.text(waits)) == 0
-
-
-def _until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < ends
-        time.sleep(0.1)

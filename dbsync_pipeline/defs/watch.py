@@ -38,7 +38,6 @@ from dbsync_pipeline.defs.traces import (
     ALERTED_TAG,
     ALIVE_TAG,
     FAILOVER,
-    JOB,
     NOTE_TAG,
     UPKEEP,
     is_look,
@@ -140,12 +139,12 @@ def end_dead_runs(instance: DagsterInstance, now: datetime) -> list[str]:
 
 
 def is_dead(run: DagsterRun, updated_at: datetime, now: datetime) -> bool:
-    """Whether the process of a run that runs is gone. One that ended before its first sign is told by the job that it ran.
+    """Whether the process of a run that runs is gone. A sync that ended before its first sign is told by being one.
 
     The run's record counts as a sign too, since a retry starts with its parent's tags.
     """
     sign = run.tags.get(ALIVE_TAG)
-    if sign is None and run.job_name != JOB:
+    if sign is None and not is_sync(run):
         return False
     signs = [updated_at, *([datetime.fromisoformat(sign)] if sign else [])]
     return now - max(signs) > SILENT
