@@ -20,7 +20,7 @@ from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, ta
 from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.settings import DatabaseSetting, Settings
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.silent import slow_server
@@ -217,7 +217,7 @@ class Three:
         return failover.failover(self.settings, MODEL, "failover-1")
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=ENGINES)
 def three(request: pytest.FixtureRequest, new_database: NewDatabase) -> Three:
     return Three(*(new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux", "azure"))))
 
@@ -421,7 +421,7 @@ def test_what_the_application_writes_during_a_failback_waits_and_is_not_lost_sil
     def publish_while_somebody_writes(session: Session) -> Any:
         writer.start()
         began.wait()
-        if three.linux.engine_name == "postgresql":
+        if three.linux.engine_name in _WAITING:
             _until_somebody_waits(three.linux)
         done = publish(session)
         seen_waiting.append(not ended.is_set())
@@ -438,9 +438,16 @@ def test_what_the_application_writes_during_a_failback_waits_and_is_not_lost_sil
         sync(three.windows, three.linux)
 
 
+_WAITING = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
+    "mssql": "IF serverproperty('Babelfish') IS NULL EXEC('SELECT count(*) FROM sys.dm_tran_locks WHERE request_status = ''WAIT''') "
+    "ELSE EXEC('SELECT count(*) FROM pg_catalog.pg_locks WHERE granted = 0')",
+}
+
+
 def _until_somebody_waits(database: Database) -> None:
     with database.engine("administrator").connect() as connection:
-        while not connection.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+        while not connection.scalar(sa.text(_WAITING[database.engine_name])):
             connection.rollback()
 
 

@@ -213,7 +213,7 @@ class MSSQL(Dialect):
         The database's name is in it, since on Babelfish all databases of a server share such locks.
         """
         answer = self._one(
-            f"SET NOCOUNT ON; DECLARE @r int, @name nvarchar(255) = {literal(resource)} + ' ' + db_name(); EXEC @r = sp_getapplock "
+            f"DECLARE @r int, @name nvarchar(255) = {literal(resource)} + ' ' + db_name(); EXEC @r = sp_getapplock "
             "@Resource = @name, @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 0; SELECT @r"
         )[0]
         if answer < -1 and not self._babelfish:  # which says -999 where another has it
@@ -554,8 +554,11 @@ class MSSQL(Dialect):
             cursor.execute(sql)
 
     def _changed(self, sql: str) -> int:
-        """How many rows a statement changes, as the server counts; the drivers' own count is not to be had everywhere."""
-        return int(self._one(f"SET NOCOUNT ON; {sql}; SELECT rowcount_big()")[0])
+        """How many rows a statement changes, as the server counts; the drivers' own count is not to be had everywhere.
+
+        Without SET NOCOUNT ON, which would last as long as the session: the ledger needs the count of what it updates and deletes.
+        """
+        return int(self._one(f"{sql}; SELECT rowcount_big()")[0])
 
     def _one(self, sql: str, *given: Any) -> Row:
         return self._all(sql, *given)[0]
