@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 import sqlglot
 from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects.mssql import pyodbc
 from sqlglot import exp
 
 from dbsync_pipeline.dialects import _tds, _tsql
@@ -35,6 +36,7 @@ from dbsync_pipeline.errors import (
     Unholdable,
 )
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.worlds import MODEL
 
 NATIVE = "mssql"
@@ -463,6 +465,33 @@ def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:
     for error in (_Native(text), _Odbc(text, 3952)):
         told = str(_tds.translate(error, "azure", "snapshot"))
         assert "ALTER DATABASE" in told and "ALLOW_SNAPSHOT_ISOLATION ON" in told and "consistent_reads=locks" in told
+
+
+class _Sized:
+    """A cursor of pyodbc that keeps what it is told."""
+
+    def setinputsizes(self, sizes: Any) -> None:
+        self.sizes = sizes
+
+    def execute(self, statement: str, *given: str) -> None:
+        self.given = given
+
+
+def test_texts_go_to_pyodbc_as_nvarchar_max_and_never_as_ntext() -> None:
+    cursor = _Sized()
+    _tds.execute(cursor, "SELECT ? + ?", ("a" * 5000, "b"))
+    assert cursor.sizes == [(-9, 0, 0)] * 2 and cursor.given[1] == "b"
+
+
+def test_an_instant_goes_to_pyodbc_as_a_text_that_is_said_to_be_a_datetimeoffset() -> None:
+    """The offset stands in the text, with a blank before the time: ODBC takes no other."""
+    dialect = pyodbc.dialect()  # type: ignore[no-untyped-call]
+    instant = dt.datetime(1, 1, 1, 5, 45, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=45)))
+    assert Instant().process_bind_param(instant, dialect) == "0001-01-01 05:45:00.000000+05:45"
+    table = sa.table("t", sa.column("at", Instant()))
+    compiled = table.insert().values(at=instant).compile(dialect=dialect)
+    assert list(compiled._get_set_input_sizes_lookup().values()) == [(-155, 34, 7)]  # type: ignore[union-attr]
+    assert Instant().compile(dialect) == "DATETIMEOFFSET(6)"
 
 
 def test_keys_travel_as_json() -> None:

@@ -189,6 +189,48 @@ def small_world(users: int = 20) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def hard_world() -> dict[str, list[dict[str, Any]]]:
+    """Values that are easily damaged on their way."""
+    texts = [
+        "",
+        " ",
+        "trailing  ",
+        "NULL",
+        "\\N",
+        "~",
+        "tab\tnew\nline\rback\\slash",
+        "'\"`%s%%{}",
+        "añß漢字🙂👩‍👩‍👧",
+        "e\u0301 é",
+        "\u200fعربي",
+        "\x01\x7f\u2028",
+    ]
+    moments = [
+        dt.datetime(1, 1, 1, tzinfo=UTC),
+        dt.datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        dt.datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        NOON.astimezone(dt.timezone(dt.timedelta(hours=5, minutes=45))),
+    ]
+    costs = [
+        None,
+        decimal.Decimal("999999.999999"),
+        decimal.Decimal("-999999.999999"),
+        decimal.Decimal("0.000001"),
+        decimal.Decimal(0),
+    ]
+    floats = [0.1, 5e-324, 1.7976931348623157e308, -1e-7, 1 / 3, 123456789.123456789]
+    blobs = [None, b"", b"\0", bytes(range(256)), b"\\x41", b"x" * 3_000_000]
+    world = small_world()
+    world["users"] = [user(n, name=text, preferences={"t": text, "n": [1e2, None, {}]}) for n, text in enumerate(texts, 1)]
+    world["users"] += [user(n, created_at=moment) for n, moment in enumerate(moments, 100)]
+    world["chats"] = [chat(1, 1)]
+    world["messages"] = [message(n, 1, id=n - 2**62, cost=cost, content="x" * n * 1000) for n, cost in enumerate(costs)]
+    world["messages"] += [message(1, 1, id=2**63 - 1 - 10**6, tokens=-(2**31))]
+    world["documents"] = [document(n, 1, content=blob, size_bytes=2**40) for n, blob in enumerate(blobs)]
+    world["user_memory"] = [memory(1, text, importance=number) for number, text in zip(floats, texts[1:7], strict=True)]
+    return world
+
+
 def prepare(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL) -> None:
     """The tables, and these rows in them."""
     schema.ensure(database, model)

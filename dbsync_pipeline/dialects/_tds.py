@@ -96,12 +96,22 @@ class DriverErrors:
         return (*found, *((odbc.Error,) if odbc else ()))
 
 
-# -- fetching and loading
+# -- executing, fetching and loading
 
 
 def is_native(cursor: Any) -> bool:
     """Is this a cursor of mssql-python?"""
     return hasattr(cursor, "arrow_batch")
+
+
+def execute(cursor: Any, statement: str, texts: Sequence[str]) -> None:
+    """A statement with its parameters, all of them texts: of pyodbc's a long one is an NTEXT unless told otherwise.
+
+    OPENJSON takes none, nor does a database whose collation is of UTF-8.
+    """
+    if texts and not is_native(cursor):
+        cursor.setinputsizes([(_SIZES["NVARCHAR"], 0, 0)] * len(texts))
+    cursor.execute(statement, *texts)
 
 
 def fetch(cursor: Any, size: int) -> list[Row]:

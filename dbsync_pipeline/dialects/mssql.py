@@ -560,21 +560,21 @@ class MSSQL(Dialect):
         """
         return int(self._one(f"{sql}; SELECT rowcount_big()")[0])
 
-    def _one(self, sql: str, *given: Any) -> Row:
+    def _one(self, sql: str, *given: str) -> Row:
         return self._all(sql, *given)[0]
 
-    def _all(self, sql: str, *given: Any) -> list[Row]:
+    def _all(self, sql: str, *given: str) -> list[Row]:
         with self._cursor() as cursor, self._calling:
-            cursor.execute(sql, *given)
+            _tds.execute(cursor, sql, given)
             while cursor.description is None and cursor.nextset():
                 pass  # a message of the server comes as a result without columns
             return [tuple(row) for row in cursor.fetchall()]
 
-    def _stream(self, sql: str, *given: Any) -> Iterator[list[Row]]:
+    def _stream(self, sql: str, *given: str) -> Iterator[list[Row]]:
         """The rows of a query in batches of about BATCH_BYTES."""
         with self._cursor() as cursor:
             with self._calling:
-                cursor.execute(sql, *given)
+                _tds.execute(cursor, sql, given)
             size = 16
             while batch := self._fetch(cursor, size):
                 yield batch
