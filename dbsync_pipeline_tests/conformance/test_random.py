@@ -303,7 +303,7 @@ def _differing(old: Rows, new: Rows) -> list[tuple[Row, Row]]:
 
 
 def _values(table: Table, row: Row) -> dict[str, Any]:
-    """NULL as a word: of a parameter that is None the drivers ask SQL Server the type, and where Babelfish cannot tell it ends the transaction."""
+    """NULL as a word: an UPDATE with None for a parameter undoes on Babelfish what the transaction did before."""
     return {name: sa.null() if value is None else value for name, value in zip(_names(table), row, strict=True)}
 
 
