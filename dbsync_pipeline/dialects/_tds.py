@@ -341,7 +341,15 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
     ),
     (
         (64, 233, 10053, 10054),
-        ("Communication link failure", "08S01", "08S02", "Connection not open", "closed connection", "terminating connection"),
+        (
+            "Communication link failure",
+            "08S01",
+            "08S02",
+            "Connection not open",
+            "closed connection",
+            "Connection closed",
+            "terminating connection",
+        ),
         _gone("the connection was lost"),
     ),
 )
