@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,32 +14,22 @@ from dbsync_pipeline.errors import NotProved, StructureError, Unholdable
 from dbsync_pipeline.mirror import rescue, schema, verify
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline.models import distinct
+from dbsync_pipeline_tests.conftest import ENGINES, PAIRS, NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
 from dbsync_pipeline_tests.worlds import ANYTHING, SETTINGS, content, execute, session, sync
 
 Pair = tuple[Database, Database]
 
-NAMES = (
-    "order",
-    'Robert"); DROP TABLE x; --',
-    "a.b",
-    "quo'te",
-    "br[ack]et",
-    "100%s %(x)s",
-    "emoji 🙂",
-    "with space",
-    "UPPER",
-    ":colon",
-    "back\\slash",
-    "l" * 63,
-)
+NAMES = ("order", "a.b", "quo'te", "100%s %(x)s", "with space", ":colon", "back\\slash", "l" * 63)
+
+ODDER = ('Robert"); DROP TABLE x; --', "br[ack]et", "emoji 🙂", "UPPER")
+"""Names that Babelfish does not hold: one brings its server down, and it keeps none in capitals."""
 
 
-@pytest.fixture(params=["postgresql-postgresql", "sqlite-sqlite", "postgresql-sqlite", "sqlite-postgresql"])
-def pair(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pair:
-    source, target = request.param.split("-")
-    return new_database(source, "windows", server=0), new_database(target, "linux", server=1)
+@pytest.fixture(params=[engine for engine in ENGINES if engine != "sqlite"])
+def any_servers(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pair:
+    return new_database(request.param, "windows", server=0), new_database(request.param, "linux", server=1)
 
 
 @pytest.fixture
@@ -78,64 +68,78 @@ def walk(pair: Pair, model: Model, first: Callable[[], None], change: Callable[[
 
 # Names --------------------------------------------------------------------------------------------------------------------
 
-_odd = sa.MetaData()
-for _table in NAMES:
+
+def _odd(names: Sequence[str]) -> Model:
+    """A table of each name with a column of each, and one whose key is of such columns."""
+    metadata = sa.MetaData()
+    for table in names:
+        sa.Table(
+            table,
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            *(sa.Column(column, sa.Unicode(80)) for column in names),
+            sa.Column("up", sa.Integer, sa.ForeignKey(f"{table}.id", name=f"fk {table}"[:63], deferrable=True))
+            if table not in ("a.b", ODDER[0])  # a point parts names in a reference; SQLite's own words for the other are misread
+            else sa.Column("up", sa.Integer),
+        )
     sa.Table(
-        _table,
-        _odd,
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-        *(sa.Column(_column, sa.Unicode(80)) for _column in NAMES),
-        sa.Column("up", sa.Integer, sa.ForeignKey(f"{_table}.id", name=f"fk {_table}"[:63], deferrable=True))
-        if _table not in ("a.b", NAMES[1])  # a point parts names in a reference; SQLite's own words for the other are misread
-        else sa.Column("up", sa.Integer),
+        "key of odd columns",
+        metadata,
+        *(sa.Column(column, sa.Unicode(80), primary_key=True) for column in names[:4]),
+        sa.Column("value", sa.UnicodeText),
     )
-sa.Table(
-    "key of odd columns",
-    _odd,
-    *(sa.Column(_column, sa.Unicode(80), primary_key=True) for _column in NAMES[:6]),
-    sa.Column("value", sa.UnicodeText),
-)
-ODD = Model(_odd)
+    return Model(metadata)
 
 
-def test_tables_and_columns_of_every_name_sync_like_any_other(pair: Pair) -> None:
+def _walk_odd(pair: Pair, names: Sequence[str]) -> None:
     source, _ = pair
-    tables = [ODD.table(table).sa for table in NAMES]
-    keyed = ODD.table("key of odd columns").sa
+    model = _odd(names)
+    tables = [model.table(table).sa for table in names]
+    keyed = model.table("key of odd columns").sa
 
     def first() -> None:
         for table in tables:
             execute(
-                source, (table.insert(), [{"id": n, **dict.fromkeys(NAMES, f"{n}: {table.name}"), "up": n} for n in range(1, 9)])
+                source, (table.insert(), [{"id": n, **dict.fromkeys(names, f"{n}: {table.name}"), "up": n} for n in range(1, 9)])
             )
-        execute(source, (keyed.insert(), [{**dict.fromkeys(NAMES[:6], text), "value": text} for text in NAMES]))
+        execute(source, (keyed.insert(), [{**dict.fromkeys(names[:4], text), "value": text} for text in names]))
 
     def change() -> None:
         for table in tables:
             execute(
                 source,
-                table.update().where(table.c.id == 2).values({NAMES[0]: "new", NAMES[5]: "%s %(x)s"}),
+                table.update().where(table.c.id == 2).values({names[0]: "new", names[3]: "%s %(x)s"}),
                 table.delete().where(table.c.id == 3),
-                (table.insert(), [{"id": 99, NAMES[1]: NAMES[1]}]),
+                (table.insert(), [{"id": 99, names[1]: names[1]}]),
             )
         execute(
             source,
-            keyed.update().where(keyed.c[NAMES[0]] == NAMES[1]).values(value="new"),
-            keyed.delete().where(keyed.c[NAMES[0]] == NAMES[5]),
-            (keyed.insert(), [{**dict.fromkeys(NAMES[:6], ""), "value": None}]),
+            keyed.update().where(keyed.c[names[0]] == names[1]).values(value="new"),
+            keyed.delete().where(keyed.c[names[0]] == names[3]),
+            (keyed.insert(), [{**dict.fromkeys(names[:4], ""), "value": None}]),
         )
 
-    walk(pair, ODD, first, change)
+    walk(pair, model, first, change)
+
+
+def test_tables_and_columns_of_every_name_sync_like_any_other(pair: Pair) -> None:
+    _walk_odd(pair, NAMES)
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if "mssql" not in pair.values[0]], indirect=True)
+def test_tables_and_columns_of_still_odder_names_sync_like_any_other(pair: Pair) -> None:
+    _walk_odd(pair, ODDER)
 
 
 def test_differences_in_odd_tables_are_named(files: Pair) -> None:
     source, target = files
-    schema.ensure(source, ODD)
-    schema.ensure(target, ODD)
+    model = _odd(ODDER)
+    schema.ensure(source, model)
+    schema.ensure(target, model)
     execute(target, sa.text('ALTER TABLE "Robert""); DROP TABLE x; --" DROP COLUMN "emoji 🙂"'))
     with pytest.raises(StructureError) as refused:
-        sync(source, target, model=ODD)
-    assert refused.value.table == NAMES[1] and "emoji 🙂" in refused.value.cause
+        sync(source, target, model=model)
+    assert refused.value.table == ODDER[0] and "emoji 🙂" in refused.value.cause
 
 
 _schemas = sa.MetaData()
@@ -177,8 +181,9 @@ def test_tables_of_one_name_in_two_schemas(servers: Pair) -> None:
         )
 
     walk(servers, IN_SCHEMAS, first, change)
-    last = one(target, """SELECT last_value FROM "Sa""les %s".order_id_seq""")
-    assert isinstance(last, int) and last > 77
+    with target.connect() as dialect:
+        last = dialect.counter(IN_SCHEMAS.table(f"{SCHEMA}.order"))
+    assert last is not None and last >= 77 + SETTINGS.key_gap
 
 
 # Keys and references ------------------------------------------------------------------------------------------------------
@@ -193,20 +198,20 @@ def _reference(column: str, **given: Any) -> sa.ForeignKey:
 sa.Table(
     "hens",
     _keys,
-    sa.Column("name", sa.Unicode(50), primary_key=True),
+    sa.Column("name", distinct(50), primary_key=True),
     sa.Column("egg", sa.Uuid, _reference("eggs.id", name="fk_egg"), nullable=False),
-    sa.Column("mother", sa.Unicode(50), _reference("hens.name", name="fk_mother")),
+    sa.Column("mother", distinct(50), _reference("hens.name", name="fk_mother")),
 )
 sa.Table(
     "eggs",
     _keys,
     sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("hen", sa.Unicode(50), _reference("hens.name", name="fk_hen"), nullable=False, unique=True),
+    sa.Column("hen", distinct(50), _reference("hens.name", name="fk_hen"), nullable=False, unique=True),
 )
 sa.Table(
     "days",
     _keys,
-    sa.Column("hen", sa.Unicode(50), _reference("hens.name"), primary_key=True),
+    sa.Column("hen", distinct(50), _reference("hens.name"), primary_key=True),
     sa.Column("day", sa.Date, primary_key=True),
     sa.Column("n", sa.SmallInteger, primary_key=True, autoincrement=False),
     sa.Column("before", sa.Date),
@@ -219,13 +224,20 @@ sa.Table(
 KEYS = Model(_keys)
 
 
+DEFERRING = [pair for pair in PAIRS if pair.values[0][0] != "mssql"]
+"""An application on SQL Server could not write the first row of such a cycle."""
+
+
+@pytest.mark.parametrize("pair", DEFERRING, indirect=True)
 def test_text_uuid_and_composite_keys_in_a_cycle_that_no_order_of_tables_satisfies(pair: Pair) -> None:
     import datetime as dt
 
-    source, _ = pair
+    source, target = pair
     hens, eggs, days = (KEYS.table(table).sa for table in ("hens", "eggs", "days"))
     day = dt.date(2026, 1, 1)
     texts = ["", " ", "a", "A", "ä", "a\u0308", "%s", "'", "\\N", "🙂", "tab\t"]
+    if target.engine_name == "mssql":
+        texts.remove(" ")  # which is "" to SQL Server
 
     def hen(text: str, number: int, mother: str | None) -> list[Any]:
         egg = uuid.UUID(int=number * 7919)
@@ -307,8 +319,8 @@ def test_a_cascade_is_refused_by_name_where_the_role_cannot_hold_it_off(servers:
     assert content(target, CASCADE) == before
 
 
-def test_with_foreign_keys_held_off_a_selection_that_would_leave_orphans_is_refused(servers: Pair) -> None:
-    source, target = servers
+def test_with_foreign_keys_held_off_a_selection_that_would_leave_orphans_is_refused(any_servers: Pair) -> None:
+    source, target = any_servers
     schema.ensure(source, CASCADE)
     _family(source)
     sync(source, target, model=CASCADE)
@@ -334,8 +346,8 @@ FILLED = Model(_filled)
 things = FILLED.table("things").sa
 
 
-def test_identities_that_are_always_generated_and_computed_columns(servers: Pair) -> None:
-    source, target = servers
+def test_identities_that_are_always_generated_and_computed_columns(any_servers: Pair) -> None:
+    source, target = any_servers
 
     def first() -> None:
         execute(source, (things.insert(), [{"width": n} for n in range(1, 20)]))
@@ -348,9 +360,10 @@ def test_identities_that_are_always_generated_and_computed_columns(servers: Pair
             (things.insert(), [{"width": 77, "made": None}]),
         )
 
-    walk(servers, FILLED, first, change)
+    walk(any_servers, FILLED, first, change)
     assert one(target, "SELECT area FROM things WHERE width = 30") == 900
-    given = one(target, "INSERT INTO things (width) VALUES (1) RETURNING id")
+    execute(target, things.insert().values(width=1))
+    given = one(target, "SELECT max(id) FROM things")
     assert isinstance(given, int) and given > 119 + SETTINGS.key_gap
 
 
@@ -465,12 +478,15 @@ def test_a_column_that_only_postgresql_has_is_refused_by_name_towards_sqlite(new
                 sync(one_source, one_target, model=Model(metadata))
 
 
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "postgresql"])
 @pytest.mark.parametrize("column", ["tags", "address", "span"])
-def test_a_type_that_an_engine_does_not_have_is_named_when_tables_are_created(new_database: NewDatabase, column: str) -> None:
+def test_a_type_that_an_engine_does_not_have_is_named_when_tables_are_created(
+    new_database: NewDatabase, column: str, engine: str
+) -> None:
     metadata = sa.MetaData()
     sa.Table("rich", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column(column, _OPAQUE[column]))
-    with pytest.raises(StructureError, match=rf"table rich: sqlite has no type like \w+ of column {column}"):
-        schema.ensure(new_database("sqlite", "linux"), Model(metadata))
+    with pytest.raises(StructureError, match=rf"table rich: {engine} has no type like \w+ of column {column}"):
+        schema.ensure(new_database(engine, "linux"), Model(metadata))
 
 
 _BEYOND = [

@@ -443,13 +443,16 @@ def test_transient_errors_of_azure_are_transient(number: int) -> None:
         assert isinstance(_tds.translate(error, "azure", "read"), Unavailable)
 
 
+def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() -> None:
+    lost = RuntimeError("Connection closed: Connection closed by server while reading TDS packet header")
+    assert isinstance(_tds.translate(lost, "azure", "stage"), Unavailable)
+
+
 def test_other_errors_are_what_they_are() -> None:
     deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
     for error in (_Native(deadlock), _Odbc(deadlock, 1205), _Odbc("x", 1222), _Native("Lock request time out period exceeded.")):
         assert isinstance(_tds.translate(error, "azure", "publish"), Busy)
     assert isinstance(_tds.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"), Transient)
-    bulk = RuntimeError("Failed to retrieve destination metadata: Connection closed by server while reading TDS packet header")
-    assert isinstance(_tds.translate(bulk, "azure", "stage"), Unavailable)
     plain = _tds.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
     assert isinstance(plain, DatabaseError) and plain.cause == "Invalid object name 'users'."
     assert _tds.translate(_Native("Invalid object name 'users'."), "azure", "read").cause == plain.cause  # type: ignore[attr-defined]

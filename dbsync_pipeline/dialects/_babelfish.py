@@ -48,7 +48,9 @@ def _foreign_keys(
 ) -> Any:
     found: _Found = {(schema, name): [] for name in filter_names or ()}
     keys: dict[tuple[str, str], dict[str, Any]] = {}
-    for table, key, column, there, referred, referred_column in _rows(connection, _FOREIGN, schema, filter_names):
+    for table, key, column, there, referred, referred_column, deleted, updated in _rows(
+        connection, _FOREIGN, schema, filter_names
+    ):
         one = keys.get((table, key))
         if one is None:
             one = keys[(table, key)] = {
@@ -57,12 +59,17 @@ def _foreign_keys(
                 "referred_schema": schema if schema else None if there == "dbo" else there,
                 "referred_table": referred,
                 "referred_columns": [],
-                "options": {},
+                "options": _actions(ondelete=deleted, onupdate=updated),
             }
             found.setdefault((schema, table), []).append(one)
         one["constrained_columns"].append(column)
         one["referred_columns"].append(referred_column)
     return found.items()
+
+
+def _actions(**found: str) -> dict[str, str]:
+    """What a foreign key does besides refusing, in SQLAlchemy's words."""
+    return {event: action.replace("_", " ") for event, action in found.items() if action != "NO_ACTION"}
 
 
 def _rows(connection: sa.Connection, query: str, schema: str | None, filter_names: Collection[str] | None) -> list[Any]:
@@ -77,7 +84,8 @@ INNER JOIN sys.columns c ON c.object_id = i.object_id AND c.column_id = k.column
 WHERE i.is_primary_key = 1 AND object_schema_name(i.object_id) = :schema ORDER BY i.object_id, k.key_ordinal"""
 
 _FOREIGN = """
-SELECT object_name(f.parent_object_id), f.name, c.name, object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id), r.name
+SELECT object_name(f.parent_object_id), f.name, c.name, object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id), r.name,
+       f.delete_referential_action_desc, f.update_referential_action_desc
 FROM sys.foreign_keys f
 INNER JOIN sys.foreign_key_columns k ON k.constraint_object_id = f.object_id
 INNER JOIN sys.columns c ON c.object_id = f.parent_object_id AND c.column_id = k.parent_column_id

@@ -229,7 +229,8 @@ class MSSQL(Dialect):
         if not self._babelfish:
             self._all(f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)")
             return
-        if not self._all("SELECT 1 FROM sys.triggers WHERE name = ?", f"dbsync_hold_{table.sa.name}"):
+        # by its table and not by its whole name, which the server may have cut
+        if not self._all("SELECT 1 FROM sys.triggers WHERE parent_id = object_id(?) AND name LIKE 'dbsync[_]hold[_]%'", name):
             self._run(f"CREATE TRIGGER {trigger} ON {name} AFTER INSERT AS RETURN")
         self._run(f"DISABLE TRIGGER {trigger} ON {name}")
 
