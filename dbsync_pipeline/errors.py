@@ -72,7 +72,7 @@ class Unholdable(DbsyncError):
 
 
 class NotProved(DbsyncError):
-    """The target did not equal the source before the commit; the transaction was rolled back."""
+    """The target did not equal the source before the commit, or digests contradicted each other; the transaction was rolled back."""
 
 
 class DatabaseError(DbsyncError):

@@ -201,8 +201,11 @@ class SQLite(Dialect):
         digest_of = self._digest_of(table, form)
         keys, whole = _names(table.key), self._by_key(table)
         fetch = self._raw.cursor()
+        # named in a query of its own: outside of ORDER BY a column of the table goes before a name of the query
+        inner = f"SELECT dbsync_bucket({keys}), {keys} FROM {quote(table.sa.name)}"
+        names = ", ".join(f"k{n}" for n in range(len(table.key)))
         for found, *key in self._raw.execute(
-            f"SELECT dbsync_bucket({keys}) AS b, {keys} FROM {quote(table.sa.name)} WHERE b IS NOT NULL ORDER BY b"
+            f"WITH found (b, {names}) AS ({inner}) SELECT b, {names} FROM found WHERE b IS NOT NULL ORDER BY b"
         ):
             row = fetch.execute(whole, key).fetchone()
             yield RowDigest(found, tuple(convert(tuple(key))), canonical.halves(digest_of(row)))
@@ -279,7 +282,11 @@ class SQLite(Dialect):
         number = self._staging.setdefault(table.name, len(self._staging))
         for name, columns in ((f"dbsync_new_{number}", table.columns), (f"dbsync_gone_{number}", table.key)):
             self._raw.execute(f"DROP TABLE IF EXISTS temp.{name}")
-            self._raw.execute(f"CREATE TEMPORARY TABLE {name} ({_names(columns)})")  # no types, so that no value is converted
+            # with the live table's affinities: values become what they will be there, and the index serves comparisons with it
+            self._raw.execute(
+                f"CREATE TEMPORARY TABLE {name} AS SELECT {_names(columns)} FROM main.{quote(table.sa.name)} WHERE 0"
+            )
+            self._raw.execute(f"CREATE INDEX temp.{name}_key ON {name} ({_names(table.key)})")
 
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:

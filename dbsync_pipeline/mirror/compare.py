@@ -54,12 +54,20 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Changes:
-    """The keys of one bucket that differ: rows that only the source has, that differ, and that only the target has."""
+    """The keys of one bucket that differ: rows that only the source has, that differ, and that only the target has.
+
+    `rows` is how many rows the bucket has, in the source and in the target.
+    """
 
     bucket: int
     new: list[Key]
     changed: list[Key]
     gone: list[Key]
+    rows: tuple[int, int]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.new or self.changed or self.gone)
 
 
 def family_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> str:
@@ -135,4 +143,5 @@ def _difference(bucket: int, ours: dict[Key, object], theirs: dict[Key, object])
         new=[key for key in ours if key not in theirs],
         changed=[key for key, digest in ours.items() if key in theirs and theirs[key] != digest],
         gone=[key for key in theirs if key not in ours],
+        rows=(len(ours), len(theirs)),
     )

@@ -163,8 +163,9 @@ def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:
             return
         stored = _stored_in(dialect, table)
         mine = stored.c.dbsync_publish == entry.number
-        present = sa.exists().where(_same_key(table, stored, live), mine).correlate(live)
-        dialect.connection.execute(gone.insert().from_select(keys, sa.select(*(live.c[key] for key in keys)).where(present)))
+        # a join, since a rescue table has no index: each of its rows is looked up in the live table, and not the other way round
+        present = sa.select(*(live.c[key] for key in keys)).select_from(stored.join(live, _same_key(table, stored, live)))
+        dialect.connection.execute(gone.insert().from_select(keys, present.where(mine)))
         old = sa.select(*(stored.c[name] for name in names)).where(mine, stored.c.dbsync_change != INSERTED)
         dialect.connection.execute(new.insert().from_select(names, old))
 

@@ -296,10 +296,11 @@ class Session:
             return
         foreign = self._foreign(work)
         stage = _Stage(self.source, self.target, work)
-        new = changed = gone = risk = 0
+        new = changed = gone = risk = explained = 0
         risky: list[Key] = []
         for found in compare.changes(self.source, self.target, table, form, differing):
             new, changed, gone = new + len(found.new), changed + len(found.changed), gone + len(found.gone)
+            explained += found.any
             work.touched.append(found.bucket)
             if foreign is None or found.bucket in foreign:
                 risk += len(found.changed) + len(found.gone)
@@ -307,6 +308,13 @@ class Session:
             if staging:
                 stage.add(found)
             self._observe(table.name, "stage", new + changed, None)
+        if explained != differing.size:
+            raise NotProved(
+                f"{differing.size} groups of rows differ by their digests, and rows that differ were found in {explained} only",
+                operation="compare",
+                table=table.name,
+                remedy="this is a defect of dbsync: report it; `dbsync verify` compares in another way",
+            )
         if staging:
             stage.flush()
         work.plan = replace(work.plan, insert=new, update=changed, delete=gone, risk=Risk(risk, tuple(risky)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Key, Kind, Table
+from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import FIRST_KEYS
@@ -57,9 +58,17 @@ def _strong(ours: Dialect, theirs: Dialect, tables: tuple[Table, ...]) -> str:
 def _verdict(ours: Dialect, theirs: Dialect, table: Table, family: str) -> TableVerdict:
     rows, other = compare.both(lambda: ours.count(table), lambda: theirs.count(table))
     form = Form(family, compare.buckets_for(max(rows, other)))
-    differing, keys = 0, list[Key]()
+    differing, seen, keys = 0, [0, 0], list[Key]()
     for found in compare.changes(ours, theirs, table, form, np.arange(form.buckets)):
         here = found.new + found.changed + found.gone
         differing += len(here)
+        seen = [before + more for before, more in zip(seen, found.rows, strict=True)]
         keys += here[: FIRST_KEYS - len(keys)]
+    if seen != [rows, other]:
+        raise NotProved(
+            f"of {rows} and {other} rows, {seen[0]} and {seen[1]} were compared",
+            operation="verify",
+            table=table.name,
+            remedy="this is a defect of dbsync: report it",
+        )
     return TableVerdict(table.name, rows, other, differing, tuple(keys))

@@ -11,6 +11,8 @@ from dbsync_pipeline.errors import Busy, DbsyncError, NotProved, Refused, Settin
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -321,3 +323,22 @@ def test_a_structure_that_differs_is_refused_by_name(twins: Pair) -> None:
     with pytest.raises(DbsyncError, match="column name is missing"):
         sync(source, target)
     assert schema.check(target, MODEL)["users"] == ["column name is missing"]
+
+
+def test_columns_may_be_named_as_the_mirrors_own_statements_name_theirs(pair: Pair) -> None:
+    source, target = pair
+    names = ["b", "r", "t", "x", "h", "k0", "found", "old", "new", "gone"]
+    metadata = sa.MetaData()
+    key, number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("value", sa.Integer)
+    table = sa.Table("item", metadata, key, number, *(sa.Column(name, sa.Integer) for name in names))
+    model = Model(metadata)
+    prepare(source, {"item": [{"id": n, "value": n, "b": 7 if n == 1 else None} for n in range(300)]}, model)
+    sync(source, target, model=model)
+    execute(source, (table.update().where(table.c.id == 200).values(value=-1)))
+    assert sync(source, target, model=model).changed == 1
+    assert content(target, model) == content(source, model)
+    execute(target, (table.update().where(table.c.id == 100).values(value=-1)))
+    with pytest.raises(Refused, match="foreign writes"):
+        sync(source, target, model=model)
+    (verdict,) = verify(source, target, model)
+    assert verdict.keys == ((100,),)
