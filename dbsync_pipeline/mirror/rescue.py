@@ -91,8 +91,8 @@ def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Sett
     """Put the target back to the state and the ledger before the publish of `run_id`, in one transaction, and hold its schedule.
 
     `by` is the run id of this undo, under which it can itself be undone. Raises SettingsError for a run that published nothing here,
-    Refused when it is not the newest, when the target was written to since (unless `overwrite`), or when its rescued rows are gone;
-    NotProved when the state would not be exactly the former.
+    Refused when it is undone already, when others stand on top of it, when the target was written to since (unless `overwrite`), or when
+    its rescued rows are gone; NotProved when the state would not be exactly the former.
     """
     with target.connect(f"dbsync run {by}") as dialect:
         schema.require(dialect, model)
@@ -126,14 +126,7 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
             database=dialect.name,
             remedy="`dbsync rescue list` names the runs that can be undone",
         )
-    allowed = {one.run_id for one in (ledger.newest(), ledger.last()) if one is not None}
-    if run_id not in allowed:
-        raise Refused(
-            f"other publishes stand on top of run {run_id}",
-            operation="undo",
-            database=dialect.name,
-            remedy=f"undo them first, the newest first: `dbsync undo {min(allowed)}`",
-        )
+    _refuse_out_of_turn(entry, ledger.publishes())
     found: dict[str, str] = {}
     present = {rescued.table for rescued in ledger.rescues(entry.number)}
     for name, result in entry.tables.items():
@@ -150,6 +143,57 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
                 remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --overwrite`",
             )
     return entry, found
+
+
+def _refuse_out_of_turn(entry: Publication, entries: Sequence[Publication]) -> None:
+    """Refuse what is undone already, and what others stand on top of; `entries` are all publishes of the ledger, newest first.
+
+    The remedy names the publish whose undo comes next on the way there. The newest of all may be an undo, whose own undo leads away.
+    """
+    turns, by = _turns(entries), _undone(entries).get(entry.number)
+    if by is not None:
+        first = _next_turn(turns, by)
+        raise Refused(
+            f"run {entry.run_id} is undone already, by run {by.run_id} at {by.published_at:%Y-%m-%d %H:%M:%S} UTC",
+            operation="undo",
+            database=entry.target,
+            remedy=f"to take that back: `dbsync undo {by.run_id}`"
+            if first is by
+            else f"to take that back, undo first what stands on top of it, the newest first: `dbsync undo {first.run_id}`",
+        )
+    if entry not in turns:
+        raise Refused(
+            f"other publishes stand on top of run {entry.run_id}",
+            operation="undo",
+            database=entry.target,
+            remedy=f"undo them first, the newest first: `dbsync undo {_next_turn(turns, entry).run_id}`",
+        )
+
+
+def _turns(entries: Sequence[Publication]) -> list[Publication]:
+    """The publishes that left the state that stands now, newest first: below an undo the one before what it took back, and so on."""
+    found: list[Publication] = []
+    for entry in entries:
+        before = found[-1].undoes if found else None
+        if before is None or entry.number < before:
+            found.append(entry)
+            if entry.undoes is None:
+                break
+    return found
+
+
+def _undone(entries: Sequence[Publication]) -> dict[int, Publication]:
+    """The undo by number of the publish that it took back, without those that were taken back in turn."""
+    found: dict[int, Publication] = {}
+    for entry in entries:
+        if entry.number not in found and entry.undoes is not None:
+            found[entry.undoes] = entry
+    return found
+
+
+def _next_turn(turns: Sequence[Publication], down_to: Publication) -> Publication:
+    """The one to undo next on the way down to that one: itself, or the lowest that stands on top."""
+    return min((one for one in turns if one.number >= down_to.number), key=lambda one: one.number)
 
 
 def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:

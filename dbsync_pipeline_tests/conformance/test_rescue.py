@@ -90,6 +90,51 @@ def test_undos_go_last_in_first_out_down_to_the_empty_target(twins: Pair) -> Non
     assert content(target) == content(source)
 
 
+def rename(source: Database, name: str) -> None:
+    execute(source, users.update().where(users.c.id == 1).values(name=name))
+
+
+def refusal(target: Database, run: Publication) -> DbsyncError:
+    before = content(target)
+    with pytest.raises(Refused) as caught:
+        undo(target, run, by="refused")
+    assert content(target) == before
+    return caught.value
+
+
+def test_an_undo_out_of_turn_names_the_next_one_on_the_way(twins: Pair) -> None:
+    source, target = twins
+    prepare(source, small_world())
+    runs, states = [], []
+    for run_id in ("c_first", "b_second", "a_third"):
+        rename(source, run_id)
+        runs.append(sync(source, target, run_id=run_id))
+        states.append(content(target))
+    first, second, third = runs
+    for below in (first, second):
+        assert refusal(target, below).remedy == "undo them first, the newest first: `dbsync undo a_third`"
+    undone = undo(target, third, by="undo_third")
+    again = refusal(target, third)
+    assert again.cause.startswith("run a_third is undone already, by run undo_third at ")
+    assert again.remedy == "to take that back: `dbsync undo undo_third`"
+    assert refusal(target, first).remedy == "undo them first, the newest first: `dbsync undo b_second`"
+
+    rename(source, "fourth")
+    fourth = sync(source, target, run_id="fourth")
+    assert (refusal(target, third).remedy or "").endswith(
+        "undo first what stands on top of it, the newest first: `dbsync undo fourth`"
+    )
+    assert refusal(target, undone).remedy == "undo them first, the newest first: `dbsync undo fourth`"
+    undo(target, fourth, by="undo_fourth")
+    assert refusal(target, third).remedy == "to take that back: `dbsync undo undo_third`"
+    undo(target, undone, by="third_again")
+    assert content(target) == states[2]
+    assert "by run third_again at" in refusal(target, undone).cause
+    for run, state in ((third, states[1]), (second, states[0])):
+        undo(target, run, by=f"at_last_{run.run_id}")
+        assert content(target) == state
+
+
 def test_foreign_rows_that_were_overwritten_come_back_and_are_foreign_again(pair: Pair) -> None:
     source, target = pair
     prepare(source, small_world())
