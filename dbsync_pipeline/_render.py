@@ -248,7 +248,7 @@ def plans(choice: Choice, found: Mapping[str, Any]) -> None:
     for target, result in found.items():
         if isinstance(result, DbsyncError):
             complain(str(result))
-        elif result[0].empty:
+        elif result[0].empty and not result[1]:
             good(f"{target}: equal to {choice.source}, nothing to do")
         else:
             _plan(*result)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from dbsync_pipeline import cli
+from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
@@ -179,6 +180,14 @@ def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(places
     assert dbsync("plan", "--target", "azure", "--overwrite").status == 0
     assert dbsync("sync", "--target", "azure", "--overwrite").status == 0
     assert content(places.named("azure")) == content(places.named("windows"))
+
+
+def test_plan_shows_a_refusal_where_nothing_differs(places: Places, dbsync: Dbsync) -> None:
+    url = next(one.url for one in load().databases if one.name == "windows").get_secret_value()
+    places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_LINUX_URL=url)
+    done = dbsync("plan", "--target", "linux")
+    assert done.status == 1 and "one and the same database" in done.err and "Remedy: mend DBSYNC_LINUX_URL" in done.err
+    assert "nothing to do" not in done.out
 
 
 def test_a_plan_for_a_database_out_of_reach(places: Places, dbsync: Dbsync) -> None:
