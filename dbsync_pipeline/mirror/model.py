@@ -10,8 +10,12 @@ from functools import cached_property
 import sqlalchemy as sa
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 
+from dbsync_pipeline import unforeseen
 from dbsync_pipeline.dialects.base import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
+
+RESERVED = ("dbsync_publish", "dbsync_change")
+"""The columns that the rescue tables have beside those of the model's table."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,11 @@ def load_model(module: str) -> Model:
     """
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # the module is not ours: it may fail in any way
+        why = unforeseen.clean(f"{type(error).__name__}: {error}".splitlines()[0])
         raise SettingsError(
-            f"the models' module {module!r} cannot be imported: {error}", remedy="set DBSYNC_MODELS to a module that can"
+            f"the models' module {module!r} cannot be imported: {why}",
+            remedy="mend the module, or set DBSYNC_MODELS to one that can",
         ) from None
     metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(found, "metadata", None)
     if not isinstance(metadata, sa.MetaData) or not metadata.tables:
@@ -77,4 +83,11 @@ def load_model(module: str) -> Model:
         _ = table.key  # a table without one is refused here, before anything is done
         if not table.columns:
             raise StructureError("has no columns to copy", table=table.name)
+        for column in table.columns:
+            if column.name.lower() in RESERVED:
+                raise StructureError(
+                    f"column {column.name} has a name that the rescue tables keep for themselves",
+                    table=table.name,
+                    remedy="give the column another name in the database",
+                )
     return model
