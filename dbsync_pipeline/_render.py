@@ -402,7 +402,8 @@ def promoted(done: Promotion) -> None:
         say(f"{name} did not hear of it ({why}); it will by its next sync")
 
 
-def status(found: Sequence[DatabaseStatus]) -> None:
+def status(found: Sequence[DatabaseStatus], configured: str) -> None:
+    """`configured` is the primary that the settings name."""
     table = _table(
         None, "database", "role", "engine", "answers", ">MB", ">rows", "last published (UTC)", "in sync", ">term", "ready"
     )
@@ -415,7 +416,7 @@ def status(found: Sequence[DatabaseStatus]) -> None:
             complain(f"{place.name}: {place.reason}")
         for check, why in place.not_ready.items():
             if why not in (place.reason or ""):
-                complain(f"{place.name}: {why}\nRemedy: {ready.remedy(check, place.name)}")
+                complain(f"{place.name}: {why}\nRemedy: {ready.remedy(check, place.name, configured)}")
         if place.last_publish and not place.last_publish.numbered:
             say(
                 f"{place.name}: its source, {place.last_publish.source}, could not note the publish's number: "

@@ -168,7 +168,7 @@ def status(as_json: Json = False) -> None:
     if as_json:
         render.json_out(found)
     else:
-        render.status(found)
+        render.status(found, settings.primary)
 
 
 @app.command()

@@ -46,6 +46,12 @@ def test_the_verdict(facts: Facts, found: set[str], is_ready: bool) -> None:
     assert all(ready.remedy(check, "linux") for check in ready.CHECKS)
 
 
+def test_the_remedy_for_the_configured_primary_that_is_a_standby_is_to_fail_back() -> None:
+    assert "`dbsync failback`" in ready.remedy(WHOLE, "windows", "windows")
+    assert "`dbsync sync --target linux`" in ready.remedy(WHOLE, "linux", "windows")
+    assert ready.remedy(RELEASED, "windows", "windows") == "`dbsync release windows`"
+
+
 def facts(database: Database) -> Facts:
     with database.connect() as dialect:
         return ready.read(dialect, MODEL)

@@ -163,6 +163,14 @@ def test_a_source_of_an_older_term_is_refused(three: Three) -> None:
     assert content(linux) == before
 
 
+def test_the_configured_primary_that_is_back_is_pointed_to_failback(three: Three) -> None:
+    windows, linux, _ = three
+    execute(windows, CHANGE)
+    with pytest.raises(Refused, match="windows was never published to") as refused:
+        sync(linux, windows)
+    assert "`dbsync failback`" in str(refused.value) and "--overwrite" not in str(refused.value)
+
+
 def test_a_publish_carries_the_term(three: Three) -> None:
     _, linux, azure = three
     assert take(linux, Term(2, "linux"))

@@ -80,7 +80,7 @@ def look_at_standbys(context: OpExecutionContext) -> None:
         for name, passed, why in _checks(report):
             evaluation = AssetCheckEvaluation(KEY, name, passed, {}, target, description=why, partition=report.name)
             context.log_event(evaluation)  # type: ignore[arg-type]  # it takes them, though its annotation does not say so
-        for title, body in news(report, before):
+        for title, body in news(report, before, settings.primary):
             alerts.send(settings, title, body, context.log.warning)
 
 
@@ -98,12 +98,15 @@ def readiness_job() -> JobDefinition:
     return look
 
 
-def news(report: Report, before: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(title, body) of what is worth telling since the report before: what has become wrong, what is right again, a primary that is back."""
+def news(report: Report, before: Mapping[str, str], configured: str | None = None) -> Iterator[tuple[str, str]]:
+    """(title, body) of what is worth telling since the report before: what has become wrong, what is right again, a primary that is back.
+
+    `configured` is the primary that the settings name.
+    """
     new = {check: why for check, why in report.reasons.items() if check not in before}
     gone = set(before) - set(report.reasons)
     if new:
-        lines = [f"{why}\nRemedy: {ready.remedy(check, report.name)}" for check, why in new.items()]
+        lines = [f"{why}\nRemedy: {ready.remedy(check, report.name, configured)}" for check, why in new.items()]
         yield f"dbsync: {report.name} {_state(report)}", "\n".join(lines)
     elif gone and not report.reasons:
         what = "the primary answers again" if report.primary else "it is ready and up to date again"

@@ -45,7 +45,8 @@ class Plan:
     """A sync, all decided and nothing written.
 
     `known` says that a publish stands on the target, and `strange` is the number of its state when the source should know it and does
-    not. Terms count the primaries that there have been. `hidden` are (database, table) of which that side may not show or take all rows. `left_out` are the tables that are not part of the sync.
+    not. Terms count the primaries that there have been. `returning` says that the target is the configured primary, and another one is
+    the primary. `hidden` are (database, table) of which that side may not show or take all rows. `left_out` are the tables that are not part of the sync.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Plan:
     strange: int | None = None
     source_term: Term | None = None
     target_term: Term | None = None
+    returning: bool = False
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -164,7 +166,7 @@ def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
             "unknown target",
             None,
             f"{plan.target} was never published to, holds rows, and differs from {plan.source} in {counts}",
-            _through(plan, "--overwrite"),
+            _over_its_rows(plan),
         )
 
 
@@ -180,7 +182,7 @@ def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[Finding]:
                 table.table,
                 f"somebody has written to {plan.target} since its last publish: up to {table.risk.rows} "
                 f"rows are at risk of being changed or deleted, with keys {keys}{more}",
-                _through(plan, "--overwrite"),
+                _over_its_rows(plan),
             )
 
 
@@ -208,6 +210,15 @@ def _partial(plan: Plan, policy: Policy) -> Iterator[Finding]:
             f"without {', '.join(plan.left_out)} {plan.target} would be mixed: its tables would be of different states of {plan.source}",
             f"sync all tables, or {_through(plan, '--partial')}",
         )
+
+
+def _over_its_rows(plan: Plan) -> str:
+    return failback(plan.target) if plan.returning else _through(plan, "--overwrite")
+
+
+def failback(name: str) -> str:
+    """The remedy for the configured primary, of that name, that came back when another one was the primary."""
+    return f"`dbsync failback` makes {name} the primary again and keeps its rows in the rescue tables"
 
 
 def _through(plan: Plan, option: str) -> str:

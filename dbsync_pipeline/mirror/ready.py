@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Column, Dialect, Kind, Table, kind_of
 from dbsync_pipeline.errors import Busy, DbsyncError
-from dbsync_pipeline.mirror import schema, term
+from dbsync_pipeline.mirror import guard, schema, term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication
 from dbsync_pipeline.mirror.model import Model
@@ -123,9 +123,15 @@ def _unreached(name: str, primary: bool, error: DbsyncError) -> Report:
     return Report(name, primary, False, {REACHABLE: error.cause})
 
 
-def remedy(check: str, name: str) -> str:
-    """What mends a check that failed on the database of that name."""
-    return _REMEDIES[check].replace("{}", name)
+def remedy(check: str, name: str, configured: str | None = None) -> str:
+    """What mends a check that failed on the standby of that name; `configured` is the primary that the settings name.
+
+    Where that one is the standby, another took its place: a sync would be refused for the rows that it still has of its own.
+    """
+    found = _REMEDIES[check]
+    if name == configured and "`dbsync sync" in found:
+        return guard.failback(name)
+    return found.replace("{}", name)
 
 
 def judge(facts: Facts, max_age_seconds: float) -> Readiness:

@@ -361,9 +361,15 @@ class Session:
             self._strange,
             self._source_term,
             self._target_term,
+            self._returning(),
             self._hidden,
             tuple(name for name in self._model.names if name not in self._works),
         )
+
+    def _returning(self) -> bool:
+        """Whether the target is the configured primary, while the source knows another one by its term."""
+        mine = self._source_term
+        return mine is not None and self._target_database.name == self._settings.primary != mine.primary
 
     def _review(self) -> tuple[guard.Finding, ...]:
         return guard.review(self._final_plan(), self._policy)
