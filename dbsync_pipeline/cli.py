@@ -333,7 +333,14 @@ def rescue_export(
     """Write the rows that a run deleted or replaced as Parquet, one file a table."""
     settings, model = _ground()
     place, entry = _published(settings, run, only)
-    files = rescue.export(place, model, entry.run_id, folder)
+    try:
+        files = rescue.export(place, model, entry.run_id, folder)
+    except OSError as error:
+        raise SettingsError(
+            f"the files cannot be written to {folder}: {error.strerror or type(error).__name__}",
+            operation="export rescued rows",
+            remedy="name a folder that can be made and written to",
+        ) from None
     if as_json:
         render.json_out({"run_id": entry.run_id, "files": files})
     else:

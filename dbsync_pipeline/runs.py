@@ -21,6 +21,7 @@ from dbsync_pipeline.choice import Allowed, Choice
 from dbsync_pipeline.defs.assets import asset_key
 from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.resources import OBSERVER
+from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.session import Observer
 from dbsync_pipeline.settings import Settings
 
@@ -28,15 +29,24 @@ from dbsync_pipeline.settings import Settings
 def prepare_home(settings: Settings) -> Path:
     """Make Dagster's store if it is not there yet, with the project's `dagster.yaml`; a second call changes nothing.
 
+    Raises SettingsError where the folder cannot be made or written to.
+
     Two processes that meet in a new SQLite store trip over each other's tables, so the first one makes it alone.
     """
     home = settings.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / "dbsync.lock"):
-        if not (home / "dagster.yaml").exists():
-            shutil.copyfile(_dagster_yaml(), home / "dagster.yaml")
-        with DagsterInstance.from_config(str(home)) as instance:
-            instance.get_run_records(limit=1)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / "dbsync.lock"):
+            if not (home / "dagster.yaml").exists():
+                shutil.copyfile(_dagster_yaml(), home / "dagster.yaml")
+            with DagsterInstance.from_config(str(home)) as instance:
+                instance.get_run_records(limit=1)
+    except OSError as error:
+        raise SettingsError(
+            f"Dagster's runs cannot be kept in {home}: {error.strerror or type(error).__name__}",
+            operation="open Dagster's store",
+            remedy="set DBSYNC_HOME, or DAGSTER_HOME where it is set, to a folder that can be made and written to",
+        ) from None
     return home
 
 

@@ -94,11 +94,13 @@ class Settings(BaseSettings):
         for database in self.databases:
             if database.name == name:
                 return database
-        known = ", ".join(self.names)
-        raise SettingsError(
-            f"there is no database {name!r}; the databases are: {known}",
-            remedy=f"name one of them, or set DBSYNC_{name.upper()}_URL",
-        )
+        known, own = ", ".join(self.names), f"set DBSYNC_{name.upper()}_URL"
+        if name == self.primary:
+            raise SettingsError(
+                f"there is no database {name!r}, which is the primary by DBSYNC_PRIMARY; the databases are: {known}",
+                remedy=f"name one of them in DBSYNC_PRIMARY, or {own}",
+            )
+        raise SettingsError(f"there is no database {name!r}; the databases are: {known}", remedy=f"name one of them, or {own}")
 
     @property
     def answer_seconds(self) -> float:

@@ -109,6 +109,25 @@ def test_a_wrong_word_is_answered_with_the_right_ones(words: list[str], text: st
     assert set(error) == {"operation", "database", "table", "cause", "remedy"} and text in error["cause"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "words", "text"),
+    [
+        ("DBSYNC_HOME", "a_file/below", ["sync"], "Remedy: set DBSYNC_HOME"),
+        ("DBSYNC_HOME", "a_file/below", ["tables", "create", "--database", "linux"], "Remedy: mend DBSYNC_HOME"),
+        ("DBSYNC_SCHEDULE", "never at all", ["sync"], "DBSYNC_SCHEDULE (not a cron expression"),
+        ("DBSYNC_PRIMARY", "nosuch", ["plan"], "Remedy: name one of them in DBSYNC_PRIMARY"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_by_its_name(
+    variable: str, value: str, words: list[str], text: str, places: Places, dbsync: Dbsync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (places.folder / "a_file").touch()
+    places.set(**{variable: value})
+    monkeypatch.delitem(sys.modules, "dbsync_pipeline.definitions", raising=False)  # it reads the settings as it is imported
+    done = dbsync(*words)
+    assert done.status != 0 and text in done.err and "unforeseen" not in done.err
+
+
 def test_one_database_alone_is_no_mirror(places: Places, dbsync: Dbsync) -> None:
     places.set(DBSYNC_WINDOWS_URL="sqlite:///alone.db")
     done = dbsync("sync")
@@ -299,6 +318,8 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places
     assert dbsync("rescue", "export", run, str(tmp_path / "out"), "--json").json["files"] == [
         str(tmp_path / "out" / "users.parquet")
     ]
+    (tmp_path / "a_file").touch()
+    assert "cannot be written to" in dbsync("rescue", "export", run, str(tmp_path / "a_file")).err
     assert dbsync("undo", run, "--json").json["error"]["remedy"] == f"dbsync undo {run} --yes"
     undone = dbsync("undo", run, "--yes", "--json")
     assert undone.status == 0 and content(places.named("linux")) == before

@@ -18,9 +18,10 @@ from dagster import (
     ScheduleEvaluationContext,
     SkipReason,
 )
+from dagster._utils.schedules import is_valid_cron_schedule
 
 from dbsync_pipeline.defs.traces import JOB, going
-from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.errors import DbsyncError, SettingsError
 from dbsync_pipeline.mirror import rescue, term
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.probe import ask
@@ -32,7 +33,15 @@ RETENTION = "30 3 * * *"
 
 
 def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
-    """The six-hourly schedule, which runs as soon as the daemon does, and the daily one, which is off until it is switched on."""
+    """The six-hourly schedule, which runs as soon as the daemon does, and the daily one, which is off until it is switched on.
+
+    Raises SettingsError where DBSYNC_SCHEDULE is none: only Dagster can tell, and the settings are read without it.
+    """
+    if not is_valid_cron_schedule(settings.schedule):
+        raise SettingsError(
+            "wrong settings: DBSYNC_SCHEDULE (not a cron expression of five fields, as in 0 */6 * * *)",
+            remedy="mend it in the environment or in .env",
+        )
     return [
         _schedule("every_6_hours", settings.schedule, settings, DefaultScheduleStatus.RUNNING),
         _schedule("daily_at_two", DAILY, settings, DefaultScheduleStatus.STOPPED),

@@ -71,7 +71,15 @@ class Database:
                 remedy=f"name a file in DBSYNC_{self.name.upper()}_URL",
             )
         if create:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            try:
+                os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    f"the folder of its file cannot be made: {error.strerror or type(error).__name__}",
+                    operation="connect",
+                    database=self.name,
+                    remedy=f"mend DBSYNC_HOME, or {_variable(self.name)} where it is set",
+                ) from None
         elif not os.path.exists(path):
             raise Unavailable(
                 "there is no such file yet",
