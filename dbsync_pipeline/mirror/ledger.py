@@ -23,6 +23,8 @@ from dbsync_pipeline.types import Instant
 VERSION = 2
 
 _STRANGE = "strange numbers"
+_GIVEN = "state "
+"""With a number after it, the fact that holds the moment of the state that this database has published under that number."""
 TERM = "term"
 """The fact that holds the term."""
 
@@ -283,16 +285,42 @@ class Ledger:
         """A standby that takes a source's state does not know what the source does not know."""
         self.note(_STRANGE, numbers.written)
 
-    def claim_number(self, above: int) -> int:
+    def knows(self, received: Publication) -> bool:
+        """Whether the state that a standby received is one that this database holds or has been through.
+
+        A database that was restored from a backup gives numbers again that it had given before: so it is not the number alone that
+        tells, but the moment of the state too, where this database noted one under that number as a source, or received one as a standby.
+        """
+        if received.state not in self.numbers():
+            return False
+        given, moment = self.fact(_given(received.state)), received.snapshot_at
+        if given is not None:
+            return dt.datetime.fromisoformat(given) == moment
+        publishes = self._t.publishes
+        state = sa.func.coalesce(publishes.c.state, publishes.c.number)
+        own = self._many(
+            sa.select(publishes).where(state == received.state, publishes.c.undoes.is_(None), publishes.c.numbered.is_(True))
+        )
+        return not own or any(one.snapshot_at == moment for one in own)
+
+    def forget_given(self) -> None:
+        """A database that takes another's state holds nothing any more of what it once gave itself."""
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(facts.delete().where(facts.c.name.startswith(_GIVEN)))
+
+    def claim_number(self, above: int, moment: dt.datetime) -> int:
         """Take the next number of this primary, greater than `above`, in a transaction of its own; two that ask get two numbers.
 
-        Numbers up to `above` that this database never knew become strange to it.
+        The number is noted with the moment of the state that is published under it. Numbers up to `above` that this database never
+        knew become strange to it.
         """
         with self._dialect.doing("write the ledger"), self._connection.begin():
             highest, number = self._next_number(above)
             if above > highest:
                 known = self.numbers()
                 self._put(_STRANGE, replace(known, strange=(*known.strange, (highest + 1, above))).written or "")
+            self._put(_given(number), moment.isoformat())
         return number
 
     def heir_number(self, above: int) -> int | None:
@@ -505,6 +533,10 @@ class Ledger:
         with self._dialect.doing("write the ledger"):
             self._connection.execute(rescues.delete().where(rescues.c.publish == publish))
             self._connection.execute(digests.delete().where(superseded))
+
+
+def _given(state: int) -> str:
+    return f"{_GIVEN}{state}"
 
 
 def _utc(moment: dt.datetime) -> dt.datetime:

@@ -244,6 +244,7 @@ class Session:
         known = ours.exists()
         self._source_identity = ours.identity()
         self._source_numbers = ours.numbers() if known else None
+        self._source_knows = self._last is not None and known and ours.knows(self._last)
         self._source_last = ours.last() if known else None
         self._source_term = ours.term() if known else None
         present = [table for table in self._tables if table.name not in missing]
@@ -342,7 +343,7 @@ class Session:
         """The number of the target's state, if the source should know it and does not; of one that is not numbered it never heard."""
         if self._last is None or not self._last.numbered or self._source_numbers is None:
             return None
-        return None if self._last.state in self._source_numbers else self._last.state
+        return None if self._source_knows else self._last.state
 
     # -- publishing
 
@@ -408,7 +409,7 @@ class Session:
         with suppress(DatabaseError, Busy), self._source_database.connect(f"dbsync run {self._run_id}") as source:
             source.wait_at_most(self._settings.lock_seconds)
             ledger = Ledger(source)
-            self._number, self._numbered = ledger.claim_number(self._highest), True
+            self._number, self._numbered = ledger.claim_number(self._highest, self._snapshot_at), True
             self._source_numbers = ledger.numbers()
 
     def _passes_on(self, received: Publication) -> bool:
@@ -523,6 +524,7 @@ class Session:
             state=self._state,
         )
         self._ledger.record(publication, self._source_identity)
+        self._ledger.forget_given()
         if self._source_numbers is not None:
             self._ledger.keep_strange(self._source_numbers)
         self._carry_term()

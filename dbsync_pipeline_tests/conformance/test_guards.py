@@ -42,9 +42,17 @@ def _older_source(source: Database, target: Database) -> None:
     sync(source, target)
     execute(source, users.update().where(users.c.id == 4).values(name="later"))
     sync(source, target)
+    _restore(source, 1)
+
+
+def _restore(source: Database, number: int) -> None:
+    """As a backup from before user 4 changed has it, and before any number above this one was given."""
     execute(source, users.update().where(users.c.id == 4).values(name="User 4"))
     with source.connect() as dialect, dialect.connection.begin():
-        Ledger(dialect).note("number", "1")
+        ledger = Ledger(dialect)
+        for later in range(number + 1, ledger.number() + 1):
+            ledger.note(f"state {later}", None)
+        ledger.note("number", str(number))
 
 
 def _shrunken_source(source: Database, target: Database) -> None:
@@ -139,6 +147,29 @@ def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one
     sync(source, azure, policy=Policy(overwrite=True))
     execute(source, users.update().where(users.c.id == 4).values(name="new"))
     sync(source, azure)
+
+
+@pytest.mark.parametrize("rounds", [1, 2], ids=["linux was behind", "linux was overwritten"])
+def test_a_number_given_twice_does_not_make_a_lost_state_a_known_one(pair: Pair, new_database: NewDatabase, rounds: int) -> None:
+    source, linux = pair
+    azure = new_database(source.engine_name, "azure", server=1)
+    sync(source, linux)
+    execute(source, users.update().where(users.c.id == 4).values(name="later"))
+    for standby in (linux, azure)[-rounds:]:
+        lost = sync(source, standby)
+    _restore(source, 1)
+    execute(source, users.update().where(users.c.id == 5).values(name="since the backup"))
+    given = sync(source, linux, policy=Policy(overwrite=True))
+    while given.state < lost.state:
+        execute(source, users.update().where(users.c.id == 5).values(name=f"after {given.state}"))
+        given = sync(source, linux)
+    assert given.state == lost.state
+    for older in (source, linux):
+        with pytest.raises(Refused, match=f"azure holds state {lost.state}, which {older.name} does not know"):
+            sync(older, azure)
+    sync(source, azure, policy=Policy(overwrite=True))
+    execute(source, users.update().where(users.c.id == 5).values(name="new"))
+    assert sync(source, linux).changed == sync(source, azure).changed == 1
 
 
 def test_a_standby_that_passes_on_what_it_received_makes_no_new_state_and_one_that_was_written_to_does(
