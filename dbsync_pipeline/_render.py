@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import math
 import os
 import shutil
 import sys
@@ -22,14 +23,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.prompt import Prompt
 from rich.table import Table
+from rich.text import Text
 
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import ready
+from dbsync_pipeline.mirror.rescue import plain
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dbsync_pipeline.demo import DemoReport
     from dbsync_pipeline.history import Run
     from dbsync_pipeline.mirror.failover import Decision, Observation, Promotion
@@ -41,6 +42,8 @@ _out = Console(width=None if sys.stdout.isatty() else 160)
 _err = Console(width=None if sys.stderr.isatty() else 160, stderr=True)
 
 MEGA = 1_000_000
+LONGEST = 40
+"""Characters of a rescued value that a person is shown."""
 
 
 # JSON ------------------------------------------------------------------------------------------------------------------
@@ -108,17 +111,14 @@ def verdicts_json(result: Any) -> dict[str, Any]:
     return {"equal": not failed and all(verdict.equal for verdict in result), **result_json("tables", result)}
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a frame as JSON objects: what JSON has no form for as text, bytes in hexadecimal."""
-    return [{str(name): _cell(value) for name, value in row.items()} for row in frame.astype(object).to_dict("records")]
+def rows_json(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rescued rows as JSON objects: what JSON has no form for as text, NaN and infinities too."""
+    return [{name: _cell(value) for name, value in row.items()} for row in rows]
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if value is None or value != value:  # NULL, which pandas makes NaN or NaT of
-        return None
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+    exact = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if exact else plain(value)
 
 
 # Text ------------------------------------------------------------------------------------------------------------------
@@ -330,9 +330,27 @@ def rescued(found: Mapping[str, Any]) -> None:
     _out.print(table)
 
 
-def frames(found: Iterator[tuple[str, pd.DataFrame]]) -> None:
-    for name, frame in found:
-        say(f"{name}:\n{frame.to_string(index=False, max_colwidth=40)}\n")
+def rows(found: Iterator[tuple[str, list[dict[str, Any]]]]) -> None:
+    """Rescued rows, a line each however wide: NULL is dim, long texts end in `…`."""
+    for name, some in found:
+        say(f"{name}:")
+        lines = [[_shown(cell) for cell in line] for line in (some[0], *(row.values() for row in some))]
+        widths = [max(cell.cell_len for cell in column) for column in zip(*lines, strict=True)]
+        for line in lines:
+            for cell, width in zip(line, widths, strict=True):
+                cell.pad_right(width - cell.cell_len)
+            _out.print(Text("  ").join(line), highlight=False, soft_wrap=True)
+        say("")
+
+
+def _shown(value: Any) -> Text:
+    """On one line, and nothing in it that a terminal obeys."""
+    text = plain(value)
+    if text is None:
+        return Text("NULL", "dim")
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 1]}…"
+    return Text("".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text))
 
 
 def merged(target: str, put: Mapping[str, int], rest: Mapping[str, Sequence[Any]]) -> None:

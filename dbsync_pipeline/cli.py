@@ -319,11 +319,11 @@ def rescue_show(run: Run, only: OneDatabase = None, as_json: Json = False) -> No
     """The rows that a run deleted or replaced, as they were."""
     settings, model = _ground()
     place, entry = _published(settings, run, only)
-    frames = rescue.rescued_rows(place, model, entry.run_id)
+    found = rescue.rescued_rows(place, model, entry.run_id)
     if as_json:
-        render.json_out([{"table": table, **row} for table, frame in frames for row in render.records(frame)])
+        render.json_out([{"table": table, **row} for table, rows in found for row in render.rows_json(rows)])
     else:
-        render.frames(frames)
+        render.rows(found)
 
 
 @rescue_app.command("export")

@@ -57,9 +57,15 @@ def kind_of(type_: TypeEngine[Any]) -> Kind:
     """The kind of a column of this SQLAlchemy type. What has no exact form in every engine is OPAQUE."""
     if isinstance(type_, sa.Interval):
         return Kind.OPAQUE
+    type_ = undecorated(type_)
+    return next((kind for matches, kind in _KINDS if matches(type_)), Kind.OPAQUE)
+
+
+def undecorated(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type that the database knows of, below those that the application made of it."""
     while isinstance(type_, TypeDecorator):
         type_ = type_.impl_instance
-    return next((kind for matches, kind in _KINDS if matches(type_)), Kind.OPAQUE)
+    return type_
 
 
 def _is(*classes: type) -> Callable[[TypeEngine[Any]], bool]:
@@ -398,6 +404,10 @@ class Dialect(ABC):
     @abstractmethod
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         """About how many bytes a value takes."""
+
+    def told(self, column: Column, stored: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """A stored value of this column for a person to read, exactly: JSON and enums as the text that is stored."""
+        return sa.cast(stored, sa.UnicodeText) if isinstance(undecorated(column.type), (sa.JSON, sa.Enum)) else stored
 
     @abstractmethod
     def hidden(self, tables: Sequence[Table]) -> list[str]:

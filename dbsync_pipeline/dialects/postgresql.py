@@ -33,6 +33,7 @@ from dbsync_pipeline.dialects.base import (
     Table,
     staging,
     translated,
+    undecorated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
 
@@ -432,6 +433,20 @@ class PostgreSQL(Dialect):
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         return sa.func.pg_column_size(column)
 
+    def told(self, column: Column, stored: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """What Python has no form for, infinity and the years beyond its own for instance, is PostgreSQL's text of it."""
+        if column.kind is Kind.TIME:
+            return sa.type_coerce(sa.func.to_char(sa.cast(stored, postgresql.INTERVAL), "HH24:MI:SS.US"), _Told(column.kind))
+        if column.kind in _TOLD_AS:
+            first: sa.ColumnElement[Any] = sa.literal_column("'0001-01-01'")
+            beyond: sa.ColumnElement[Any] = sa.literal_column("'10000-01-01'")
+            text = sa.func.to_char(stored, _TOLD_AS[column.kind])
+            usual = sa.and_(stored >= first, stored < beyond)
+            return sa.type_coerce(sa.case((usual, text), else_=sa.cast(stored, sa.Text)), _Told(column.kind))
+        if column.kind is Kind.OPAQUE and not isinstance(undecorated(column.type), sa.String):
+            return sa.cast(stored, sa.Text)
+        return super().told(column, stored)
+
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:
         return [table.name for table in tables if self._one("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]]
@@ -680,6 +695,36 @@ SELECT 3, format('DROP INDEX %%s', indexrelid::regclass), pg_get_indexdef(indexr
 FROM pg_index i WHERE indrelid = ANY(%(oids)s) AND NOT indisprimary AND NOT indisreplident
   AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x'))
 ORDER BY 1"""
+
+
+_TOLD_AS = {
+    Kind.INSTANT: 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"',
+    Kind.DATETIME: 'YYYY-MM-DD"T"HH24:MI:SS.US',
+    Kind.DATE: "YYYY-MM-DD",
+}
+_PARSED: dict[Kind, Callable[[str], Any]] = {
+    Kind.INSTANT: dt.datetime.fromisoformat,
+    Kind.DATETIME: dt.datetime.fromisoformat,
+    Kind.DATE: dt.date.fromisoformat,
+    Kind.TIME: dt.time.fromisoformat,
+}
+
+
+class _Told(sa.types.TypeDecorator[Any]):
+    """A moment from its text; the text itself where Python has no such moment."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        try:
+            return None if value is None else _PARSED[self.kind](value)
+        except ValueError:
+            return value
 
 
 def _finite(name: str, number: str, bits: int) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import decimal
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Dialect, Form, Key, Kind, Table
+from dbsync_pipeline.dialects.base import Column, Dialect, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -26,7 +28,6 @@ from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 DELETED, REPLACED, INSERTED = "deleted", "replaced", "inserted"
@@ -326,16 +327,21 @@ def held(database: Database) -> str | None:
 # -- looking at rescued rows
 
 
-def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """(table, rows) of what the publish of `run_id` took away, in frames of at most 100 rows: `dbsync_change`, and the table's columns."""
-    import pandas as pd
+def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(table, rows) of what the publish of `run_id` took away, in lists of at most 100 rows: `dbsync_change`, and the table's columns.
 
+    Values are as the driver gives them, exactly; JSON, and what Python has no form for, as the text that is stored.
+    """
     with target.connect() as dialect:
         for table, query in _rescued_queries(dialect, model, run_id):
+            names, stored = ["dbsync_change", *(column.name for column in table.columns)], query.selected_columns
+            told = query.with_only_columns(
+                stored["dbsync_change"], *(dialect.told(column, stored[column.name]) for column in table.columns)
+            )
             with dialect.doing("read rescued rows"):
-                result = dialect.connection.execution_options(stream_results=True).execute(query)
+                result = dialect.connection.execution_options(stream_results=True).execute(told)
                 for part in result.partitions(100):
-                    yield table.name, pd.DataFrame(part, columns=list(result.keys()))
+                    yield table.name, [dict(zip(names, row, strict=True)) for row in part]
 
 
 def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[Key]]]:
@@ -351,7 +357,10 @@ def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[
 
 
 def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
-    """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`); returns the files. Overwrites files of that name."""
+    """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`); returns the files. Overwrites files of that name.
+
+    A column is text where the table's type, or one of the values, has no exact form in Parquet: JSON, a decimal NaN, an infinite moment.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -359,19 +368,59 @@ def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
     paths: dict[str, Path] = {}
     with contextlib.ExitStack() as open_files:
         writers: dict[str, Any] = {}
-        for name, frame in rescued_rows(target, model, run_id):
-            schema = _arrow_schema(model.table(name))
+        as_text = _without_form(target, model, run_id)
+        for name, rows in rescued_rows(target, model, run_id):
             if name not in writers:
+                schema = _arrow_schema(model.table(name), as_text.get(name, set()))
                 paths[name] = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.parquet"
                 writers[name] = open_files.enter_context(pq.ParquetWriter(paths[name], schema))
-            columns = [_arrow_values(frame[field.name], field.type) for field in schema]
-            writers[name].write_table(pa.table(columns, schema=schema))
+            fields = writers[name].schema
+            columns = [_arrow_values([row[field.name] for row in rows], field.type) for field in fields]
+            writers[name].write_table(pa.table(columns, schema=fields))
     return list(paths.values())
 
 
-def _arrow_schema(table: Table) -> pa.Schema:
+def _without_form(target: Database, model: Model, run_id: str) -> dict[str, set[str]]:
+    """Per table the columns with a value that their type in Parquet does not hold. A file's types are fixed before its first row."""
+    found: dict[str, set[str]] = {}
+    for name, rows in rescued_rows(target, model, run_id):
+        for column in model.table(name).columns:
+            if not all(row[column.name] is None or _has_form(column, row[column.name]) for row in rows):
+                found.setdefault(name, set()).add(column.name)
+    return found
+
+
+def _has_form(column: Column, value: Any) -> bool:
+    match column.kind:
+        case Kind.INTEGER:
+            return isinstance(value, int) and -(2**63) <= value < 2**63
+        case Kind.NUMERIC:
+            whole = 10 ** (_precision(column) - column.scale)
+            return isinstance(value, decimal.Decimal) and value.is_finite() and abs(value) < whole
+        case Kind.INSTANT | Kind.DATETIME:
+            return isinstance(value, dt.datetime) and (value.tzinfo is not None) == (column.kind is Kind.INSTANT)
+    return column.kind not in _PYTHON or isinstance(value, _PYTHON[column.kind])
+
+
+_PYTHON: dict[Kind, type] = {Kind.BOOLEAN: bool, Kind.FLOAT: float, Kind.BYTES: bytes, Kind.DATE: dt.date, Kind.TIME: dt.time}
+
+
+def _precision(column: Column) -> int:
+    return int(getattr(column.type, "precision", 0) or 0)
+
+
+def _arrow_schema(table: Table, as_text: set[str]) -> pa.Schema:
     import pyarrow as pa
 
+    fields = [(column.name, pa.string() if column.name in as_text else _arrow_type(column)) for column in table.columns]
+    return pa.schema([("dbsync_change", pa.string()), *fields])
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    import pyarrow as pa
+
+    if column.kind is Kind.NUMERIC and 0 <= column.scale <= _precision(column) <= 76:
+        return (pa.decimal128 if _precision(column) <= 38 else pa.decimal256)(_precision(column), column.scale)
     types = {
         Kind.INTEGER: pa.int64(),
         Kind.BOOLEAN: pa.bool_(),
@@ -379,18 +428,34 @@ def _arrow_schema(table: Table) -> pa.Schema:
         Kind.BYTES: pa.binary(),
         Kind.INSTANT: pa.timestamp("us", "UTC"),
         Kind.DATETIME: pa.timestamp("us"),
+        Kind.DATE: pa.date32(),
+        Kind.TIME: pa.time64("us"),
     }
-    fields = [(column.name, types.get(column.kind, pa.string())) for column in table.columns]
-    return pa.schema([("dbsync_change", pa.string()), *fields])
+    return types.get(column.kind, pa.string())
 
 
-def _arrow_values(values: Iterable[Any], type_: Any) -> pa.Array:
+def _arrow_values(values: Sequence[Any], type_: pa.DataType) -> pa.Array:
     """Exact: what has no type of its own in Arrow goes as text."""
     import pyarrow as pa
 
-    return pa.array(
-        [str(value) if pa.types.is_string(type_) and value is not None else value for value in values], type_, from_pandas=True
-    )
+    return pa.array([plain(value) for value in values] if pa.types.is_string(type_) else values, type_)
+
+
+def plain(value: Any) -> str | None:
+    """A rescued value as text: moments ISO 8601 and instants in UTC, decimals with their digits, bytes in hexadecimal. None stays None."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    if isinstance(value, dt.datetime) and value.tzinfo is not None:
+        value = value.astimezone(dt.timezone.utc)
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(decimal.Decimal(value))
+    return str(value)
 
 
 def merge(target: Database, model: Model, run_id: str) -> tuple[dict[str, int], dict[str, list[Key]]]:
@@ -446,7 +511,7 @@ def _rescued_queries(dialect: Dialect, model: Model, run_id: str) -> Iterator[tu
     for table in model.tables:
         if table.name in kept:
             stored = _clause(dialect, kept[table.name], table)
-            columns = [_as_text(stored.c[column.name]) for column in table.columns]
+            columns = [stored.c[column.name] for column in table.columns]
             yield (
                 table,
                 sa.select(stored.c.dbsync_change, *columns).where(
@@ -487,8 +552,3 @@ def _clause(dialect: Dialect, name: str, table: Table) -> sa.TableClause:
 
 def _same_key(table: Table, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(*(one.c[column.name] == other.c[column.name] for column in table.key))
-
-
-def _as_text(column: sa.ColumnClause[Any]) -> sa.ColumnElement[Any]:
-    """JSON is the text that the application wrote, and stays it."""
-    return sa.type_coerce(column, sa.UnicodeText).label(column.name) if isinstance(column.type, sa.JSON) else column

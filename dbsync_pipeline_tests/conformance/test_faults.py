@@ -62,7 +62,7 @@ def test_fault_a_row_written_on_the_standby_during_an_outage_was_deleted(synced:
     assert 777 in {row[0] for row in content(target)["users"]}
     overwriting = sync(source, target, policy=ANYTHING)
     ((table, rows),) = rescue.rescued_rows(target, MODEL, overwriting.run_id)
-    assert (table, list(rows["name"])) == ("users", ["written during the outage"])
+    assert (table, [row["name"] for row in rows]) == ("users", ["written during the outage"])
 
 
 def test_fault_after_a_failover_the_first_insert_had_a_duplicate_key(synced: Pair) -> None:

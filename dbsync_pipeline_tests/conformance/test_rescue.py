@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import decimal
+import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline import _render as render
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication
+from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.settings import Settings
+from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
+    NOON,
     SETTINGS,
     chat,
     content,
@@ -212,9 +220,9 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     insert(target, {"users": [user(777, name="precious ñ", preferences={"k": [1.5, None]})], "chats": [chat(777, 777)]})
     execute(target, users.update().where(users.c.id == 5).values(name="replaced"))
     run = sync(source, target, policy=ANYTHING)
-    frames = dict(rescue.rescued_rows(target, MODEL, run.run_id))
-    assert sorted(frames["users"]["dbsync_change"]) == ["deleted", "replaced"]
-    assert "precious ñ" in set(frames["users"]["name"])
+    rows = dict(rescue.rescued_rows(target, MODEL, run.run_id))
+    assert sorted(row["dbsync_change"] for row in rows["users"]) == ["deleted", "replaced"]
+    assert "precious ñ" in {row["name"] for row in rows["users"]}
     files = rescue.export(target, MODEL, run.run_id, tmp_path / "rescued")
     assert sorted(file.name for file in files) == ["chats.parquet", "users.parquet"]
     assert set(pq.read_table(tmp_path / "rescued" / "users.parquet")["name"].to_pylist()) == {"precious ñ", "replaced"}
@@ -224,6 +232,104 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     assert {row[0] for row in content(target)["users"]} >= {777}
     put, rest = rescue.merge(target, MODEL, run.run_id)
     assert not any(put.values()) and len(rest["users"]) == 2
+
+
+ODD = Model(sa.MetaData())
+odd = sa.Table(
+    "user",
+    ODD.metadata,
+    sa.Column("select..", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("from", sa.BigInteger),
+    sa.Column("where", sa.JSON(none_as_null=True)),
+    sa.Column("f", sa.Float(53)),
+    sa.Column("amount", sa.Numeric(12, 6)),
+    sa.Column("moment", Instant),
+    sa.Column("day", sa.Date),
+    sa.Column("hour", sa.Time),
+    sa.Column("bytes", sa.LargeBinary),
+    sa.Column("role", sa.Enum("one", "two", name="odd_role")),
+)
+
+
+def _lost(source: Database, target: Database) -> str:
+    """The run that took two rows away: one full of values that are easily lost, and one of NULL."""
+    prepare(source, {"user": [_odd_row(3)]}, ODD)
+    sync(source, target, model=ODD)
+    full = {
+        "from": 2**53 + 1,
+        "where": sa.JSON.NULL,
+        "f": 0.1,
+        "amount": decimal.Decimal("0.000001"),
+        "bytes": b"\0\xff",
+        "role": "two",
+    }
+    insert(target, {"user": [_odd_row(1, **full, moment=NOON, day=NOON.date(), hour=dt.time(1, 2, 3)), _odd_row(2)]}, ODD)
+    return sync(source, target, model=ODD, policy=ANYTHING).run_id
+
+
+def _odd_row(key: int, **given: Any) -> dict[str, Any]:
+    return {**{column.name: None for column in odd.columns}, **given, "select..": key}
+
+
+def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path) -> None:
+    source, target = pair
+    run = _lost(source, target)
+    ((_, rows),) = rescue.rescued_rows(target, ODD, run)
+    full, nothing = sorted(render.rows_json(rows), key=lambda row: row["select.."])
+    assert nothing == {"dbsync_change": "deleted", **_odd_row(2)}
+    assert full == {
+        "dbsync_change": "deleted",
+        "select..": 1,
+        "from": 9007199254740993,
+        "where": "null",
+        "f": 0.1,
+        "amount": "0.000001",
+        "moment": "2026-01-31T12:00:00.000001+00:00",
+        "day": "2026-01-31",
+        "hour": "01:02:03",
+        "bytes": "00ff",
+        "role": "two",
+    }
+    (file,) = rescue.export(target, ODD, run, tmp_path)
+    kept = {row["select.."]: row for row in pq.read_table(file).to_pylist()}
+    assert kept[2] == nothing
+    exact = {
+        "amount": decimal.Decimal("0.000001"),
+        "moment": NOON,
+        "day": NOON.date(),
+        "hour": dt.time(1, 2, 3),
+        "bytes": b"\0\xff",
+    }
+    assert kept[1] == {**full, **exact}
+
+
+def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
+    new_database: NewDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = new_database("postgresql", "windows"), new_database("postgresql", "linux")
+    prepare(source, {"user": [_odd_row(3)]}, ODD)
+    sync(source, target, model=ODD)
+    execute(
+        target,
+        """INSERT INTO "user" ("select..", "from", "where", f, amount, moment, day, hour) VALUES
+        (1, 9007199254740993, '{"a": 1.10}', 'NaN', 'NaN', 'infinity', '20000-01-01', '24:00'),
+        (2, NULL, NULL, '-Infinity', 1, '2026-01-31 12:00+00', '0044-03-15 BC', '12:00')""",
+    )
+    run = sync(source, target, model=ODD, policy=ANYTHING).run_id
+    ((_, rows),) = rescue.rescued_rows(target, ODD, run)
+    told = [list(row.values())[2:9] for row in sorted(render.rows_json(rows), key=lambda row: row["select.."])]
+    assert told == [
+        [9007199254740993, '{"a": 1.10}', "NaN", "NaN", "infinity", "20000-01-01", "24:00:00.000000"],
+        [None, None, "-Infinity", "1.000000", "2026-01-31T12:00:00+00:00", "0044-03-15 BC", "12:00:00"],
+    ]
+    (file,) = rescue.export(target, ODD, run, tmp_path)
+    kept = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["select.."])
+    assert [list(row.values())[2] for row in kept] == [9007199254740993, None]
+    assert [list(row.values())[5:9] for row in kept] == [row[3:] for row in told]
+    assert math.isnan(kept[0]["f"]) and kept[1]["f"] == -math.inf
+    render.rows(iter([("user", [{"id": 1, "text": "a\nb" + "x" * 50}, {"id": 2, "text": None}])]))
+    head, first, second = capsys.readouterr().out.splitlines()[1:4]
+    assert (head.split(), first, second.rstrip()) == (["id", "text"], "1   a\\nb" + "x" * 36 + "…", "2   NULL")
 
 
 def test_rescued_rows_are_forgotten_by_size_and_their_undo_is_refused(twins: Pair) -> None:
