@@ -334,8 +334,8 @@ def create_like(name: str, table: Table, columns: Sequence[Column], before: str 
 
 
 def insert_staged(table: Table, staging: str) -> str:
-    """Everything staged into the live table."""
-    return f"INSERT INTO {quote_table(table.sa)} ({names(table.columns)}) SELECT {names(table.columns)} FROM {staging}"
+    """Everything staged into the live table. Columns are qualified, since Babelfish has variables of its own, `found` for one."""
+    return f"INSERT INTO {quote_table(table.sa)} ({names(table.columns)}) SELECT {names(table.columns, 's')} FROM {staging} s"
 
 
 def delete_staged(table: Table, staging: str) -> str:

@@ -299,7 +299,7 @@ class Ledger:
         publishes = self._t.publishes
         state = sa.func.coalesce(publishes.c.state, publishes.c.number)
         own = self._many(
-            sa.select(publishes).where(state == received.state, publishes.c.undoes.is_(None), publishes.c.numbered.is_(True))
+            sa.select(publishes).where(state == received.state, publishes.c.undoes.is_(None), publishes.c.numbered == sa.true())
         )
         return not own or any(one.snapshot_at == moment for one in own)
 
