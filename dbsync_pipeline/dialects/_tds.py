@@ -105,10 +105,7 @@ def is_native(cursor: Any) -> bool:
 
 
 def execute(cursor: Any, statement: str, texts: Sequence[str]) -> None:
-    """A statement with its parameters, all of them texts: of pyodbc's a long one is an NTEXT unless told otherwise.
-
-    OPENJSON takes none, nor does a database whose collation is of UTF-8.
-    """
+    """A statement with its parameters, all of them texts: of pyodbc's a long one is an NTEXT, a type of old, unless told otherwise."""
     if texts and not is_native(cursor):
         cursor.setinputsizes([(_SIZES["NVARCHAR"], 0, 0)] * len(texts))
     cursor.execute(statement, *texts)

@@ -202,7 +202,7 @@ class SQLite(Dialect):
         keys, whole = _names(table.key), self._by_key(table)
         fetch = self._raw.cursor()
         # named in a query of its own: outside of ORDER BY a column of the table goes before a name of the query
-        inner = f"SELECT dbsync_bucket({keys}), {keys} FROM {quote(table.sa.name)}"
+        inner = f"SELECT dbsync_bucket({keys}), {keys} FROM main.{quote(table.sa.name)}"
         names = ", ".join(f"k{n}" for n in range(len(table.key)))
         for found, *key in self._raw.execute(
             f"WITH found (b, {names}) AS ({inner}) SELECT b, {names} FROM found WHERE b IS NOT NULL ORDER BY b"

@@ -13,6 +13,7 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.verify import verify
+from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -342,3 +343,15 @@ def test_columns_may_be_named_as_the_mirrors_own_statements_name_theirs(pair: Pa
         sync(source, target, model=model)
     (verdict,) = verify(source, target, model)
     assert verdict.keys == ((100,),)
+
+
+def test_a_table_may_be_named_as_a_query_of_the_mirrors_own(new_database: NewDatabase) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    metadata = sa.MetaData()
+    table = sa.Table("found", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Integer))
+    model = Model(metadata)
+    prepare(source, {"found": [{"id": n, "value": n} for n in range(300)]}, model)
+    sync(source, target, model=model)
+    execute(source, (table.update().where(table.c.id == 200).values(value=-1)))
+    assert sync(source, target, model=model).changed == 1
+    assert content(target, model) == content(source, model)
