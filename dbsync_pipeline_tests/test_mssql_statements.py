@@ -104,7 +104,8 @@ class Written:
 ANSWERS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
     r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [(7,)],
-    r"relrowsecurity|masked|VIEW DEFINITION": [(7,)],
+    r"relrowsecurity|masked": [(7,)],
+    r"VIEW DEFINITION": [(150, 1)],
     r"set_config": [("replica",)],
     r"FROM sys.tables WHERE schema_id": [("loaded_by_a_dead_run",)],
     r"FROM sys.tables t": [("[dbo].[users]",)],
@@ -463,6 +464,18 @@ def test_a_missing_right_is_told_with_the_page_that_lists_them() -> None:
     for error in (_Native(text), _Odbc(text, 229)):
         told = str(_tds.translate(error, "azure", "read"))
         assert "lacks a right: The SELECT permission" in told and "docs/security.md" in told
+
+
+@pytest.mark.parametrize(
+    ("level", "granted", "told"),
+    [(120, 1, "COMPATIBILITY_LEVEL = 150"), (130, 0, "docs/security.md"), (130, None, "VIEW DEFINITION")],
+)
+def test_a_database_that_cannot_be_looked_into_is_told(level: int, granted: int | None, told: str) -> None:
+    dialect, raw = _opened(babelfish=False)
+    raw.answer = lambda sql: [(level, granted)]  # type: ignore[method-assign]
+    with pytest.raises(DatabaseError) as refusal:
+        dialect.may_look(MODEL.tables)
+    assert told in str(refusal.value)
 
 
 def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:

@@ -151,8 +151,21 @@ class MSSQL(Dialect):
 
     @translated
     def may_look(self, tables: Sequence[Table]) -> None:
-        """What a user may not see is not in the catalog for it: neither tables, nor policies that hide rows."""
-        if not self._babelfish and not self._one("SELECT has_perms_by_name(db_name(), 'DATABASE', 'VIEW DEFINITION')")[0]:
+        """What a user may not see is not in the catalog for it: neither tables, nor policies that hide rows.
+
+        A database that came from an old server speaks that server's T-SQL, which has no OPENJSON before level 130.
+        """
+        if self._babelfish:
+            return
+        level, granted = self._one(_MAY_LOOK)
+        if level < 130:
+            raise DatabaseError(
+                f"it runs at the compatibility level {level} of an older server, and 130 or more is needed",
+                operation="read the structure",
+                database=self.name,
+                remedy="ALTER DATABASE CURRENT SET COMPATIBILITY_LEVEL = 150",
+            )
+        if not granted:
             raise DatabaseError(
                 f"the user of {self.name} lacks the right VIEW DEFINITION, without which tables and policies are hidden from it",
                 operation="read the structure",
@@ -644,6 +657,10 @@ def _width(row: Row) -> int:
     return sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in row)
 
 
+_MAY_LOOK = """
+SELECT compatibility_level, has_perms_by_name(quotename(db_name()), 'DATABASE', 'VIEW DEFINITION')
+FROM sys.databases WHERE name = db_name()"""
+
 _SOME_TABLE = """
 SELECT TOP (1) quotename(s.name) + '.' + quotename(t.name) FROM sys.tables t INNER JOIN sys.schemas s ON s.schema_id = t.schema_id
 WHERE has_perms_by_name(quotename(s.name) + '.' + quotename(t.name), 'OBJECT', 'SELECT') = 1 ORDER BY t.object_id"""
@@ -668,7 +685,7 @@ _HIDDEN = """
 SELECT CASE WHEN EXISTS (
     SELECT 1 FROM sys.security_predicates f INNER JOIN sys.security_policies p ON p.object_id = f.object_id
     WHERE p.is_enabled = 1 AND f.predicate_type = 0 AND f.target_object_id = object_id({0}))
-  OR (has_perms_by_name(db_name(), 'DATABASE', 'UNMASK') = 0 AND EXISTS (
+  OR (has_perms_by_name(quotename(db_name()), 'DATABASE', 'UNMASK') = 0 AND EXISTS (
     SELECT 1 FROM sys.masked_columns WHERE is_masked = 1 AND object_id = object_id({0})))
 THEN 1 ELSE 0 END"""
 
