@@ -459,11 +459,21 @@ def test_other_errors_are_what_they_are() -> None:
     assert _tds.translate(_Native("Invalid object name 'users'."), "azure", "read").cause == plain.cause  # type: ignore[attr-defined]
 
 
-def test_a_missing_right_is_told_with_the_page_that_lists_them() -> None:
-    text = "The SELECT permission was denied on the object 'users', database 'app', schema 'dbo'."
-    for error in (_Native(text), _Odbc(text, 229)):
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The SELECT permission was denied on the object 'users', database 'app', schema 'dbo'.", 229),
+        ("CREATE TABLE permission denied in database 'app'.", 262),
+        ('Cannot find the object "users" because it does not exist or you do not have permissions.', 1088),
+        ('The specified schema name "dbsync" either does not exist or you do not have permission to use it.', 2760),
+        ("User does not have permission to perform this action.", 15247),
+        ("must be owner of table users", 33557097),
+    ],
+)
+def test_a_missing_right_is_told_with_the_page_that_lists_them(text: str, number: int) -> None:
+    for error in (_Native(text), _Odbc(text, number)):
         told = str(_tds.translate(error, "azure", "read"))
-        assert "lacks a right: The SELECT permission" in told and "docs/security.md" in told
+        assert f"lacks a right: {text}" in told and "docs/security.md" in told
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
             made: Exception = make(name, operation)
             return made
     message = plain_message(original)
-    if code in _NO_RIGHT or "permission was denied" in text:
+    if code in _NO_RIGHT or any(piece in text for piece in _NO_RIGHT_TEXTS):
         return DatabaseError(f"the user of {name} lacks a right: {message}", operation=operation, database=name, remedy=GRANT)
     return DatabaseError(message, operation=operation, database=name)
 
@@ -297,6 +297,7 @@ def _cancelled(name: str, operation: str) -> DatabaseError:
 
 
 _NO_RIGHT = (229, 230, 262, 297, 300, 1088, 2760, 15247)
+_NO_RIGHT_TEXTS = ("permission was denied", "permission denied", "not have permission", "must be owner")
 GRANT = "grant it; docs/security.md lists what a role needs"
 
 # the numbers are Microsoft's; the texts stand for them where the driver does not give numbers
