@@ -15,7 +15,7 @@ from dbsync_pipeline.mirror.ledger import Publication
 from dbsync_pipeline.mirror.ready import AGE, COUNTERS, KEYS, RELEASED, STRUCTURE, WHOLE, WRITES, Facts
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.settings import load
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.roles import Roles, administer, name
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, sequence_gives, small_world, sync, user
@@ -70,7 +70,7 @@ def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(pair: tuple
     assert given == (100_022 if target.engine_name == "mssql" else 100_021)  # see MSSQL.move_counter
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=ENGINES)
 def standby(request: pytest.FixtureRequest, new_database: NewDatabase) -> Database:
     source, target = new_database(request.param, "windows"), new_database(request.param, "linux", server=1)
     prepare(source, small_world())
@@ -93,10 +93,18 @@ def test_what_is_wrong_is_found(standby: Database) -> None:
 
 def _without_keys(database: Database, statement: str) -> None:
     with database.engine("application").connect() as connection:
-        off = "PRAGMA foreign_keys = OFF" if database.engine_name == "sqlite" else "SET session_replication_role = replica"
-        connection.connection.cursor().execute(off)
+        connection.connection.cursor().execute(_KEYS_OFF[database.engine_name])
         connection.execute(sa.text(statement))
         connection.commit()
+
+
+_KEYS_OFF = {
+    "sqlite": "PRAGMA foreign_keys = OFF",
+    "postgresql": "SET session_replication_role = replica",
+    "mssql": "IF serverproperty('Babelfish') IS NULL "
+    f"EXEC('{'; '.join(f'ALTER TABLE {table} NOCHECK CONSTRAINT ALL' for table in MODEL.names)}') "
+    "ELSE EXEC('SELECT set_config(''session_replication_role'', ''replica'', false)')",
+}
 
 
 def test_a_standby_that_cannot_be_written_is_not_ready(new_database: NewDatabase, roles: Roles) -> None:
