@@ -394,6 +394,14 @@ def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) ->
         assert "odbc" in str(url.query["driver"]).lower()
 
 
+@pytest.mark.parametrize("name", ["authentication", "Authentication"])
+@pytest.mark.parametrize("driver", ["mssqlpython", "pyodbc"])
+def test_entra_is_asked_for_and_windows_not_beside_it(driver: str, name: str) -> None:
+    url = _tds.url_of(sa.make_url(f"mssql+{driver}://@host/db?driver=x&{name}=ActiveDirectoryMSI"))
+    asked = url.get_dialect()().create_connect_args(url)[0][0].lower()
+    assert asked.count("authentication=activedirectorymsi") == 1 and "trusted_connection" not in asked
+
+
 def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="mssqlpython, pyodbc"):
         _tds.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
@@ -447,6 +455,25 @@ def test_transient_errors_of_azure_are_transient(number: int) -> None:
 def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() -> None:
     lost = RuntimeError("Connection closed: Connection closed by server while reading TDS packet header")
     assert isinstance(_tds.translate(lost, "azure", "stage"), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (
+            "Failed to acquire an Entra ID access token for authentication type 'msi': ManagedIdentityCredential unavailable.",
+            "az login",
+        ),
+        (
+            "SSPI Provider: No credentials were supplied. No Kerberos credentials available (default cache: FILE:/tmp/krb5cc_0)",
+            "kinit",
+        ),
+    ],
+)
+def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: str) -> None:
+    for error in (_Native(text), _Odbc(text, 458752)):
+        told = _tds.translate(error, "azure", "connect")
+        assert isinstance(told, Unavailable) and remedy in str(told) and "DBSYNC_AZURE_URL" in str(told)
 
 
 def test_other_errors_are_what_they_are() -> None:

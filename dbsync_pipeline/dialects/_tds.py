@@ -29,8 +29,12 @@ _LIBRARIES = {"libltdl": "libltdl7", "libodbc.": "libodbc2", "libodbcinst": "lib
 
 
 def url_of(url: sa.URL) -> sa.URL:
-    """The URL with its driver named, encrypted and verified unless it says otherwise, and without what is ours."""
+    """The URL with its driver named, encrypted and verified unless it says otherwise, and without what is ours.
+
+    SQLAlchemy knows `authentication` in small letters only, and would ask for Windows authentication beside it.
+    """
     driver = url.get_driver_name() if "+" in url.drivername else "mssqlpython"
+    url = url.set(query={"authentication" if name.lower() == "authentication" else name: url.query[name] for name in url.query})
     given = {name.lower() for name in url.query}
     ours = {} if "encrypt" in given or "odbc_connect" in given else {"Encrypt": "yes"}
     if driver == "pyodbc" and not given & {"driver", "odbc_connect"}:
@@ -274,10 +278,10 @@ def _busy(cause: str) -> Any:
     return lambda name, operation: Busy(cause, operation=operation, database=name, remedy="try again later")
 
 
-def _gone(cause: str) -> Any:
+def _gone(cause: str, remedy: str = "see that the server of {name} runs and that {url} is right, then try again") -> Any:
     def make(name: str, operation: str) -> Unavailable:
-        remedy = f"see that the server of {name} runs and that DBSYNC_{name.upper()}_URL is right, then try again"
-        return Unavailable(cause, operation=operation, database=name, remedy=remedy)
+        told = remedy.format(name=name, url=f"DBSYNC_{name.upper()}_URL")
+        return Unavailable(cause, operation=operation, database=name, remedy=told)
 
     return make
 
@@ -318,6 +322,22 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
             "limit for the database is",
         ),
         _gone("the service is busy or is moving the database"),
+    ),
+    (
+        (),
+        ("Entra ID access token", "Azure AD authentication failed", "Azure authentication libraries"),
+        _gone(
+            "no token of Microsoft Entra is to be had here",
+            "give this machine the identity, or log in (`az login`) as the user that {url} means; docs/sql-server.md lists the kinds",
+        ),
+    ),
+    (
+        (),
+        ("SSPI Provider", "Cannot generate SSPI context"),
+        _gone(
+            "Windows authentication failed: there is no ticket for the user of the mirror",
+            "run `kinit` as that user, or write a user and a password into {url}",
+        ),
     ),
     ((18456,), ("Login failed", "authentication failed"), _gone("the server refused the user or the password")),
     (
