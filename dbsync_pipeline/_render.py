@@ -27,7 +27,7 @@ from rich.text import Text
 
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import ready
+from dbsync_pipeline.mirror import guard, ready
 from dbsync_pipeline.mirror.rescue import plain
 
 if TYPE_CHECKING:
@@ -432,6 +432,8 @@ def status(found: Sequence[DatabaseStatus], configured: str) -> None:
     for place in found:
         if place.reason:
             complain(f"{place.name}: {place.reason}")
+        if place.lacks:
+            complain(_restored(place, found))
         for check, why in place.not_ready.items():
             if why not in (place.reason or ""):
                 complain(f"{place.name}: {why}\nRemedy: {ready.remedy(check, place.name, configured)}")
@@ -440,6 +442,18 @@ def status(found: Sequence[DatabaseStatus], configured: str) -> None:
                 f"{place.name}: its source, {place.last_publish.source}, could not note the publish's number: "
                 "an older source will not be noticed"
             )
+
+
+def _restored(place: DatabaseStatus, found: Sequence[DatabaseStatus]) -> str:
+    """A primary that does not know what its standbys hold, and the way out: up to the newest of them."""
+    newest = max(place.lacks, key=lambda name: place.lacks[name])
+    states = ", ".join(f"state {state} on {name}" for name, state in place.lacks.items())
+    terms = ", ".join(f"term {one.term} on {one.name}" for one in found if (one.term or 0) > (place.term or 0))
+    return (
+        f"{place.name}: it was restored from an older state, or its standbys went on without it: it does not know "
+        f"{states}{f', nor {terms}' if terms else ''}\nRemedy: {guard.bring_up(place.name, newest)}; if what its standbys have more is to "
+        f"go, `dbsync plan` says how"
+    )
 
 
 def _status_row(place: DatabaseStatus) -> tuple[str, ...]:

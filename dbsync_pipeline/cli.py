@@ -378,12 +378,20 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @app.command()
-def promote(name: Annotated[str, typer.Argument(metavar="DATABASE")], yes: Yes = False, as_json: Json = False) -> None:
+def promote(
+    name: Annotated[str, typer.Argument(metavar="DATABASE")],
+    yes: Yes = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also where another database holds a newer state, which goes with the next sync.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Make a database the primary, with a majority of all. Moves no rows, and tells no application."""
     settings, _ = _ground()
     if not yes:
-        _agree(failover.at_stake(settings, name), f"dbsync promote {name} --yes", as_json, "promote")
-    done = failover.promote(settings, name)
+        again = f"dbsync promote {name}{' --overwrite' if overwrite else ''} --yes"
+        _agree(failover.at_stake(settings, name, overwrite), again, as_json, "promote")
+    done = failover.promote(settings, name, overwrite=overwrite)
     if as_json:
         render.json_out(done)
     else:

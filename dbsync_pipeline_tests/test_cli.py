@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import psutil
 import pytest
 
 from dbsync_pipeline import cli
+from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
@@ -359,3 +363,85 @@ def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbs
     part = ("--target", "linux", "--table", "users", "--no-partial", "--json")
     execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them again"))
     assert "partial" in [refusal["guard"] for refusal in dbsync("plan", *part).json["targets"][0]["refusals"]]
+
+
+# A primary that was restored from a backup ------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["before any term", "after the failback"])
+def restored(request: pytest.FixtureRequest, places: Places, dbsync: Dbsync) -> Places:
+    """windows was the primary, linux after it, and windows again; then it is lost and restored from a backup of before its last publish."""
+    windows, backup = places.named("windows"), places.folder / "backup.db"
+    assert dbsync("sync").status == 0
+    if request.param == "before any term":
+        _copy(windows, backup)
+    assert dbsync("promote", "linux", "--yes").status == 0
+    execute(places.named("linux"), "UPDATE users SET name = 'on linux' WHERE id = 2")
+    assert dbsync("sync", "--target", "azure").status == dbsync("failback", "--yes").status == 0
+    if request.param == "after the failback":
+        _copy(windows, backup)
+    execute(windows, "UPDATE users SET name = 'on windows' WHERE id = 3")
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(windows, "UPDATE users SET name = 'the last one' WHERE id = 4")
+    assert dbsync("sync", "--target", "azure").status == 0
+    for ending in ("-wal", "-shm"):
+        Path(f"{windows.url.database}{ending}").unlink(missing_ok=True)
+    backup.replace(windows.url.database or "")
+    execute(windows, "UPDATE users SET name = 'after the restore' WHERE id = 5")
+    return places
+
+
+def _copy(database: Database, file: Path) -> None:
+    with closing(sqlite3.connect(database.url.database or "")) as live, closing(sqlite3.connect(file)) as copy:
+        live.backup(copy)
+
+
+def _commands(text: str) -> list[list[str]]:
+    """The commands that a remedy names, as words."""
+    return [command.split() for command in re.findall(r"`dbsync ([^`]+)`", text)]
+
+
+def test_a_restored_primary_is_told_of_and_the_remedy_brings_it_up(restored: Places, dbsync: Dbsync) -> None:
+    told = dbsync("status")
+    assert "windows: it was restored from an older state" in told.err and "on linux, state" in told.err
+    newest = content(restored.named("azure"))
+    assert dbsync("sync").status == 1, "every standby refuses it"
+    assert content(restored.named("azure")) == newest
+    remedy = _commands(told.err)[0]
+    assert remedy == ["sync", "--source", "azure", "--target", "windows", "--overwrite"]
+    assert dbsync(*remedy).status == 0
+    assert content(restored.named("windows")) == newest
+    found = {one["name"]: one for one in dbsync("status", "--json").json}
+    assert found["windows"]["role"] == "primary" and found["windows"]["term"] == 2 and found["windows"]["lacks"] == {}
+    execute(restored.named("windows"), "UPDATE users SET name = 'it goes on' WHERE id = 6")
+    assert dbsync("sync").status == 0
+    assert content(restored.named("linux")) == content(restored.named("azure")) == content(restored.named("windows"))
+
+
+@pytest.mark.parametrize("restored", ["before any term"], indirect=True)
+def test_each_refusal_of_a_restored_primary_names_a_way_out(restored: Places, dbsync: Dbsync) -> None:
+    for target in ("azure", "linux"):
+        refused = dbsync("sync", "--target", target)
+        assert refused.status == 1 and f"{target} holds state" in refused.err
+        up = _commands(refused.err)[0]
+        assert up == ["sync", "--source", target, "--target", "windows", "--overwrite"]
+    assert dbsync(*up).status == 0, "up to linux, which is behind azure"
+    refused = dbsync("sync", "--target", "azure")
+    assert refused.status == 1 and "the last one" in str(content(restored.named("azure")))
+    assert dbsync(*_commands(refused.err)[0]).status == 0
+    assert "the last one" in str(content(restored.named("windows")))
+    assert dbsync("sync").status == 0
+
+
+def test_the_loss_of_what_a_restored_primary_lacks_is_accepted_by_name(restored: Places, dbsync: Dbsync) -> None:
+    refused = dbsync("sync", "--target", "azure")
+    accept = _commands(refused.err)[-1]
+    if accept[0] == "promote":
+        unasked = dbsync("promote", "windows", "--yes")
+        assert unasked.status == 1 and "it does not know state" in unasked.err and accept in _commands(unasked.err)
+    assert dbsync(*accept).status == 0
+    assert dbsync("sync", "--target", "azure").status == 0
+    assert content(restored.named("azure")) == content(restored.named("windows"))
+    (kept,) = dbsync("rescue", "list", "--database", "azure", "--json").json
+    run = kept["rescued"][0][0]["run_id"]
+    assert "the last one" in dbsync("rescue", "show", run, "--json").out

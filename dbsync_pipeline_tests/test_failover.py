@@ -361,6 +361,37 @@ def test_two_promotions_at_once_make_one_primary(files: Three) -> None:
     assert found.primary == (max(promoted).primary if promoted else "windows")
 
 
+def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_overwritten(files: Three) -> None:
+    execute(files.windows, (users.insert(), [user(700, name="on azure alone")]))
+    sync(files.windows, files.azure)
+    files.silent = {"windows"}
+    strict = files.settings.model_copy(update={"failover_grace_seconds": 0.0})
+    with pytest.raises(Refused, match=r"does not know state .* on azure") as refused:
+        failover.promote(strict, "linux")
+    assert "dbsync sync --source azure --target linux" in str(refused.value)
+    with pytest.raises(Refused, match="does not know state"):
+        failover.at_stake(strict, "linux")
+    assert "goes into the rescue tables" in failover.at_stake(strict, "linux", overwrite=True)
+    assert files.terms() == dict.fromkeys(("windows", "linux", "azure")), "nobody took a term"
+    assert failover.promote(files.settings, "linux").term == Term(1, "linux"), "within the grace the standbys are of one round"
+
+
+def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(files: Three) -> None:
+    moved(files)
+    sync(files.linux, files.azure)
+    execute(files.linux, (users.insert(), [user(802)]))
+    with files.linux.connect() as dialect, dialect.connection.begin():
+        Ledger(dialect).note("number", "1")  # as a backup from before the last publish has it
+        for number in range(2, 10):
+            Ledger(dialect).note(f"state {number}", None)
+    with pytest.raises(Refused, match=r"does not know state .* on azure") as refused:
+        fail_back(files)
+    assert "dbsync sync --source azure --target linux --overwrite" in str(refused.value)
+    sync(files.azure, files.linux, policy=ANYTHING)
+    fail_back(files)
+    assert content(files.windows) == content(files.azure) == content(files.linux)
+
+
 # Failback ---------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.dialects.base import Dialect, Key
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import rescue, term
+from dbsync_pipeline.mirror import guard, rescue, term
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult, Term
@@ -285,14 +285,71 @@ class Promotion:
     held_at: dt.datetime | None
 
 
-def at_stake(settings: Settings, name: str) -> str:
-    """What a promotion of this database would mean, for the person who decides. Reads ledgers only."""
+def at_stake(settings: Settings, name: str, overwrite: bool = False) -> str:
+    """What a promotion of this database would mean, for the person who decides. Reads ledgers only. Refuses as `promote` does."""
     settings.database(name)
-    seen = probe(databases(settings), settings.connect_seconds)
-    primary = reign(seen, settings).primary
+    among = {one.name: one for one in databases(settings)}
+    seen = probe(list(among.values()), settings.connect_seconds)
+    found = reign(seen, settings)
     one = next(one for one in seen if one.name == name)
+    lost = "" if one.reason or _is_it(name, found) else _lost(settings, among, found, one, overwrite)
     mixed = "; its last publish was of some tables only" if one.mixed else ""
-    return f"{name} becomes the primary in the place of {primary}. {_holds(one, primary)}{mixed}"
+    return f"{name} becomes the primary in the place of {found.primary}. {_holds(one, found.primary)}{mixed}{lost}"
+
+
+def _is_it(name: str, found: term.Standing) -> bool:
+    return found.primary == name and found.pending is None
+
+
+def _lost(settings: Settings, among: Mapping[str, Database], found: term.Standing, chosen: Observation, overwrite: bool) -> str:
+    """What others hold and the chosen one lacks, in words; nothing where it lacks nothing. Refused unless that may be overwritten.
+
+    The standbys of one round are synced one after another and are alike; a primary that lacks a state has lost it.
+    """
+    grace = dt.timedelta(seconds=settings.failover_grace_seconds)
+    lacking = {
+        name: last
+        for name, last in unknown_states(among, chosen.name, settings.connect_seconds).items()
+        if chosen.name == found.primary or chosen.snapshot_at is None or last.snapshot_at - chosen.snapshot_at > grace
+    }
+    if lacking and not overwrite:
+        raise _older(chosen.name, lacking, "promote", f"; if what others have more is to go: {guard.promote_anyway(chosen.name)}")
+    return f"; {_in_words(lacking)} is not in it, and goes into the rescue tables with the next sync" if lacking else ""
+
+
+def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> dict[str, Publication]:
+    """The states that others which answer hold and this database does not know, by who holds them, the newest first.
+
+    It was restored from a backup, or is behind them. Of a state that its source could not number nothing is known.
+    """
+    answers = ask([one for one in among.values() if one.name != name], _received, seconds)
+    held = [last for last in answers.values() if isinstance(last, Publication) and last.numbered]
+    with among[name].connect() as dialect:
+        ledger = Ledger(dialect)
+        known = ledger.exists()
+        unknown = [last for last in held if not (known and ledger.knows(last))]
+    return {last.target: last for last in sorted(unknown, key=lambda last: (last.snapshot_at, last.state), reverse=True)}
+
+
+def _received(database: Database) -> Publication | None:
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        return ledger.last() if ledger.exists() else None
+
+
+def _in_words(lacking: Mapping[str, Publication]) -> str:
+    return ", ".join(
+        f"state {last.state} of {last.snapshot_at:%Y-%m-%d %H:%M:%S} UTC on {name}" for name, last in lacking.items()
+    )
+
+
+def _older(name: str, lacking: Mapping[str, Publication], operation: str, otherwise: str = "") -> Refused:
+    return Refused(
+        f"it does not know {_in_words(lacking)}: it was restored from a backup, or is an older standby",
+        operation=operation,
+        database=name,
+        remedy=guard.bring_up(name, next(iter(lacking))) + otherwise,
+    )
 
 
 def _holds(one: Observation, primary: str) -> str:
@@ -306,23 +363,24 @@ def _holds(one: Observation, primary: str) -> str:
     )
 
 
-def promote(settings: Settings, name: str) -> Promotion:
+def promote(settings: Settings, name: str, *, overwrite: bool = False) -> Promotion:
     """Make a database the primary: the others take the next term, then it does, when that makes a majority. A second call is the same.
 
     Moves no rows, and says nothing to the application. Raises SettingsError for an unknown name, Unavailable where it does not answer,
-    Refused where it is held, was never published to, or a majority cannot be had.
+    Refused where it is held, a majority cannot be had, or another database holds a newer state that it does not know (unless `overwrite`).
     """
     settings.database(name)
     among = {one.name: one for one in databases(settings)}
     seen = {one.name: one for one in probe(list(among.values()), settings.connect_seconds)}
     found = reign(list(seen.values()), settings)
     chosen = seen[name]
-    if found.primary == name and found.pending is None:
+    if _is_it(name, found):
         return _again(settings, among, found, chosen)
     _may_reign(chosen)
     needed = term.majority(len(among))
     if len(found.taken) < needed:
         raise _no_majority(name, len(found.taken), needed, found.silent)
+    _lost(settings, among, found, chosen, overwrite)
     new = Term(found.highest + 1, name)
     others = [among[one] for one in found.taken if one != name]
     missing = {**found.silent, **term.give(new, others, settings.connect_seconds)}
@@ -432,7 +490,8 @@ def failover(
     decision = decided(seen, settings)
     if not act or decision.nothing:
         return Report(seen, decision)
-    promotion = promote(settings, decision.promote) if decision.promote else None
+    # the decision has weighed already what others hold
+    promotion = promote(settings, decision.promote, overwrite=True) if decision.promote else None
     by_name = {one.name: one for one in databases(settings)}
     published, failed = list[Publication](), dict[str, str]()
     for target in decision.targets:
@@ -497,12 +556,17 @@ def failback(
 
     Writers there wait until it is done. The configured primary takes the next term with the publish, the former one in the transaction that
     keeps its writers out, the others right after. What the configured primary had alone stands in its rescue tables. After a call that was
-    cut off before the former one took the term nothing has changed hands: a second call does it all again. Raises SettingsError where it is the primary already, Refused where a majority does not answer or a guard stands, Busy, or what a database says.
+    cut off before the former one took the term nothing has changed hands: a second call does it all again. Raises SettingsError where it
+    is the primary already, Refused where a majority does not answer, the primary of now lacks what another standby holds, or a guard
+    stands, Busy, or what a database says.
     """
     among = {one.name: one for one in databases(settings)}
     found = term.standing(list(among.values()), settings)
     _may_return(settings, found)
     former, target = among[found.primary], among[settings.primary]
+    others = {name: one for name, one in among.items() if one is not target}
+    if lacking := unknown_states(others, former.name, settings.connect_seconds):
+        raise _older(former.name, lacking, "failback")
     new = Term(found.highest + 1, target.name, after=former.name)
     allowed = replace(
         policy or Policy(False, settings.max_change_fraction, settings.max_change_rows), overwrite=True, any_term=True
@@ -517,8 +581,8 @@ def failback(
         _become_standby(fence, target, publication, replace(new, after=None))
         fence.commit()
     new = _settled(target, new)
-    others = [one for name, one in among.items() if name in found.taken and name not in (former.name, target.name)]
-    missing = {**found.silent, **term.give(new, others, settings.connect_seconds)}
+    rest = [one for name, one in others.items() if name in found.taken and one is not former]
+    missing = {**found.silent, **term.give(new, rest, settings.connect_seconds)}
     if len(among) - len(missing) < term.majority(len(among)):
         raise _no_majority(target.name, len(among) - len(missing), term.majority(len(among)), missing)
     return Failback(target.name, former.name, new, publication, rescue.rescued_keys(target, model, run_id), missing)

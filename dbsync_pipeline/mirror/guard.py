@@ -126,8 +126,15 @@ def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
             None,
             f"{plan.target} holds state {plan.strange}, which {plan.source} does not know: {plan.source} was restored from a "
             "backup, or is an older standby",
-            _through(plan, "--overwrite"),
+            f"{bring_up(plan.source, plan.target)}; {_accept_loss(plan)}",
         )
+
+
+def _accept_loss(plan: Plan) -> str:
+    """What lets an older source through. One whose term is behind has to become the primary: the guard of terms cannot be waived."""
+    if plan.target_term is not None and plan.target_term.n > (plan.source_term.n if plan.source_term else 0):
+        return f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
+    return _through(plan, "--overwrite")
 
 
 def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
@@ -142,8 +149,7 @@ def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
             "term",
             None,
             f"{plan.target} says that {theirs.primary} is the primary (term {theirs.n}), and {plan.source} is of term {mine}",
-            f"make {plan.source} a copy of the primary first: `dbsync failback` where it is the configured primary, else "
-            f"`dbsync sync --source {theirs.primary} --target {plan.source}`",
+            _to_term(plan, theirs),
         )
     elif theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite:
         yield Finding(
@@ -152,6 +158,18 @@ def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
             f"{plan.target} is the primary (term {theirs.n}): what the application wrote there would be lost",
             _through(plan, "--overwrite"),
         )
+
+
+def _to_term(plan: Plan, theirs: Term) -> str:
+    """What gives the source the term that the target knows. One that should have it itself was restored, or is not yet promoted."""
+    if theirs.primary != plan.source:
+        return (
+            f"make {plan.source} a copy of the primary first: `dbsync failback` where it is the configured primary, else "
+            f"`dbsync sync --source {theirs.primary} --target {plan.source}`"
+        )
+    if plan.strange is not None:
+        return f"{bring_up(plan.source, plan.target)}; if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
+    return f"`dbsync promote {plan.source}` ends the promotion that was cut off"
 
 
 def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
@@ -219,6 +237,19 @@ def _over_its_rows(plan: Plan) -> str:
 def failback(name: str) -> str:
     """The remedy for the configured primary, of that name, that came back when another one was the primary."""
     return f"`dbsync failback` makes {name} the primary again and keeps its rows in the rescue tables"
+
+
+def bring_up(older: str, newer: str) -> str:
+    """The remedy for a database that lacks what another one holds, as after a restore from a backup."""
+    return (
+        f"`dbsync sync --source {newer} --target {older} --overwrite` brings {older} up to {newer} and keeps what it has alone in the "
+        "rescue tables"
+    )
+
+
+def promote_anyway(name: str) -> str:
+    """What makes a database the primary though others hold what it lacks."""
+    return f"`dbsync promote {name} --overwrite --yes`"
 
 
 def _through(plan: Plan, option: str) -> str:

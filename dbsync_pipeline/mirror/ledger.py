@@ -270,11 +270,11 @@ class Ledger:
         return self._fact("identity") if self.exists() else ""
 
     def number(self) -> int:
-        """The highest publish number that this database knows, received or sent; 0 where it knows none."""
+        """The highest number that this database knows, of a publish or of a state, received or sent; 0 where it knows none."""
         publishes = self._t.publishes
         with self._dialect.doing("read the ledger"):
-            received = self._connection.execute(sa.select(sa.func.max(publishes.c.number))).scalar_one() or 0
-        return max(received, int(self.fact("number") or 0))
+            received = self._connection.execute(sa.select(sa.func.max(publishes.c.number), sa.func.max(publishes.c.state))).one()
+        return max(int(self.fact("number") or 0), *(number or 0 for number in received))
 
     def numbers(self) -> Numbers:
         """The states that this database holds or has been through: sent as a source, or received as a standby."""

@@ -36,7 +36,8 @@ class DatabaseStatus:
     """One database. `behind` has the rows of each table that a sync from the primary would insert, update or delete.
 
     `ready` says of a standby whether the application could write there now, and `not_ready` by check why not; a check may also say that
-    a ready standby is old. `term` is the highest that the database took. What could not be found out is None, with the reason in `reason`.
+    a ready standby is old. `term` is the highest that the database took. `lacks` says of the primary which state each standby holds that it
+    does not know: it was restored from a backup. What could not be found out is None, with the reason in `reason`.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DatabaseStatus:
     term: int | None = None
     ready: bool | None = None
     not_ready: Mapping[str, str] = field(default_factory=dict)
+    lacks: Mapping[str, int] = field(default_factory=dict)
 
 
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
@@ -66,8 +68,9 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
         if primary is None or not primary.available:
             return found
         source = next(one for one in known if one.name == primary.name)
-        compared = pool.map(lambda one, database: _compared(one, database, source, settings, model), found, known)
-        return list(compared)
+        compared = list(pool.map(lambda one, database: _compared(one, database, source, settings, model), found, known))
+    lacks = {one.name: state for one, state in compared if state is not None}
+    return [replace(one, lacks=lacks) if one.name == source.name else one for one, _ in compared]
 
 
 def _alone(database: Database, standing: term.Standing, settings: Settings, model: Model) -> DatabaseStatus:
@@ -99,13 +102,16 @@ def _last(last: Publication, age: float) -> LastPublish:
     return LastPublish(last.number, last.run_id, last.source, last.published_at, round(age, 1), last.partial, last.numbered)
 
 
-def _compared(one: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model) -> DatabaseStatus:
+def _compared(
+    one: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model
+) -> tuple[DatabaseStatus, int | None]:
+    """The status of a standby beside the primary, and the number of its state where the primary does not know it and differs."""
     if one.name == source.name or one.reason is not None:
-        return one
+        return one, None
     try:
         with Session(source, database, model, run_id="status", settings=settings) as session:
             plan, _ = session.plan()
     except DbsyncError as error:
-        return replace(one, reason=str(error))
+        return replace(one, reason=str(error)), None
     behind = {name: table.insert + table.update + table.delete for name, table in plan.tables.items() if not table.empty}
-    return replace(one, in_sync=not behind, behind=behind)
+    return replace(one, in_sync=not behind, behind=behind), plan.strange if behind else None
