@@ -19,6 +19,7 @@ from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, tally
 from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
@@ -580,6 +581,39 @@ def test_a_failback_needs_the_configured_primary_and_a_majority(files: Three) ->
     files.silent = {"azure"}
     assert fail_back(files).missing["azure"]
     assert term.primary(files.settings) == "windows"
+
+
+def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing(three: Three) -> None:
+    moved(three)
+    before, newest = content(three.windows), content(three.linux)
+    fail_back(three)
+    rescue.undo(three.windows, MODEL, "back-1", by="undo-1", settings=three.settings)
+    assert content(three.windows) == before
+    assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
+    windows = next(one for one in status(three.settings, MODEL) if one.name == "windows")
+    assert windows.role == "primary" and "linux" in windows.lacks
+    for target in (three.linux, three.azure):
+        with pytest.raises(Refused):
+            sync(three.windows, target)
+    assert content(three.linux) == newest
+    with pytest.raises(Refused, match="older source"):
+        sync(three.windows, three.linux)
+    sync(three.linux, three.windows, policy=ANYTHING)
+    assert content(three.windows) == newest
+    rescue.hold(three.windows, None)
+    execute(three.windows, (users.insert(), [user(900)]))
+    sync(three.windows, three.linux)
+    assert content(three.linux) == content(three.windows)
+
+
+def test_after_an_undone_failback_the_former_primary_is_promoted_and_the_failback_done_again(files: Three) -> None:
+    moved(files)
+    fail_back(files)
+    rescue.undo(files.windows, MODEL, "back-1", by="undo-1", settings=files.settings)
+    assert failover.promote(files.settings, "linux").term == Term(3, "linux")
+    execute(files.linux, (users.insert(), [user(900)]))
+    assert fail_back(files, "back-2").term == Term(4, "windows")
+    assert content(files.windows) == content(files.linux)
 
 
 def test_the_former_primary_says_that_it_holds_what_the_new_one_does(files: Three) -> None:
