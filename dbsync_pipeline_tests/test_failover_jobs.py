@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, SensorDefinition, build_sensor_context
+from dagster import DagsterInstance, DagsterRunStatus, SensorDefinition, build_sensor_context
 
 from dbsync_pipeline import history, runs
 from dbsync_pipeline.choice import Allowed
@@ -56,13 +56,14 @@ def terms(places: Places) -> dict[str, Term | None]:
 class Sensor:
     """One of the sensors, ticked as the daemon does it: each tick is given the cursor that the last one left."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, instance: DagsterInstance | None = None) -> None:
+        self._instance = instance or DagsterInstance.ephemeral()
         self._sensor: SensorDefinition = next(one for one in failover.sensors(load()) if one.name == name)
         self.cursor: str | None = None
 
     def tick(self) -> tuple[list[str], str]:
         """(run keys requested, why none is)."""
-        found: Any = self._sensor.evaluate_tick(build_sensor_context(cursor=self.cursor, sensor_name=self._sensor.name))
+        found: Any = self._sensor.evaluate_tick(build_sensor_context(self._instance, self.cursor, sensor_name=self._sensor.name))
         self.cursor = found.cursor
         self.tags = [request.tags for request in found.run_requests or []]
         return [str(request.run_key) for request in found.run_requests or []], found.skip_message or ""
@@ -86,6 +87,18 @@ def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> 
     sensor.tick(), sensor.tick()
     (other,), _ = sensor.tick()
     assert other != first
+
+
+def test_a_run_that_failed_is_followed_by_another_to_a_limit(places: Places, instance: DagsterInstance) -> None:
+    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1")
+    gone(places)
+    sensor, keys = Sensor("failover", instance), list[str]()
+    for _ in range(5):
+        (key,), _ = sensor.tick()
+        assert sensor.tick()[0] == [key], "no other one before it failed"
+        keys.append(key)
+        instance.create_run_for_job(failover.failover_job, tags=sensor.tags[0], status=DagsterRunStatus.FAILURE)
+    assert len(set(keys)) == 3 and keys[2] == keys[3] == keys[4]
 
 
 def test_a_sensor_changes_nothing(places: Places) -> None:

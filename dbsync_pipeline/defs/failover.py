@@ -14,12 +14,15 @@ from typing import Any
 
 from dagster import (
     AssetMaterialization,
+    DagsterInstance,
+    DagsterRunStatus,
     DefaultSensorStatus,
     Failure,
     MetadataValue,
     OpExecutionContext,
     Output,
     RunRequest,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
@@ -42,6 +45,12 @@ from dbsync_pipeline.settings import Settings, load
 
 MODE_TAG = "dbsync/failover"
 """`alert` on a run that shall say what is to be done, and not do it."""
+
+OUTAGE_TAG = "dbsync/outage"
+"""Since when the primary has not answered, on a run that the sensor asked for."""
+
+_ATTEMPTS = 3
+"""So many runs are asked for in one outage, each after the one before failed."""
 
 REPORT = "report"
 """The metadata that holds what a run saw and did, as JSON."""
@@ -161,13 +170,15 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         name="failover",
         minimum_interval_seconds=settings.failover_probe_seconds,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Requests a run of failover_job, once for each outage of the primary.",
+        description="Requests a run of failover_job for each outage of the primary, and another where that one failed, three in all.",
     )
     def failover_sensor(context: SensorEvaluationContext) -> SensorResult:
         now = load()
         if now.failover == "off":
             return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NOTHING)
-        return outage(_probe(now), now, context.cursor, datetime.now(timezone.utc))
+        return outage(
+            _probe(now), now, context.cursor, datetime.now(timezone.utc), lambda since: _failed(context.instance, since)
+        )
 
     @sensor(
         job=primary_back_job,
@@ -183,16 +194,31 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
     return [failover_sensor, primary_back_sensor]
 
 
-def outage(seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime) -> SensorResult:
-    """What the failover sensor does: count in the cursor, and request a run when the outage is long enough; its key is the outage's."""
+def _failed(instance: DagsterInstance, since: str) -> int:
+    """How many runs of that outage failed at what they were to do; one that was only to tell fails always."""
+    failures = RunsFilter(
+        job_name=failover_job.name, tags={OUTAGE_TAG: since, MODE_TAG: "auto"}, statuses=[DagsterRunStatus.FAILURE]
+    )
+    return instance.get_runs_count(failures)
+
+
+def outage(
+    seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime, failed: Callable[[str], int]
+) -> SensorResult:
+    """What the failover sensor does: count in the cursor, and request a run when the outage is long enough.
+
+    Its key is the outage's, so that it is run once, and has the number of those that `failed`, so that another is tried, to a limit.
+    """
     before = Outage.from_text(cursor) if cursor not in (None, _NOTHING) else None
     found = mirror.tally(before, seen, settings, now)
     if found is None:
         return SensorResult(skip_reason=mirror.decided(seen, settings).why, cursor=_NOTHING)
     if not mirror.due(found, settings, now):
         return SensorResult(skip_reason=str(found), cursor=found.to_text())
-    tags = {MODE_TAG: settings.failover, "dbsync/outage": found.since.isoformat()}
-    request = RunRequest(run_key=f"{found.primary} {found.since.isoformat()}", tags=tags)
+    since = found.since.isoformat()
+    attempt = min(failed(since), _ATTEMPTS - 1)
+    key = f"{found.primary} {since}" + (f" {attempt + 1}" if attempt else "")
+    request = RunRequest(run_key=key, tags={MODE_TAG: settings.failover, OUTAGE_TAG: since})
     return SensorResult(run_requests=[request], cursor=found.to_text())
 
 
