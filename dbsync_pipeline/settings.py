@@ -1,15 +1,17 @@
 """What the environment says, read once into frozen values; nothing else in the project reads the environment.
 
 A database is one setting, `DBSYNC_<NAME>_URL`. When any is set, the databases are those that have one; when none is, they are three
-SQLite files under `DBSYNC_HOME`. `.env` in the working folder is read too, and the environment wins.
+SQLite files under `DBSYNC_HOME`. `.env` in the working folder is read too, and the environment wins. A name that begins with
+DBSYNC_ and is no setting is refused: it is a misspelt one, and what it was meant to change would go on as if it were not there.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
@@ -23,6 +25,8 @@ FIRST = ("windows", "linux", "azure")
 
 _URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
 _NOT_DATABASES = {"HEARTBEAT"}
+_OTHERS = re.compile(r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$")
+"""What is no misspelt setting: the test suite's own, and what Kubernetes sets for each of its services, of which one may be `dbsync`."""
 
 
 class DatabaseSetting(BaseModel):
@@ -120,6 +124,7 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """The settings as the environment and `.env` have them now; raises SettingsError without quoting any value."""
+    _refuse_unknown()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -130,10 +135,40 @@ def load() -> Settings:
     return settings.model_copy(update={"databases": found})
 
 
+def _environment() -> dict[str, str | None]:
+    return {**dotenv_values(".env"), **os.environ}
+
+
+def _refuse_unknown() -> None:
+    """No name that begins with DBSYNC_, in whatever case, may be one that is not read."""
+    settings = {f"DBSYNC_{name.upper()}" for name in Settings.model_fields if name != "databases"}
+    unknown = [
+        name
+        for name in _environment()
+        if name.upper().startswith("DBSYNC_")
+        and name.upper() not in settings
+        and not _URL.match(name)
+        and not _OTHERS.match(name)
+    ]
+    if unknown:
+        known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
+        raise SettingsError(
+            f"no such setting: {', '.join(_with_likeliest(name, known) for name in sorted(unknown))}",
+            remedy="mend its name, or take it out of the environment or .env; README.md has all settings, "
+            "and a database is DBSYNC_<NAME>_URL with a name of letters and digits",
+        )
+
+
+def _with_likeliest(name: str, known: set[str]) -> str:
+    """The name, and the setting that was probably meant; the beginning that all share makes nothing alike."""
+    endings = {setting.removeprefix("DBSYNC_"): setting for setting in sorted(known)}
+    close = difflib.get_close_matches(name.upper().removeprefix("DBSYNC_"), endings, n=1)
+    return f"{name} (probably {endings[close[0]]})" if close else name
+
+
 def _urls() -> dict[str, str]:
-    environment: dict[str, Any] = {**dotenv_values(".env"), **os.environ}
     found: dict[str, str] = {}
-    for variable, value in environment.items():
+    for variable, value in _environment().items():
         match = _URL.match(variable)
         if match and value and match[1] not in _NOT_DATABASES:
             found[match[1].lower()] = value

@@ -132,6 +132,36 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
     assert done.status != 0 and text in done.err and "unforeseen" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("DBSYNC_SCHEDUEL", "probably DBSYNC_SCHEDULE)"),
+        ("DBSYNC_RESCUE_DAY", "probably DBSYNC_RESCUE_DAYS)"),
+        ("DBSYNC_LINUX_ULR", "probably DBSYNC_LINUX_URL)"),
+        ("dbsync_linux_url", "probably DBSYNC_LINUX_URL)"),
+        ("DBSYNC_QQQQ", "DBSYNC_<NAME>_URL"),
+    ],
+)
+def test_a_misspelt_setting_is_told_and_nothing_is_done(variable: str, meant: str, places: Places, dbsync: Dbsync) -> None:
+    (places.folder / ".env").write_text(f"{variable}=hunter2\n")
+    done = dbsync("sync")
+    assert done.status == 2 and f"no such setting: {variable}" in done.err and meant in done.err
+    (places.folder / ".env").unlink()
+    places.set(**{variable: "hunter2"})
+    error = dbsync("status", "--json").json["error"]
+    assert variable in error["cause"] and SECRET.decode() not in done.err + str(error)
+    assert not places.folder.joinpath(".dbsync", "linux.db").exists()
+
+
+def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Dbsync) -> None:
+    """The tests' own, another database, a setting in another case, and what Kubernetes sets for services `dbsync` and `dbsync-ui`."""
+    url = f"sqlite:///{places.folder / 'mars.db'}"
+    places.set(DBSYNC_TEST_URLS="sqlite://", DBSYNC_WINDOWS_URL=url, DBSYNC_MARS2_URL=url, dbsync_rescue_days="3")
+    places.set(DBSYNC_SERVICE_HOST="10.0.0.1", DBSYNC_PORT="tcp://10.0.0.1:80", DBSYNC_PORT_80_TCP_ADDR="10.0.0.1")
+    places.set(DBSYNC_UI_SERVICE_PORT_HTTP="3000", DBSYNC_UI_PORT_3000_TCP="tcp://10.0.0.2:3000")
+    assert [one["name"] for one in dbsync("status", "--json").json] == ["windows", "mars2"]
+
+
 def test_one_database_alone_is_no_mirror(places: Places, dbsync: Dbsync) -> None:
     places.set(DBSYNC_WINDOWS_URL="sqlite:///alone.db")
     done = dbsync("sync")
