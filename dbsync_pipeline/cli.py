@@ -68,11 +68,26 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, an
 def main() -> None:
     """The entry point: runs a verb; every failure ends as a text for a person, or as JSON, and a status that is not 0."""
     try:
-        app()
+        _run()
     except DbsyncError as error:
         _fail(error)
     except Exception as error:
         _fail(DbsyncError(unforeseen.text(error)))
+
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What Typer raises for any wrong word; it has no name of its own there."""
+
+
+def _run() -> None:
+    """Typer shows a wrong word by itself, as text; where JSON is asked for it becomes an error like all others."""
+    if "--json" not in sys.argv:
+        app(prog_name="dbsync")
+    try:
+        sys.exit(app(prog_name="dbsync", standalone_mode=False))
+    except _UsageError as error:
+        asked = error.ctx.command_path if error.ctx else "dbsync"
+        raise SettingsError(error.format_message(), operation=asked, remedy=f"{asked} --help") from None
 
 
 def _fail(error: DbsyncError) -> NoReturn:

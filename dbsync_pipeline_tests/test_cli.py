@@ -114,6 +114,27 @@ def test_a_wrong_word_is_answered_with_the_right_ones(words: list[str], text: st
 
 
 @pytest.mark.parametrize(
+    ("words", "text", "remedy"),
+    [
+        (["plan", "--nope"], "--nope", "dbsync plan --help"),
+        (["plan", "--max-change-rows", "few"], "--max-change-rows", "dbsync plan --help"),
+        (["sync", "--max-change-fraction", "7"], "--max-change-fraction", "dbsync sync --help"),
+        (["undo"], "RUN", "dbsync undo --help"),
+        (["tables", "recreate"], "--database", "dbsync tables recreate --help"),
+        (["nope"], "nope", "dbsync --help"),
+    ],
+)
+def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
+    words: list[str], text: str, remedy: str, places: Places, dbsync: Dbsync
+) -> None:
+    done = dbsync(*words, "--json")
+    error = done.json["error"]
+    assert done.status == 2 and done.err == "" and text in error["cause"] and error["remedy"] == remedy
+    told = dbsync(*words)
+    assert told.status == 2 and told.out == "" and text in told.err
+
+
+@pytest.mark.parametrize(
     ("variable", "value", "words", "text"),
     [
         ("DBSYNC_HOME", "a_file/below", ["sync"], "Remedy: set DBSYNC_HOME"),
