@@ -1,4 +1,4 @@
-# Needs Python 3.10 to 3.13 and make, nothing else. Everything is installed into .venv in this folder, in the versions of uv.lock.
+# Needs Python 3.11 to 3.14 and make, nothing else. Everything is installed into .venv in this folder, in the versions of uv.lock.
 # uv is the one on the PATH, or else it is fetched by pip into .venv. Paths are relative, so that the folder's own may hold blanks.
 
 .DEFAULT_GOAL := help
@@ -43,12 +43,12 @@ $(INSTALLED): pyproject.toml uv.lock
 	else \
 	    uv=$(BIN)/uv; \
 	    if [ ! -x $$uv ]; then \
-	        right='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'; \
-	        for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	        right='import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))'; \
+	        for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	            if "$$python" -c "$$right" >/dev/null 2>&1; then found="$$python"; break; fi; \
 	        done; \
 	        if [ -z "$$found" ]; then \
-	            echo "No Python 3.10 to 3.13 with venv was found. Install one (on Debian: apt install python3 python3-venv)," \
+	            echo "No Python 3.11 to 3.14 with venv was found. Install one (on Debian: apt install python3 python3-venv)," \
 	                 "or name it: make demo PYTHON=/path/to/python3"; \
 	            exit 1; \
 	        fi; \

@@ -298,7 +298,7 @@ def pause(
 ) -> None:
     """Hold a target: schedules and sensors leave it alone until `dbsync release TARGET`. An explicit `dbsync sync` still syncs it."""
     settings, _ = _ground()
-    why = f"paused at {dt.datetime.now(dt.timezone.utc):%Y-%m-%d %H:%M:%S} UTC" + (f": {reason}" if reason else "")
+    why = f"paused at {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC" + (f": {reason}" if reason else "")
     before = rescue.hold(database(settings, name), why)
     if as_json:
         render.json_out({"database": name, "held": why, "was_held": before})

@@ -39,7 +39,7 @@ COUNTS = {"users": 500, "chats": 1_500, "messages": 20_000, "documents": 800, "u
 
 _BATCH = 200  # rows a statement: documents are held in memory by this many, some 7 MB
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dagster import (
@@ -178,7 +178,7 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
         status=run.status.value,
         source=source_of(run),
         target=target_of(run),
-        started_at=datetime.fromtimestamp(began, timezone.utc),
+        started_at=datetime.fromtimestamp(began, UTC),
         seconds=round(record.end_time - began, 3) if record.end_time else None,
         tables=dict(map(_table, made)),
         reason=reason(told),

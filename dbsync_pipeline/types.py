@@ -51,7 +51,7 @@ class Instant(TypeDecorator[dt.datetime]):
             return value.isoformat(sep=" ", timespec="microseconds")
         if dialect.name != "sqlite":
             return value
-        return value.astimezone(dt.timezone.utc).isoformat(sep=" ", timespec="microseconds")
+        return value.astimezone(dt.UTC).isoformat(sep=" ", timespec="microseconds")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dt.datetime | None:
         return dt.datetime.fromisoformat(value) if isinstance(value, str) else value

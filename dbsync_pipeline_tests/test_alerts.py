@@ -32,7 +32,7 @@ from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.receiver import Receiver
 from dbsync_pipeline_tests.worlds import execute, sync
 
-NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.timezone.utc)
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_materialization_in_the_pages_that_ended_before_its_first_sign_is_dead
 
 
 def test_a_dead_run_is_ended_and_its_target_is_free_again(instance: DagsterInstance) -> None:
-    at = dt.datetime.now(dt.timezone.utc)
+    at = dt.datetime.now(dt.UTC)
     tags = {"dagster/partition": "linux", traces.ALIVE_TAG: at.isoformat()}
     killed = instance.create_run_for_job(runs.sync_job(), tags=tags, status=DagsterRunStatus.STARTED)
     assert watch.end_dead_runs(instance, at) == [] and traces.going(instance, "linux") is not None

@@ -48,10 +48,10 @@ def sync(instance: DagsterInstance, target: str) -> history.Run:
 
 
 def test_a_run_that_published_has_its_rows(places: Places, instance: DagsterInstance) -> None:
-    before = dt.datetime.now(dt.timezone.utc)
+    before = dt.datetime.now(dt.UTC)
     found = sync(instance, "azure")
     assert (found.status, found.source, found.target, found.reason) == ("SUCCESS", "windows", "azure", None)
-    assert before - dt.timedelta(seconds=1) <= found.started_at <= dt.datetime.now(dt.timezone.utc)
+    assert before - dt.timedelta(seconds=1) <= found.started_at <= dt.datetime.now(dt.UTC)
     assert found.seconds is not None and found.seconds > 0
     counts = found.tables["messages"]
     assert (counts.rows, counts.inserted, counts.updated, counts.deleted) == (200, 200, 0, 0)
@@ -158,7 +158,7 @@ def test_an_old_run_is_found_in_a_ledger_with_many_newer_publishes(places: Place
 
 
 def test_a_run_of_several_targets_has_a_record_for_each() -> None:
-    at = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+    at = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     run = history.Run("one", "SUCCESS", "linux", "windows, azure", at, 1.0, {}, None)
     entries = {name: [Publication(7, "one", "linux", name, at, at, {}, {"publish": 1.0})] for name in ("windows", "azure")}
     found = list(history.join([run], entries))

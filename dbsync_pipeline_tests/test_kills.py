@@ -120,7 +120,7 @@ def waits(database: Database) -> bool:
 
 def let_minutes_pass(instance: DagsterInstance, store: Database, run_id: str) -> None:
     """As if the daemon had been down for four minutes, in which that run gave no sign of life."""
-    ago = dt.datetime.now(dt.timezone.utc) - dt.timedelta(minutes=4)
+    ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=4)
     instance.add_run_tags(run_id, {traces.ALIVE_TAG: ago.isoformat()})
     earlier = "UPDATE runs SET update_timestamp = update_timestamp - interval '4 minutes' WHERE run_id = :id"
     execute(store, sa.text(earlier).bindparams(id=run_id))

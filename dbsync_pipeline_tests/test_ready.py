@@ -20,7 +20,7 @@ from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.roles import Roles, administer, name
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, sequence_gives, small_world, sync, user
 
-AT = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
+AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 WHOLE_PUBLISH = Publication(1, "run", "windows", "linux", AT, AT, {}, {})
 GOOD = Facts(last=WHOLE_PUBLISH, age_seconds=60)
 

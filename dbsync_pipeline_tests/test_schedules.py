@@ -21,7 +21,7 @@ from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.silent import silent_server
 from dbsync_pipeline_tests.worlds import MODEL
 
-AT = dt.datetime(2026, 3, 1, 6, tzinfo=dt.timezone.utc)
+AT = dt.datetime(2026, 3, 1, 6, tzinfo=dt.UTC)
 
 
 @pytest.fixture

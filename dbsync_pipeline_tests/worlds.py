@@ -23,7 +23,7 @@ from dbsync_pipeline.settings import Settings
 MODEL = load_model("dbsync_pipeline.models")
 ANYTHING = Policy(overwrite=True, max_change_fraction=1)
 SETTINGS = Settings(lock_seconds=1)
-UTC = dt.timezone.utc
+UTC = dt.UTC
 NOON = dt.datetime(2026, 1, 31, 12, 0, 0, 1, tzinfo=UTC)
 
 _runs = itertools.count(1)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from dagster import (
@@ -156,7 +156,7 @@ def _json(value: Any) -> MetadataValue[Any]:
 
 
 def _plain(value: Any) -> str:
-    return value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else str(value)
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
 
 
 # The sensors ------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         if now.failover == "off":
             return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NOTHING)
         return outage(
-            _probe(now), now, context.cursor, datetime.now(timezone.utc), lambda since: _failed(context.instance, since)
+            _probe(now), now, context.cursor, datetime.now(UTC), lambda since: _failed(context.instance, since)
         )
 
     @sensor(
@@ -189,7 +189,7 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
     )
     def primary_back_sensor(context: SensorEvaluationContext) -> SensorResult:
         now = load()
-        return back(_probe(now), now, context.cursor, datetime.now(timezone.utc))
+        return back(_probe(now), now, context.cursor, datetime.now(UTC))
 
     return [failover_sensor, primary_back_sensor]
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dagster import (
@@ -142,7 +142,7 @@ class PrimaryReading:
     tables: tuple[str, ...]
     run_id: str
     rows: dict[str, int] = field(default_factory=dict)
-    read_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
 
     def ensure_schema(self) -> list[str]:
@@ -193,7 +193,7 @@ def _watch(instance: DagsterInstance, run_id: str, work: Cancellable, ended: thr
         with contextlib.suppress(Exception):  # a store that does not answer now may the next time
             if time.monotonic() - signed >= _SIGN_SECONDS:
                 signed = time.monotonic()
-                instance.add_run_tags(run_id, {ALIVE_TAG: datetime.now(timezone.utc).isoformat()})
+                instance.add_run_tags(run_id, {ALIVE_TAG: datetime.now(UTC).isoformat()})
             run = instance.get_run_by_id(run_id)
             if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
                 work.cancel()

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dagster import (
@@ -53,7 +53,7 @@ def _remove_file(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _ended(instance: DagsterInstance, days: float, job_name: str | None = None) -> Sequence[DagsterRun]:
-    before = datetime.now(timezone.utc) - timedelta(days=days)
+    before = datetime.now(UTC) - timedelta(days=days)
     return instance.get_runs(RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before), limit=_MOST)
 
 

@@ -11,7 +11,7 @@ a Transient error puts its run among them by a tag.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from dagster import (
     DagsterInstance,
@@ -116,7 +116,7 @@ def _end_dead_runs() -> SensorDefinition:
         description="End the runs whose process is gone, so that they do not block their target's queue.",
     )
     def end(context: SensorEvaluationContext) -> SkipReason:
-        ended = end_dead_runs(context.instance, datetime.now(timezone.utc))
+        ended = end_dead_runs(context.instance, datetime.now(UTC))
         return SkipReason(f"ended {', '.join(ended)}" if ended else "every run that runs gives signs of life")
 
     return end

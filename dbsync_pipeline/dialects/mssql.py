@@ -188,7 +188,7 @@ class MSSQL(Dialect):
         now = self._one("SELECT datediff_big(microsecond, '2000-01-01T00:00:00', sysutcdatetime())")[0]
         for (table,) in self._all(_SOME_TABLE) if not self._reads_under_locks else ():
             self._all(f"SELECT TOP (1) 1 FROM {table}")
-        return (values.EPOCH + dt.timedelta(microseconds=now)).replace(tzinfo=dt.timezone.utc)
+        return (values.EPOCH + dt.timedelta(microseconds=now)).replace(tzinfo=dt.UTC)
 
     @translated
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:

@@ -164,7 +164,7 @@ class PostgreSQL(Dialect):
         self.connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self.connection.begin()
         moment: dt.datetime = self._one("SELECT clock_timestamp()")[0]
-        return moment.astimezone(dt.timezone.utc)
+        return moment.astimezone(dt.UTC)
 
     @translated
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:

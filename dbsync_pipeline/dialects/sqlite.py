@@ -115,7 +115,7 @@ class SQLite(Dialect):
     def snapshot(self) -> dt.datetime:
         self.connection.begin()
         self._raw.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the snapshot is that of the first read
-        return dt.datetime.now(dt.timezone.utc)
+        return dt.datetime.now(dt.UTC)
 
     @translated
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:

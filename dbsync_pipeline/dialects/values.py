@@ -254,7 +254,7 @@ def _uuid(value: Any) -> str:
 def _instant(value: Any) -> int:
     """Without an offset the text is taken as UTC, which is what SQLAlchemy's own DateTime leaves there."""
     moment = dt.datetime.fromisoformat(_of(str)(value))
-    return _microseconds(moment.astimezone(dt.timezone.utc).replace(tzinfo=None) if moment.tzinfo else moment)
+    return _microseconds(moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment)
 
 
 def _datetime(value: Any) -> int:

@@ -355,7 +355,7 @@ def _older(name: str, lacking: Mapping[str, Publication], operation: str, otherw
 def _holds(one: Observation, primary: str) -> str:
     if one.snapshot_at is None:
         return f"It was never published to, so nothing of {primary} is known to be in it"
-    age = dt.datetime.now(dt.timezone.utc) - one.snapshot_at
+    age = dt.datetime.now(dt.UTC) - one.snapshot_at
     minutes = age.total_seconds() / 60
     return (
         f"It holds the state of {one.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {minutes:,.0f} minutes ago: "

@@ -167,7 +167,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
     differences = schema.differences(dialect, model)
     structure = tuple(f"table {table}: {word}" for table, words in differences.items() for word in words)
     last, held = _ledger(dialect)
-    age = None if last is None else (dt.datetime.now(dt.timezone.utc) - last.snapshot_at).total_seconds()
+    age = None if last is None else (dt.datetime.now(dt.UTC) - last.snapshot_at).total_seconds()
     if structure:
         return Facts(structure, last=last, age_seconds=age, held=held)
     orphans = tuple(_orphans(dialect, model))
@@ -270,7 +270,7 @@ _VALUES: Mapping[Kind, Callable[[Column], Any]] = {
     Kind.NUMERIC: lambda _: decimal.Decimal(0),
     Kind.TEXT: _text,
     Kind.UUID: lambda column: uuid.uuid4() if getattr(column.type, "as_uuid", True) else str(uuid.uuid4()),
-    Kind.INSTANT: lambda _: dt.datetime.now(dt.timezone.utc),
+    Kind.INSTANT: lambda _: dt.datetime.now(dt.UTC),
     Kind.DATETIME: lambda _: dt.datetime.now(),
     Kind.DATE: lambda _: dt.date.today(),
     Kind.TIME: lambda _: dt.time(),

@@ -69,7 +69,7 @@ def save(dialect: Dialect, publish: int, table: Table) -> Rescued:
 def prune(dialect: Dialect, settings: Settings) -> None:
     """Within the publishing transaction, forget rescued rows that are too old, and the oldest of those that are too many bytes."""
     ledger, kept = Ledger(dialect), 0
-    oldest = dt.datetime.now(dt.timezone.utc) - dt.timedelta(days=settings.rescue_days)
+    oldest = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.rescue_days)
     published = {entry.number: entry.published_at for entry in ledger.rescuing()}
     for rescued in ledger.rescues():
         kept += rescued.bytes
@@ -258,7 +258,7 @@ def _form(dialect: Dialect, table: Table, entry: Publication) -> Form:
 
 
 def _record(dialect: Dialect, entry: Publication, number: int, by: str, results: dict[str, TableResult]) -> Publication:
-    ledger, now = Ledger(dialect), dt.datetime.now(dt.timezone.utc)
+    ledger, now = Ledger(dialect), dt.datetime.now(dt.UTC)
     for name in entry.tables:
         ledger.keep_digests(number, name, ledger.digests(name, before=entry.number))
     publication = Publication(
@@ -448,7 +448,7 @@ def plain(value: Any) -> str | None:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
     if isinstance(value, dt.datetime) and value.tzinfo is not None:
-        value = value.astimezone(dt.timezone.utc)
+        value = value.astimezone(dt.UTC)
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):

@@ -516,7 +516,7 @@ class Session:
             self._source_database.name,
             self._target_database.name,
             self._snapshot_at,
-            dt.datetime.now(dt.timezone.utc),
+            dt.datetime.now(dt.UTC),
             results,
             {phase: round(seconds, 3) for phase, seconds in self._seconds.items()},
             partial=len(works) < len(self._model.tables),

@@ -51,7 +51,7 @@ def _row(number: int, **given: Any) -> dict[str, Any]:
     return {**nothing, "id": uuid.UUID(int=number * 0x0101_0000_0000_0000_0000_0000_0000_0103 % 2**128), **given}
 
 
-UTC = dt.timezone.utc
+UTC = dt.UTC
 ROWS = [
     _row(
         1,
