@@ -476,6 +476,22 @@ def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: 
         assert isinstance(told, Unavailable) and remedy in str(told) and "DBSYNC_AZURE_URL" in str(told)
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable to get local issuer certificate]", "authority"),
+        ("SSL Provider: The certificate chain was issued by an authority that is not trusted.", "authority"),
+        ("SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject name does not match host name]", "Hostname"),
+        ("SSL Provider: The target principal name is incorrect.", "HostnameInCertificate"),
+        ("TLS handshake failed while connecting to 'db': unexpected eof while reading", "see that the server of azure runs"),
+    ],
+)
+def test_a_certificate_that_does_not_do_is_told_with_what_mends_it(text: str, remedy: str) -> None:
+    for error in (_Native(text), _Odbc(text, -1), RuntimeError(text)):
+        told = _tds.translate(error, "azure", "connect")
+        assert isinstance(told, Unavailable) and remedy in str(told)
+
+
 def test_other_errors_are_what_they_are() -> None:
     deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
     for error in (_Native(deadlock), _Odbc(deadlock, 1205), _Odbc("x", 1222), _Native("Lock request time out period exceeded.")):

@@ -347,9 +347,21 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
     ),
     (
         (),
-        ("certificate verify failed", "certificate chain", "SSL Provider"),
-        _gone("the server's certificate cannot be verified"),
+        ("name does not match", "hostname mismatch", "IP address mismatch", "principal name is incorrect"),
+        _gone(
+            "the server's certificate is for another name than the one in its URL",
+            "write the host in {url} as the certificate has it, or add `HostnameInCertificate=<that name>`",
+        ),
     ),
+    (
+        (),
+        ("certificate verify failed", "certificate chain"),
+        _gone(
+            "the server's certificate cannot be verified",
+            "add the certificate of its authority to those that this system trusts (docs/sql-server.md says how)",
+        ),
+    ),
+    ((), ("SSL Provider", "TLS handshake"), _gone("no encrypted connection to the server could be made")),
     ((), ("Operation canceled", "HY008", "canceling statement"), _cancelled),
     ((), ("Login timeout", "Connection timeout", "timeout expired"), _gone("no answer in time")),
     (
