@@ -1,20 +1,12 @@
-"""How the command line shows what it was told: tables for a person, JSON for a program.
-
-The shapes of the JSON are a contract; each function whose name ends in `_json` makes one. Results go to stdout, all else to stderr.
-"""
+"""How the command line shows what it was told to a person: tables and sentences. Results go to stdout, all else to stderr."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
-import json
-import math
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -25,6 +17,7 @@ from rich.prompt import Prompt
 from rich.table import Table
 from rich.text import Text
 
+from dbsync_pipeline import answers
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import guard, ready
@@ -46,79 +39,10 @@ LONGEST = 40
 """Characters of a rescued value that a person is shown."""
 
 
-# JSON ------------------------------------------------------------------------------------------------------------------
-
-
 def json_out(value: Any) -> None:
-    """Print one JSON value; dataclasses become objects, moments ISO 8601 in UTC. ASCII, so that any terminal's encoding holds it."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+    """Print one JSON value."""
+    sys.stdout.write(answers.text(value))
     sys.stdout.flush()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC).isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"no JSON for {type(value).__name__}")
-
-
-def error_json(error: DbsyncError) -> dict[str, str | None]:
-    """Where it happened, why, and what mends it; what is not known is null."""
-    return {
-        "operation": error.operation,
-        "database": error.database,
-        "table": error.table,
-        "cause": error.cause,
-        "remedy": error.remedy,
-    }
-
-
-def result_json(word: str, result: Any) -> dict[str, Any]:
-    """`{word: result, "error": null}`, or `{word: null, "error": {…}}`."""
-    failed = isinstance(result, DbsyncError)
-    return {word: None if failed else result, "error": error_json(result) if failed else None}
-
-
-def outcomes_json(choice: Choice, outcomes: Sequence[Run]) -> dict[str, Any]:
-    return {"source": choice.source, "equal": all(run.succeeded for run in outcomes), "runs": list(outcomes)}
-
-
-def plans_json(choice: Choice, plans: Mapping[str, Any]) -> dict[str, Any]:
-    return {"source": choice.source, "targets": [{"target": name, **_plan_json(plan)} for name, plan in plans.items()]}
-
-
-def _plan_json(result: Any) -> dict[str, Any]:
-    if isinstance(result, DbsyncError):
-        return {"equal": None, "refusals": [], **result_json("tables", result)}
-    plan, findings = result
-    tables = {
-        name: {"rows": table.source_rows, "insert": table.insert, "update": table.update, "delete": table.delete}
-        for name, table in plan.tables.items()
-    }
-    return {"equal": plan.empty, "refusals": list(findings), **result_json("tables", tables)}
-
-
-def check_json(result: Any) -> dict[str, Any]:
-    failed = isinstance(result, DbsyncError)
-    return {"available": not failed, "equal": not failed and not differs(result), **result_json("tables", result)}
-
-
-def verdicts_json(result: Any) -> dict[str, Any]:
-    failed = isinstance(result, DbsyncError)
-    return {"equal": not failed and all(verdict.equal for verdict in result), **result_json("tables", result)}
-
-
-def rows_json(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rescued rows as JSON objects: what JSON has no form for as text, NaN and infinities too."""
-    return [{name: _cell(value) for name, value in row.items()} for row in rows]
-
-
-def _cell(value: Any) -> Any:
-    exact = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return value if exact else plain(value)
 
 
 # Text ------------------------------------------------------------------------------------------------------------------
@@ -379,7 +303,7 @@ def checked(found: Mapping[str, Any]) -> None:
         for table, differences in result.items():
             for difference in differences:
                 complain(f"{name}: table {table}: {difference}")
-        if not differs(result):
+        if not answers.differs(result):
             good(f"{name}: {len(result)} tables, equal to the models")
 
 
@@ -507,19 +431,9 @@ def _off(rows: int) -> str:
 # Small -----------------------------------------------------------------------------------------------------------------
 
 
-def refused(result: Any) -> bool:
-    """Whether the guards would hold the planned sync back."""
-    return not isinstance(result, DbsyncError) and bool(result[1])
-
-
 def changed(run: Run) -> int:
     """How many rows the run changed."""
     return sum(counts.inserted + counts.updated + counts.deleted for counts in run.tables.values())
-
-
-def differs(result: Any) -> bool:
-    """Whether a database's structure, as checked, differs from the models'."""
-    return not isinstance(result, DbsyncError) and any(result.values())
 
 
 def _rows(run: Run) -> int:

@@ -7,6 +7,7 @@ what was asked is so, 1 when it is not, 2 when the asking was wrong. Dagster is 
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dbsync_pipeline import _render as render
-from dbsync_pipeline import unforeseen
+from dbsync_pipeline import answers, unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import failover, rescue, schema, term
@@ -92,7 +93,7 @@ def _run() -> None:
 
 def _fail(error: DbsyncError) -> NoReturn:
     if "--json" in sys.argv:
-        render.json_out({"error": render.error_json(error)})
+        render.json_out({"error": answers.error_json(error)})
     else:
         render.complain(str(error))
     sys.exit(2 if isinstance(error, SettingsError) else 1)
@@ -111,7 +112,7 @@ def demo(as_json: Json = False) -> None:
     report = fill(database(settings, choice.source), model)
     outcomes = _sync_all(settings, choice)
     if as_json:
-        render.json_out({"created": report.created, "rows": report.rows, **render.outcomes_json(choice, outcomes)})
+        render.json_out({"created": report.created, "rows": report.rows, **answers.outcomes_json(choice, outcomes)})
     else:
         render.demo(choice, report, outcomes, _edit_by_hand(database(settings, choice.source)))
     raise typer.Exit(_status(outcomes))
@@ -146,7 +147,7 @@ def sync(
     choice = choose(settings, model, source, target or [], table or [], allowed)
     outcomes = _sync_all(settings, choice)
     if as_json:
-        render.json_out(render.outcomes_json(choice, outcomes))
+        render.json_out(answers.outcomes_json(choice, outcomes))
     else:
         render.outcomes(outcomes)
     raise typer.Exit(_status(outcomes))
@@ -169,10 +170,10 @@ def plan(
     choice = choose(settings, model, source, target or [], table or [], allowed)
     plans = _each(choice.targets, lambda name: _plan(settings, model, choice, name))
     if as_json:
-        render.json_out(render.plans_json(choice, plans))
+        render.json_out(answers.plans_json(choice, plans))
     else:
         render.plans(choice, plans)
-    raise typer.Exit(_status_of(plans) or int(any(render.refused(result) for result in plans.values())))
+    raise typer.Exit(_status_of(plans) or int(any(answers.refused(result) for result in plans.values())))
 
 
 @app.command()
@@ -252,7 +253,7 @@ def verify(source: Source = None, target: Targets = None, table: Tables = None, 
     found = _each(choice.targets, lambda name: compare(ours, database(settings, name), model, choice.tables))
     if as_json:
         render.json_out(
-            [{"source": choice.source, "target": name, **render.verdicts_json(result)} for name, result in found.items()]
+            [{"source": choice.source, "target": name, **answers.verdicts_json(result)} for name, result in found.items()]
         )
     else:
         render.verdicts(choice.source, found)
@@ -323,7 +324,7 @@ def rescue_list(only: OneDatabase = None, as_json: Json = False) -> None:
     settings, _ = _ground()
     found = _each(_names(settings, only), lambda name: rescue.kept(database(settings, name)))
     if as_json:
-        render.json_out([{"database": name, **render.result_json("rescued", result)} for name, result in found.items()])
+        render.json_out([{"database": name, **answers.result_json("rescued", result)} for name, result in found.items()])
     else:
         render.rescued(found)
     raise typer.Exit(_status_of(found))
@@ -336,7 +337,7 @@ def rescue_show(run: Run, only: OneDatabase = None, as_json: Json = False) -> No
     place, entry = _published(settings, run, only)
     found = rescue.rescued_rows(place, model, entry.run_id)
     if as_json:
-        render.json_out([{"table": table, **row} for table, rows in found for row in render.rows_json(rows)])
+        render.json_out([{"table": table, **row} for table, rows in found for row in answers.rows_json(rows)])
     else:
         render.rows(found)
 
@@ -480,7 +481,7 @@ def tables_create(only: OneDatabase = None, as_json: Json = False) -> None:
     settings, model = _ground()
     found = _each(_names(settings, only), lambda name: schema.ensure(database(settings, name), model))
     if as_json:
-        render.json_out([{"database": name, **render.result_json("created", result)} for name, result in found.items()])
+        render.json_out([{"database": name, **answers.result_json("created", result)} for name, result in found.items()])
     else:
         render.created(found)
     raise typer.Exit(_status_of(found))
@@ -492,10 +493,10 @@ def tables_check(only: OneDatabase = None, as_json: Json = False) -> None:
     settings, model = _ground()
     found = _each(_names(settings, only), lambda name: schema.check(database(settings, name), model))
     if as_json:
-        render.json_out([{"database": name, **render.check_json(result)} for name, result in found.items()])
+        render.json_out([{"database": name, **answers.check_json(result)} for name, result in found.items()])
     else:
         render.checked(found)
-    raise typer.Exit(_status_of(found) or int(any(render.differs(result) for result in found.values())))
+    raise typer.Exit(_status_of(found) or int(any(answers.differs(result) for result in found.values())))
 
 
 @tables_app.command("recreate")
@@ -542,7 +543,7 @@ def ui(
 ) -> None:
     """Run Dagster's web pages and its daemon, with the same history as this command line; Ctrl-C ends both."""
     settings, _ = _ground()
-    _refuse_taken(port)
+    _refuse_taken("127.0.0.1", port, "ui")
     with render.waiting("Starting Dagster"):
         from dbsync_pipeline import runs
     home = runs.prepare_home(settings)
@@ -570,13 +571,40 @@ def ui(
     _become(command, {**os.environ, "DAGSTER_HOME": str(home)})
 
 
-def _refuse_taken(port: int) -> None:
+@app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", help="The address of this machine to listen on; an IPv4 address or a name.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port on this machine.")] = 8000,
+    as_json: Json = False,
+) -> None:
+    """Answer the admin API over HTTP to whoever brings DBSYNC_API_TOKEN; Ctrl-C ends it and the syncs in hand."""
+    settings, _ = _ground()
+    _ = settings.required_api_token
+    _refuse_taken(host, port, "serve")
+    url = f"http://{host}:{port}"
+    if as_json:
+        render.json_out({"url": url})
+        os.dup2(2, 1)  # what uvicorn prints is no JSON
+    else:
+        render.say(f"The admin API at {url}; docs/api.md has its words. Ctrl-C ends it")
+    where = ["--host", host, "--port", str(port), "--no-server-header"]
+    _become([sys.executable, "-m", "uvicorn", "--factory", "dbsync_pipeline.api:create", *where], dict(os.environ))
+
+
+def _refuse_taken(host: str, port: int, verb: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise SettingsError(f"port {port} is taken", operation="ui", remedy=f"dbsync ui --port {port + 1}") from None
+            probe.bind((host, port))
+        except socket.gaierror:
+            raise SettingsError(f"{host} is no address", operation=verb, remedy=f"dbsync {verb} --host 127.0.0.1") from None
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                cause = f"nothing can listen on {host}, port {port}: {error.strerror}"
+                raise SettingsError(cause, operation=verb, remedy="name an address of this machine, and a free port") from None
+            raise SettingsError(f"port {port} is taken", operation=verb, remedy=f"dbsync {verb} --port {port + 1}") from None
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:

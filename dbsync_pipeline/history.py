@@ -27,6 +27,7 @@ from dagster import (
 )
 
 from dbsync_pipeline.defs.resources import GUARDS
+from dbsync_pipeline.defs.traces import DOOR_TAG as DOOR_TAG
 from dbsync_pipeline.defs.traces import JOB as JOB
 from dbsync_pipeline.defs.traces import PARTITION_TAG as PARTITION_TAG
 from dbsync_pipeline.defs.traces import allowed_in, is_sync, launcher_of, reason, source_of, target_of

@@ -1,6 +1,6 @@
 """Syncs, failovers and failbacks run through Dagster in this process, one run per target, so that history has them all.
 
-The command line uses it, and whatever other door comes later. It owns the store of Dagster's runs: where it is, and that it is
+Both doors use it. It owns the store of Dagster's runs: where it is, and that it is
 complete before anyone uses it.
 """
 
@@ -57,21 +57,32 @@ def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
         yield instance
 
 
-def sync(instance: DagsterInstance, choice: Choice, target: str, observe: Observer) -> history.Run:
-    """One run of `sync_job` on one of the choice's targets, to its end; whether it succeeded is in the record."""
+def sync(
+    instance: DagsterInstance, choice: Choice, target: str, observe: Observer | None = None, door: str | None = None
+) -> history.Run:
+    """One run of `sync_job` on one of the choice's targets, to its end; whether it succeeded is in the record.
+
+    `door` is what history calls the run's launcher where it is not the command line.
+    """
     watching = OBSERVER.set(observe)
     try:
         with execute_job(
             reconstructable(sync_job),
             instance,
             run_config=_run_config(choice),
-            tags={history.PARTITION_TAG: target},
+            tags={history.PARTITION_TAG: target, **({history.DOOR_TAG: door} if door else {})},
             asset_selection=[asset_key(table) for table in choice.tables],
             raise_on_error=False,
         ) as result:
             return history.read_one(instance, result.run_id)
     finally:
         OBSERVER.reset(watching)
+
+
+def sync_all(settings: Settings, choice: Choice, door: str) -> list[history.Run]:
+    """One run per target, in turn; one that fails does not hold the next one back."""
+    with dagster_instance(settings) as instance:
+        return [sync(instance, choice, target, door=door) for target in choice.targets]
 
 
 @dataclass(frozen=True)

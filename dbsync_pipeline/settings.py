@@ -23,6 +23,9 @@ from dbsync_pipeline.errors import SettingsError
 FIRST = ("windows", "linux", "azure")
 """The order of the databases everywhere; others follow by name."""
 
+SHORTEST_TOKEN = 20
+"""Characters; what is shorter can be guessed."""
+
 _URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
 _NOT_DATABASES = {"HEARTBEAT"}
 _OTHERS = re.compile(r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$")
@@ -62,6 +65,7 @@ class Settings(BaseSettings):
     alert_urls: SecretStr = SecretStr("")
     heartbeat_url: SecretStr = SecretStr("")
     dagster_storage_url: SecretStr = SecretStr("")
+    api_token: SecretStr = SecretStr("")
     failover: Literal["auto", "alert", "off"] = "auto"
     failover_after_failures: int = Field(default=3, ge=1)
     failover_grace_seconds: float = Field(default=300, ge=0)
@@ -105,6 +109,18 @@ class Settings(BaseSettings):
                 remedy=f"name one of them in DBSYNC_PRIMARY, or {own}",
             )
         raise SettingsError(f"there is no database {name!r}; the databases are: {known}", remedy=f"name one of them, or {own}")
+
+    @property
+    def required_api_token(self) -> str:
+        """The token that every request to the HTTP API has to bring; raises SettingsError where there is none, or a short one."""
+        token = self.api_token.get_secret_value()
+        if len(token) < SHORTEST_TOKEN:
+            raise SettingsError(
+                f"DBSYNC_API_TOKEN is {f'shorter than {SHORTEST_TOKEN} characters' if token else 'not set'}: anybody could sync",
+                operation="serve",
+                remedy="set it to a long random text, as `openssl rand -hex 32` gives one",
+            )
+        return token
 
     @property
     def answer_seconds(self) -> float:

@@ -24,7 +24,7 @@ from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 
 VERBS = (
-    *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui"),
+    *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui", "serve"),
     *("promote", "failover", "failback"),
     *("rescue list", "rescue show", "rescue export", "rescue merge"),
     *("tables create", "tables check", "tables recreate"),

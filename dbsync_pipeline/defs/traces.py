@@ -16,6 +16,8 @@ ALERTED_TAG = ".dagster/dbsync_alerted"
 """The run's own id once its process has told of its failure; a retry has its parent's tags, and another id."""
 NOTE_TAG = "dbsync/note"
 """What a person has to be told of a run that succeeded."""
+DOOR_TAG = "dbsync/door"
+"""Through which of our own doors the run was asked for, where that is not the command line."""
 PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job", "primary_back_job")
@@ -78,11 +80,11 @@ def target_of(run: DagsterRun) -> str | None:
 
 
 def launcher_of(run: DagsterRun) -> str:
-    """What launched the run: a schedule, a sensor or a backfill, with its name; `ui`, or `command line`."""
+    """What launched the run: a schedule, a sensor or a backfill, with its name; `ui`, `api`, or `command line`."""
     for tag, word in _LAUNCHERS.items():
         if tag in run.tags:
             return f"{word} {run.tags[tag]}"
-    return "command line" if run.remote_job_origin is None else "ui"
+    return run.tags.get(DOOR_TAG) or ("command line" if run.remote_job_origin is None else "ui")
 
 
 def automatic(tags: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline import _render as render
+from dbsync_pipeline import answers
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
@@ -275,7 +276,7 @@ def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path
     source, target = pair
     run = _lost(source, target)
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
-    full, nothing = sorted(render.rows_json(rows), key=lambda row: row["select.."])
+    full, nothing = sorted(answers.rows_json(rows), key=lambda row: row["select.."])
     assert nothing == {"dbsync_change": "deleted", **_odd_row(2)}
     assert full == {
         "dbsync_change": "deleted",
@@ -317,7 +318,7 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
     )
     run = sync(source, target, model=ODD, policy=ANYTHING).run_id
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
-    told = [list(row.values())[2:9] for row in sorted(render.rows_json(rows), key=lambda row: row["select.."])]
+    told = [list(row.values())[2:9] for row in sorted(answers.rows_json(rows), key=lambda row: row["select.."])]
     assert told == [
         [9007199254740993, '{"a": 1.10}', "NaN", "NaN", "infinity", "20000-01-01", "24:00:00.000000"],
         [None, None, "-Infinity", "1.000000", "2026-01-31T12:00:00+00:00", "0044-03-15 BC", "12:00:00"],

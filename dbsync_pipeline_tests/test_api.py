@@ -1,0 +1,180 @@
+"""`dbsync serve`: a real server, asked over HTTP, which says what the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, user
+
+TOKEN = "only-for-these-tests-0123456789"
+users = MODEL.table("users").sa
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server's address, its process, and the databases that it syncs."""
+
+    url: str
+    process: psutil.Process
+    log: Path
+    places: Places
+
+    def ask(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any, dict[str, str]]:
+        """Status, JSON and headers of the answer. A body that is bytes goes as it is."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.url + path, data, headers, method=method), timeout=200
+            ) as answer:
+                return answer.status, json.load(answer), dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error), dict(error.headers)
+
+    def sync(self, **words: Any) -> tuple[int, Any]:
+        return self.ask("POST", "/admin/sync", words)[:2]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    places, port, log = Places(tmp_path, monkeypatch), free_port(), tmp_path / "log"
+    places.set(DBSYNC_API_TOKEN=TOKEN)
+    with log.open("w") as output:
+        process = started(places, "dbsync_pipeline.cli", "serve", "--port", str(port), output=output)
+        try:
+            until("the server answers", lambda: "Uvicorn running" in log.read_text() or process.poll() is not None)
+            yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, places)
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert TOKEN not in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_it_answers_what_the_command_line_answers(server: Server) -> None:
+    places = server.places
+    status, done = server.sync(source="windows", target=["linux"])
+    assert (status, done["source"], done["equal"], [run["target"] for run in done["runs"]]) == (200, "windows", True, ["linux"])
+    assert content(places.named("linux")) == content(places.named("windows"))
+    assert server.ask("POST", "/admin/sync")[1]["equal"] and content(places.named("azure")) == content(places.named("windows"))
+    assert server.ask("GET", "/admin/sync-history?limit=2")[1] == dbsync(places, "history", "--limit", "2")
+    assert server.ask("GET", "/admin/sync-history?target=azure")[1][0]["launched_by"] == "api"
+    ours, theirs = server.ask("GET", "/admin/db-status")[1], dbsync(places, "status")
+    assert [steady(place) for place in ours] == [steady(place) for place in theirs]
+
+
+def steady(place: dict[str, Any]) -> dict[str, Any]:
+    """A database's status without what is another at every look."""
+    last = {key: value for key, value in (place["last_publish"] or {}).items() if key != "age_seconds"}
+    return {**place, "latency_ms": None, "last_publish": last}
+
+
+def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(server: Server) -> None:
+    linux = server.places.named("linux")
+    assert server.sync(target=["linux"])[0] == 200
+    execute(linux, users.update().where(users.c.id == 1).values(name="written on the standby"))
+    before = content(linux)
+    status, done = server.sync(target=["linux"])
+    assert (status, done["equal"]) == (409, False)
+    assert done["runs"][0]["verdicts"][0]["guard"] == "foreign writes" and "--overwrite" in done["runs"][0]["reason"]
+    assert content(linux) == before
+    assert server.sync(target=["linux"], overwrite=True)[0] == 200
+    assert content(linux) == content(server.places.named("windows"))
+
+
+def test_nothing_is_said_without_the_token(server: Server) -> None:
+    asked = (
+        ("GET", "/admin/db-status", None),
+        ("GET", "/admin/sync-history", None),
+        ("POST", "/admin/sync", {}),
+        ("POST", "/admin/sync", b"{broken"),
+        ("GET", "/admin/openapi.json", None),
+        ("GET", "/anything", None),
+    )
+    for token in (None, "x", TOKEN[:-1], TOKEN + "1", "ñ"):
+        for method, path, body in asked:
+            status, answer, headers = server.ask(method, path, body, token)
+            assert (status, headers["www-authenticate"]) == (401, "Bearer") and "DBSYNC_API_TOKEN" in answer["error"]["remedy"]
+    assert dbsync(server.places, "history") == []
+
+
+def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -> None:
+    for method, path, body, status, cause in (
+        ("POST", "/admin/sync", {"target": ["mars"]}, 400, "there is no database 'mars'"),
+        ("POST", "/admin/sync", {"source": "linux", "target": ["linux"]}, 400, "the same database"),
+        ("POST", "/admin/sync", {"table": ["nothing"]}, 400, "nothing"),
+        ("POST", "/admin/sync", {"targets": ["linux"]}, 400, "targets: Extra inputs"),
+        ("POST", "/admin/sync", {"max_change_fraction": 2}, 400, "max_change_fraction: "),
+        ("POST", "/admin/sync", b"{broken", 400, "JSON"),
+        ("GET", "/admin/sync-history?limit=0", None, 400, "limit: "),
+        ("GET", "/admin/sync-history?source=mars", None, 400, "there is no database 'mars'"),
+        ("GET", "/admin/nothing", None, 404, "GET /admin/nothing"),
+        ("GET", "/admin/sync", None, 405, "GET /admin/sync"),
+    ):
+        told, answer, _ = server.ask(method, path, body)
+        assert told == status and cause in answer["error"]["cause"] and answer["error"]["remedy"], answer
+    assert dbsync(server.places, "history") == []
+
+
+def test_it_names_its_addresses_to_a_program(server: Server) -> None:
+    paths = server.ask("GET", "/admin/openapi.json")[1]["paths"]
+    assert set(paths) == {"/admin/db-status", "/admin/sync-history", "/admin/sync"}
+
+
+def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:
+    status, answer = server.sync(target=["linux"], wait=False)
+    assert (status, answer) == (202, {"source": "windows", "target": ["linux"]})
+    until("the sync is in history", lambda: [run for run in dbsync(server.places, "history") if run["status"] == "SUCCESS"])
+    assert content(server.places.named("linux")) == content(server.places.named("windows"))
+
+
+def test_a_ledger_that_is_not_read_is_named(server: Server) -> None:
+    assert server.sync(target=["linux"])[0] == 200
+    server.places.folder.joinpath(".dbsync", "azure.db").write_bytes(b"no database at all" * 100)
+    status, found, headers = server.ask("GET", "/admin/sync-history")
+    assert (status, len(found), headers["dbsync-unread"]) == (200, 1, "azure")
+
+
+def test_a_sync_whose_process_is_killed_is_told(server: Server) -> None:
+    answers: list[tuple[int, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(server.sync(target=["linux"])))
+    asking.start()
+    child = until(
+        "the sync's process", lambda: [one for one in server.process.children() if "spawn_main" in " ".join(one.cmdline())]
+    )
+    os.kill(child[0].pid, signal.SIGKILL)
+    asking.join(60)
+    ((status, answer),) = answers
+    assert status == 409 and "killed" in answer["error"]["cause"] and "dbsync history" in answer["error"]["remedy"]
+
+
+def test_without_a_token_nothing_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = Places(tmp_path, monkeypatch)
+    for token, cause in (("", "not set"), ("short", "shorter than 20 characters")):
+        places.set(DBSYNC_API_TOKEN=token)
+        error = dbsync(places, "serve", status=2)["error"]
+        assert cause in error["cause"] and "openssl rand" in error["remedy"]
+
+
+def test_concurrent_syncs_do_not_hinder_each_other(server: Server) -> None:
+    execute(server.places.named("windows"), (users.insert(), [user(5001)]))
+    with ThreadPoolExecutor(2) as both:
+        done = list(both.map(lambda name: server.sync(target=[name]), ("linux", "azure")))
+    assert [status for status, _ in done] == [200, 200]
+    assert (
+        content(server.places.named("linux")) == content(server.places.named("windows")) == content(server.places.named("azure"))
+    )
