@@ -99,6 +99,11 @@ class Column:
     nullable: bool
 
     @property
+    def sign(self) -> str:
+        """What of the type makes the digests of a value: its class, and the digits after the point."""
+        return f"{type(self.type).__name__}({self.scale})" if self.kind is Kind.NUMERIC else type(self.type).__name__
+
+    @property
     def scale(self) -> int:
         """Digits after the point of a NUMERIC column."""
         return int(getattr(self.type, "scale", 0) or 0)
@@ -115,9 +120,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the models, as the mirror sees it: the columns that it copies, in the models' order, and the key."""
+    """One table of the models, as the mirror sees it: the columns that it copies, in the models' order, and the key.
+
+    `only` names the columns of a narrower view of the table, in their order.
+    """
 
     sa: sa.Table
+    only: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -126,11 +135,12 @@ class Table:
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The columns that are copied: all but those that the database computes."""
-        return tuple(
-            Column(column.name, kind_of(column.type), column.type, bool(column.nullable))
+        here = {
+            column.name: Column(column.name, kind_of(column.type), column.type, bool(column.nullable))
             for column in self.sa.columns
             if column.computed is None
-        )
+        }
+        return tuple(here.values()) if self.only is None else tuple(here[name] for name in self.only)
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
@@ -143,6 +153,21 @@ class Table:
                 remedy="give the table a primary key in the models",
             )
         return tuple(by_name[name] for name in names)
+
+    @cached_property
+    def signs(self) -> tuple[tuple[str, str], ...]:
+        """Name and sign of each column: while they stay, the digests of a row stay; a longer text or another default changes none."""
+        keys = {column.name for column in self.key}
+        return tuple((one.name, f"{one.sign} key" if one.name in keys else one.sign) for one in self.columns)
+
+    def as_in(self, form: Form) -> Table | None:
+        """The table as digests of that form saw it: without columns that came since. None where one is gone, or is of another type."""
+        if not form.columns or form.columns == self.signs:
+            return self
+        here = dict(self.signs)
+        keys = {name for name, sign in form.columns if sign.endswith(" key")}
+        same = all(here.get(name) == sign for name, sign in form.columns) and keys == {column.name for column in self.key}
+        return Table(self.sa, tuple(name for name, _ in form.columns)) if same else None
 
     @cached_property
     def counter(self) -> Column | None:
@@ -158,11 +183,13 @@ class Form:
     """How rows are turned into digests: the same on both sides of a comparison.
 
     `family` is `canonical`, or the name that an engine gives to its own form (then both sides are of that engine). `buckets` is how
-    many groups the rows of a table fall into, by key.
+    many groups the rows of a table fall into, by key. `columns` are the signs of the columns that were digested (`Table.signs`), where
+    digests are kept longer than the models may stay as they are.
     """
 
     family: str
     buckets: int
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def native(self) -> bool:
@@ -358,6 +385,10 @@ class Dialect(ABC):
     def rows(self, table: Table) -> int:
         """How many rows a table has, for a person to read: some engines know it without counting, and a little late."""
         return self.count(table)
+
+    def again(self, table: Table, form: Form) -> Table | None:
+        """The table as digests of that form saw it, where they can be computed again; None where the models, or the engine, make others now."""
+        return None if form.native and form.family != self.family() else table.as_in(form)
 
     @abstractmethod
     def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:

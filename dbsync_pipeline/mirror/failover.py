@@ -100,9 +100,10 @@ def own_writes(database: Database, model: Model) -> tuple[str, ...] | None:
             ledger, found = Ledger(dialect), []
             for table in model.tables:
                 last = ledger.digests(table.name)
-                if last is None or (last.form.native and last.form.family != dialect.family()):
+                then = dialect.again(table, last.form) if last else None
+                if last is None or then is None:
                     return None
-                if last.differing(dialect.digests(table, last.form)).size:
+                if last.differing(dialect.digests(then, last.form)).size:
                     found.append(table.name)
             return tuple(found)
     except DbsyncError:

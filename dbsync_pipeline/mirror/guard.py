@@ -17,10 +17,14 @@ FIRST_KEYS = 5
 
 @dataclass(frozen=True)
 class Risk:
-    """Rows of the target that were written by somebody else and that the plan would change or delete: how many, and the first keys."""
+    """Rows of the target that were written by somebody else and that the plan would change or delete: how many, and the first keys.
+
+    `untold` says that nobody can tell who wrote them: the models, or the engine, make other digests of a row than at the last publish.
+    """
 
     rows: int = 0
     keys: tuple[Key, ...] = ()
+    untold: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,17 @@ def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[Finding]:
             yield Finding(
                 "foreign writes",
                 table.table,
-                f"somebody has written to {plan.target} since its last publish: up to {table.risk.rows} "
+                f"{_written(plan, table.risk)}: up to {table.risk.rows} "
                 f"rows are at risk of being changed or deleted, with keys {keys}{more}",
                 _over_its_rows(plan),
             )
+
+
+def _written(plan: Plan, risk: Risk) -> str:
+    if risk.untold:
+        why = "columns were taken out of the models or got another type, or the engine is of another version"
+        return f"whether somebody has written to {plan.target} since its last publish cannot be told: {why}"
+    return f"somebody has written to {plan.target} since its last publish"
 
 
 def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:

@@ -20,7 +20,10 @@ from dbsync_pipeline.dialects.base import Dialect, Digests, Form
 from dbsync_pipeline.errors import DatabaseError, StructureError
 from dbsync_pipeline.types import Instant
 
-VERSION = 2
+VERSION = 3
+_FORMER = ("1", "2")
+_ADDED = (("publishes", "state"), ("digests", "columns"))
+"""The table and the column that each former version lacked of the next one."""
 
 _STRANGE = "strange numbers"
 _GIVEN = "state "
@@ -186,6 +189,7 @@ def _tables(schema: str | None) -> _Tables:
             text("family", 63),
             sa.Column("buckets", sa.Integer, nullable=False),
             sa.Column("data", sa.LargeBinary),
+            text("columns", nullable=True),
         ),
         rescues=table(
             "rescues",
@@ -235,10 +239,12 @@ class Ledger:
 
         version = self._fact("version")
         self._connection.rollback()
-        if version == "1":
+        if version in _FORMER:
             with self._dialect.doing("bring the ledger up"), self._connection.begin():
-                operations, publishes = Operations(MigrationContext.configure(self._connection)), self._t.publishes
-                operations.add_column(publishes.name, sa.Column("state", sa.BigInteger), schema=publishes.schema)
+                operations = Operations(MigrationContext.configure(self._connection))
+                for table, column in _ADDED[_FORMER.index(version) :]:
+                    here = getattr(self._t, table)
+                    operations.add_column(here.name, sa.Column(column, here.c[column].type), schema=here.schema)
                 self.note("version", str(VERSION))
         elif version != str(VERSION):
             raise StructureError(
@@ -484,7 +490,10 @@ class Ledger:
             query = query.where(digests.c.publish < before)
         with self._dialect.doing("read the ledger"):
             row = self._connection.execute(query).one_or_none()
-        return None if row is None or row.data is None else Digests.from_bytes(Form(row.family, row.buckets), row.data)
+        if row is None or row.data is None:
+            return None
+        columns = tuple((name, sign) for name, sign in json.loads(row.columns or "[]"))
+        return Digests.from_bytes(Form(row.family, row.buckets, columns), row.data)
 
     def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
         """The digests of a table from this publish on; None for a table that counts as never published."""
@@ -492,7 +501,12 @@ class Ledger:
         with self._dialect.doing("write the ledger"):
             self._connection.execute(
                 self._t.digests.insert().values(
-                    publish=publish, table_name=table, family=form.family, buckets=form.buckets, data=data
+                    publish=publish,
+                    table_name=table,
+                    family=form.family,
+                    buckets=form.buckets,
+                    data=data,
+                    columns=json.dumps(form.columns) if form.columns else None,
                 )
             )
 

@@ -133,7 +133,9 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
     for name, result in entry.tables.items():
         if (result.updated or result.deleted or (result.inserted and not result.filled)) and name not in present:
             raise Refused("its rescued rows are no longer kept", operation="undo", database=dialect.name, table=name)
-        last, now = ledger.digests(name), dialect.digests(model.table(name), _form(dialect, model.table(name), entry))
+        form = _form(dialect, model.table(name), entry)
+        _refuse_other_columns(dialect, model.table(name), form, run_id)
+        last, now = ledger.digests(name), dialect.digests(model.table(name), form)
         found[name] = str(now)
         if last is not None and not overwrite and last.differing(now).size:
             raise Refused(
@@ -144,6 +146,19 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
                 remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --overwrite`",
             )
     return entry, found
+
+
+def _refuse_other_columns(dialect: Dialect, table: Table, form: Form, run_id: str) -> None:
+    """What a row was before has no value for a column that came since, and has one for a column that went."""
+    if form.columns and form.columns != table.signs:
+        others = dict(set(form.columns) ^ set(table.signs))
+        raise Refused(
+            f"the models have changed since that publish, in {', '.join(sorted(others)) or 'the order of columns'}",
+            operation="undo",
+            database=dialect.name,
+            table=table.name,
+            remedy=f"`dbsync rescue merge {run_id}` puts deleted rows back, `dbsync rescue show {run_id}` shows all; or sync first",
+        )
 
 
 def _refuse_out_of_turn(entry: Publication, entries: Sequence[Publication]) -> None:
@@ -332,6 +347,10 @@ def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[
 
     Values are as the driver gives them, exactly; JSON, and what Python has no form for, as the text that is stored.
     """
+    return ((table.name, rows) for table, rows in _rescued(target, model, run_id))
+
+
+def _rescued(target: Database, model: Model, run_id: str) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     with target.connect() as dialect:
         for table, query in _rescued_queries(dialect, model, run_id):
             names, stored = ["dbsync_change", *(column.name for column in table.columns)], query.selected_columns
@@ -341,7 +360,7 @@ def rescued_rows(target: Database, model: Model, run_id: str) -> Iterator[tuple[
             with dialect.doing("read rescued rows"):
                 result = dialect.connection.execution_options(stream_results=True).execute(told)
                 for part in result.partitions(100):
-                    yield table.name, [dict(zip(names, row, strict=True)) for row in part]
+                    yield table, [dict(zip(names, row, strict=True)) for row in part]
 
 
 def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[Key]]]:
@@ -369,9 +388,10 @@ def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
     with contextlib.ExitStack() as open_files:
         writers: dict[str, Any] = {}
         as_text = _without_form(target, model, run_id)
-        for name, rows in rescued_rows(target, model, run_id):
+        for table, rows in _rescued(target, model, run_id):
+            name = table.name
             if name not in writers:
-                schema = _arrow_schema(model.table(name), as_text.get(name, set()))
+                schema = _arrow_schema(table, as_text.get(name, set()))
                 paths[name] = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.parquet"
                 writers[name] = open_files.enter_context(pq.ParquetWriter(paths[name], schema))
             fields = writers[name].schema
@@ -383,10 +403,10 @@ def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
 def _without_form(target: Database, model: Model, run_id: str) -> dict[str, set[str]]:
     """Per table the columns with a value that their type in Parquet does not hold. A file's types are fixed before its first row."""
     found: dict[str, set[str]] = {}
-    for name, rows in rescued_rows(target, model, run_id):
-        for column in model.table(name).columns:
+    for table, rows in _rescued(target, model, run_id):
+        for column in table.columns:
             if not all(row[column.name] is None or _has_form(column, row[column.name]) for row in rows):
-                found.setdefault(name, set()).add(column.name)
+                found.setdefault(table.name, set()).add(column.name)
     return found
 
 
@@ -508,8 +528,9 @@ def _rescued_queries(dialect: Dialect, model: Model, run_id: str) -> Iterator[tu
             remedy="`dbsync rescue list` names the runs that have rescued rows",
         )
     kept = {rescued.table: rescued.stored_in for rescued in ledger.rescues(entry.number)}
-    for table in model.tables:
-        if table.name in kept:
+    for whole in model.tables:
+        if whole.name in kept:
+            table = _as_kept(dialect, kept[whole.name], whole)
             stored = _clause(dialect, kept[table.name], table)
             columns = [stored.c[column.name] for column in table.columns]
             yield (
@@ -521,6 +542,13 @@ def _rescued_queries(dialect: Dialect, model: Model, run_id: str) -> Iterator[tu
 
 
 # -- the tables
+
+
+def _as_kept(dialect: Dialect, name: str, table: Table) -> Table:
+    """The table without the columns that came into the models after its rescued rows were kept under that name."""
+    with dialect.doing("read rescued rows"):
+        here = {column["name"] for column in sa.inspect(dialect.connection).get_columns(name, schema=dialect.ledger_schema)}
+    return Table(table.sa, tuple(column.name for column in table.columns if column.name in here))
 
 
 def _stored_in(dialect: Dialect, table: Table) -> sa.TableClause:

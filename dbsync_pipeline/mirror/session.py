@@ -56,6 +56,7 @@ class _Work:
     plan: TablePlan
     ours: Digests | None = None
     theirs: Digests | None = None
+    untold: bool = False
     touched: list[int] = field(default_factory=list)
     moved: Moved = field(default_factory=Moved)
     seconds: float = 0.0
@@ -285,8 +286,8 @@ class Session:
         """The form of the last publish where it still serves, so that its digests can be compared with today's."""
         last = self._ledger.digests(table.name) if self._last else None
         if last is not None and last.form.family == self._family and compare.serves(last.form.buckets, rows):
-            return last.form
-        return Form(self._family, compare.buckets_for(rows))
+            return replace(last.form, columns=table.signs)
+        return Form(self._family, compare.buckets_for(rows), table.signs)
 
     def _compare_rows(self, work: _Work, staging: bool) -> None:
         table, form = work.table, work.form
@@ -318,7 +319,7 @@ class Session:
             )
         if staging:
             stage.flush()
-        work.plan = replace(work.plan, insert=new, update=changed, delete=gone, risk=Risk(risk, tuple(risky)))
+        work.plan = replace(work.plan, insert=new, update=changed, delete=gone, risk=Risk(risk, tuple(risky), work.untold))
 
     def _foreign(self, work: _Work) -> frozenset[int] | None:
         """The target's buckets that are not as last published; None when that cannot be told bucket by bucket and some are not.
@@ -333,10 +334,14 @@ class Session:
         if last.form == work.form:
             assert work.theirs is not None
             return frozenset(last.differing(work.theirs).tolist())
-        if last.form.native and last.form.family != self.target.family():
+        then = self.target.again(work.table, last.form)
+        if then is None:
+            work.untold = True
             return None
-        now = self.target.digests(work.table, last.form)
-        return None if last.differing(now).size else frozenset()
+        differing = last.differing(self.target.digests(then, last.form))
+        if replace(last.form, columns=work.form.columns) == work.form:
+            return frozenset(differing.tolist())
+        return None if differing.size else frozenset()
 
     @property
     def _strange(self) -> int | None:
@@ -418,10 +423,11 @@ class Session:
 
     def _is_as_received(self, work: _Work) -> bool:
         received = Ledger(self.source).digests(work.table.name)
-        if received is None or (received.form.native and received.form.family != self.source.family()):
+        then = self.source.again(work.table, received.form) if received else None
+        if received is None or then is None:
             return False
         same_form = work.ours is not None and work.form == received.form
-        now = work.ours if same_form else self.source.digests(work.table, received.form)
+        now = work.ours if same_form else self.source.digests(then, received.form)
         assert now is not None
         return not received.differing(now).size
 

@@ -190,13 +190,20 @@ def test_a_standby_that_passes_on_what_it_received_makes_no_new_state_and_one_th
         sync(source, azure)
 
 
-def test_a_ledger_of_the_first_version_is_brought_up(pair: Pair) -> None:
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_ledger_of_a_former_version_is_brought_up(pair: Pair, version: str) -> None:
     source, target = pair
     first = sync(source, target)
     with target.connect() as dialect, dialect.connection.begin():
         schema = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
-        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN state"))
-        Ledger(dialect).note("version", "1")
+        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}digests DROP COLUMN columns"))
+        if version == "1":
+            dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN state"))
+        Ledger(dialect).note("version", version)
+    execute(target, users.update().where(users.c.id == 4).values(name="precious"))
+    with pytest.raises(Refused, match=r"keys 4 \(foreign writes\)"):
+        sync(source, target)
+    execute(target, users.update().where(users.c.id == 4).values(name="User 4"))
     execute(source, users.update().where(users.c.id == 5).values(name="new"))
     second = sync(source, target)
     with target.connect() as dialect:

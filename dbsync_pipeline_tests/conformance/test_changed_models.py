@@ -1,0 +1,158 @@
+"""The models change, and every database with them: that is nobody's write, and nothing that was kept is lost by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover import own_writes
+from dbsync_pipeline.mirror.guard import Policy
+from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, sync
+
+Pair = tuple[Database, Database]
+Columns = dict[str, sa.types.TypeEngine[Any]]
+
+BEFORE: Columns = {"id": sa.Integer(), "name": sa.Unicode(50), "city": sa.Unicode(50)}
+MORE: Columns = {"id": sa.Integer(), "phone": sa.Unicode(50), "city": sa.Unicode(50), "name": sa.Unicode(50)}
+"""One more, and in another order."""
+LESS: Columns = {"id": sa.Integer(), "name": sa.Unicode(50)}
+
+
+def model_of(columns: Columns) -> Model:
+    metadata = sa.MetaData()
+    made = (sa.Column(name, type_, primary_key=name == "id", autoincrement=False) for name, type_ in columns.items())
+    sa.Table("people", metadata, *made)
+    return Model(metadata)
+
+
+def alter(database: Database, verb: str, *words: Any) -> None:
+    """One of Alembic's operations on the table, as the application's own migration does it."""
+    with database.engine("migration").begin() as connection:
+        getattr(Operations(MigrationContext.configure(connection)), verb)("people", *words)
+
+
+def published(pair: Pair) -> Pair:
+    """Both sides equal, after a first publish and a second one that changed row 1 and deleted row 2."""
+    source, target = pair
+    before = model_of(BEFORE)
+    people = before.table("people").sa
+    prepare(source, {"people": [{"id": n, "name": f"name {n}", "city": "León"} for n in range(1, 400)]}, before)
+    sync(source, target, model=before)
+    execute(source, people.update().where(people.c.id == 1).values(name="second"), people.delete().where(people.c.id == 2))
+    sync(source, target, model=before, run_id="second")
+    return pair
+
+
+def changed(pair: Pair, columns: Columns) -> Model:
+    """The models of these columns, and both databases with them."""
+    for database in published(pair):
+        for name in columns.keys() - BEFORE.keys():
+            alter(database, "add_column", sa.Column(name, columns[name]))
+        for name in BEFORE.keys() - columns.keys():
+            alter(database, "drop_column", name)
+    return model_of(columns)
+
+
+def rename(database: Database, model: Model, key: int, name: str) -> None:
+    people = model.table("people").sa
+    execute(database, people.update().where(people.c.id == key).values(name=name))
+
+
+def test_a_column_that_comes_is_no_foreign_write(pair: Pair) -> None:
+    source, target = pair
+    model = changed(pair, MORE)
+    people = model.table("people").sa
+    assert own_writes(target, model) == (), "or the application would be taken to have moved there"
+    execute(source, people.update().where(people.c.id == 7).values(phone="123", name="new"))
+    assert sync(source, target, model=model).changed == 1
+    assert content(target, model) == content(source, model)
+    assert own_writes(target, model) == ()
+    execute(target, people.update().where(people.c.id == 8).values(phone="456"))
+    assert own_writes(target, model) == ("people",), "once it was published, the new column is guarded too"
+    with pytest.raises(Refused, match=r"somebody has written .* with keys 8 \(foreign writes\)"):
+        sync(source, target, model=model)
+
+
+def test_what_somebody_wrote_before_a_column_came_is_still_seen(pair: Pair) -> None:
+    source, target = pair
+    model = changed(pair, MORE)
+    rename(target, model, 300, "precious")
+    rename(source, model, 7, "new")
+    assert own_writes(target, model) == ("people",)
+    with pytest.raises(Refused, match=r"somebody has written .* with keys 300 \(foreign writes\)"):
+        sync(source, target, model=model)
+
+
+def test_where_a_column_went_nobody_says_that_somebody_wrote(pair: Pair) -> None:
+    """Whether somebody did cannot be told: what a sync would change is at risk, and the application is not taken to have moved."""
+    source, target = pair
+    model = changed(pair, LESS)
+    assert own_writes(target, model) is None
+    rename(source, model, 7, "new")
+    before = content(target, model)
+    with pytest.raises(Refused, match=r"cannot be told: columns were taken out .* with keys 7 \(foreign writes\)"):
+        sync(source, target, model=model)
+    assert content(target, model) == before
+    sync(source, target, model=model, policy=Policy(overwrite=True))
+    assert content(target, model) == content(source, model) and own_writes(target, model) == ()
+
+
+def test_equal_databases_need_no_permission_after_a_column_went(pair: Pair) -> None:
+    source, target = pair
+    model = changed(pair, LESS)
+    assert sync(source, target, model=model).changed == 0
+    rename(source, model, 7, "new")
+    assert sync(source, target, model=model).changed == 1
+    assert content(target, model) == content(source, model)
+
+
+def test_a_longer_text_leaves_the_digests_what_they_are(pair: Pair) -> None:
+    _, target = published(pair)
+    assert own_writes(target, model_of({**BEFORE, "name": sa.Unicode(60)})) == ()
+
+
+def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) -> None:
+    _, target = pair
+    model = changed(pair, MORE)
+    ((_, rows),) = rescue.rescued_rows(target, model, "second")
+    by_key = {row["id"]: row for row in rows}
+    assert by_key[1] == {"dbsync_change": "replaced", "id": 1, "city": "León", "name": "name 1"}
+    (file,) = rescue.export(target, model, "second", tmp_path)
+    assert sorted(pq.read_table(file).column("id").to_pylist()) == [1, 2]
+    put, rest = rescue.merge(target, model, "second")
+    assert (put, rest) == ({"people": 1}, {"people": [(1,)]})
+    assert (2, None, "León", "name 2") in content(target, model)["people"]
+
+
+@pytest.mark.parametrize(("columns", "named"), [(MORE, "phone"), (LESS, "city")])
+def test_an_undo_across_the_change_is_refused_and_says_so(pair: Pair, columns: Columns, named: str) -> None:
+    _, target = pair
+    model = changed(pair, columns)
+    before = content(target, model)
+    with pytest.raises(Refused, match=f"the models have changed since that publish, in {named}"):
+        rescue.undo(target, model, "second", by="undo", settings=SETTINGS, overwrite=True)
+    assert content(target, model) == before
+
+
+def test_a_publish_after_the_change_can_be_undone(pair: Pair) -> None:
+    source, target = pair
+    model = changed(pair, MORE)
+    before = content(target, model)
+    rename(source, model, 7, "new")
+    sync(source, target, model=model, run_id="third")
+    rescue.undo(target, model, "third", by="undo", settings=SETTINGS)
+    assert content(target, model) == before
+    with target.connect() as dialect:
+        kept = Ledger(dialect).digests("people")
+    assert kept is not None and [name for name, _ in kept.form.columns] == list(BEFORE)
