@@ -352,7 +352,8 @@ def status(found: Sequence[DatabaseStatus], configured: str) -> None:
     for place in found:
         table.add_row(*_status_row(place))
     _out.print(table)
-    _out.print(_rows_table(found))
+    if any(place.rows for place in found):
+        _out.print(_rows_table(found))
     for place in found:
         if place.reason:
             complain(f"{place.name}: {place.reason}")
@@ -419,7 +420,7 @@ def _rows_table(found: Sequence[DatabaseStatus]) -> Table:
     """Rows per table and database, and how many of them a sync would change."""
     answered = [place for place in found if place.rows]
     table = _table(None, "table", *(f">{place.name}" for place in answered))
-    for name in answered[0].rows if answered else ():
+    for name in answered[0].rows:
         table.add_row(escape(name), *(f"{place.rows[name]:,}{_off(place.behind.get(name, 0))}" for place in answered))
     return table
 

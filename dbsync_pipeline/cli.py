@@ -243,7 +243,18 @@ def _ask(settings: Settings) -> tuple[str | None, list[str] | None]:
 
 
 @app.command()
-def verify(source: Source = None, target: Targets = None, table: Tables = None, as_json: Json = False) -> None:
+def verify(
+    source: Annotated[
+        str | None, typer.Option("--source", help="The database to compare the others with; the primary if not given.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="A database to compare with it, again for more; all others if not given.")
+    ] = None,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", help="A table to compare, again for more; all if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Compare databases row by row with SHA-256, trusting no ledger; status 0 when all are equal."""
     from dbsync_pipeline.mirror.verify import verify as compare
 

@@ -80,6 +80,11 @@ def test_every_verb_explains_itself_and_speaks_json(verb: str, dbsync: Dbsync) -
     assert done.status == 0 and "--json" in done.out
 
 
+def test_verify_tells_of_its_options_that_it_compares(dbsync: Dbsync) -> None:
+    told = dbsync("verify", "--help").out
+    assert "compare" in told and "copy" not in told
+
+
 def test_what_does_not_run_dagster_does_not_import_it(places: Places) -> None:
     program = """
 import sys
@@ -300,6 +305,14 @@ def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync)
     assert azure["ready"] is False and set(azure["not_ready"]) == {"reachable"}
     text = dbsync("status")
     assert "1 rows off" in text.out and SECRET.decode() not in text.out + text.err
+
+
+def test_status_shows_no_grid_of_tables_where_no_database_has_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbsync: Dbsync
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = dbsync("status").out
+    assert "windows" in told and "table" not in told.split()
 
 
 def test_tables_are_created_where_a_database_answers(places: Places, dbsync: Dbsync) -> None:
