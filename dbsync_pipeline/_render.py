@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,7 +17,7 @@ from rich.prompt import Prompt
 from rich.table import Table
 from rich.text import Text
 
-from dbsync_pipeline import answers
+from dbsync_pipeline import answers, interrupts
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import guard, ready
@@ -69,12 +69,10 @@ def ask_text(question: str) -> str:
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[None]:
-    """A word on stderr for the seconds that nothing else fills; only where a person sees it."""
-    if _err.is_terminal:
-        with _err.status(text):
-            yield
-    else:
+def starting_dagster() -> Iterator[None]:
+    """For the seconds that Dagster takes to load, a word on stderr where a person sees it, and an end at once on Ctrl-C."""
+    waiting = _err.status("Starting Dagster") if _err.is_terminal else nullcontext()
+    with waiting, interrupts.at_once(_err.show_cursor):  # the word hides the cursor
         yield
 
 

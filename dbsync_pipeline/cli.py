@@ -1,7 +1,8 @@
 """`dbsync`: the command line. Every verb reads the settings, calls the layer below, and shows what came back.
 
 With `--json` a verb prints one JSON value on stdout and nothing else there; progress and messages go to stderr. Exit status is 0 when
-what was asked is so, 1 when it is not, 2 when the asking was wrong. Dagster is imported by the verbs that run it or read its runs.
+what was asked is so, 1 when it is not, 2 when the asking was wrong, 130 after Ctrl-C. Dagster is imported by the verbs that run it or
+read its runs.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from dbsync_pipeline import _render as render
-from dbsync_pipeline import answers, unforeseen
+from dbsync_pipeline import answers, interrupts, unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import failover, rescue, schema, term
@@ -67,7 +69,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON value on stdout, an
 
 
 def main() -> None:
-    """The entry point: runs a verb; every failure ends as a text for a person, or as JSON, and a status that is not 0."""
+    """Runs a verb; every failure ends as a text for a person, or as JSON, and a status that is not 0."""
     try:
         _run()
     except DbsyncError as error:
@@ -105,7 +107,8 @@ def _fail(error: DbsyncError) -> NoReturn:
 @app.command()
 def demo(as_json: Json = False) -> None:
     """Make a realistic dataset in the primary, if it has none, and sync it to all other databases."""
-    from dbsync_pipeline.demo import fill
+    with interrupts.at_once():
+        from dbsync_pipeline.demo import fill
 
     settings, model = _ground()
     choice = choose(settings, model)
@@ -196,8 +199,9 @@ def history(
     as_json: Json = False,
 ) -> None:
     """List the syncs that ran, however they were launched: from here, the UI, a schedule or `dagster job execute`."""
-    from dbsync_pipeline import history as record
-    from dbsync_pipeline import runs
+    with render.starting_dagster():
+        from dbsync_pipeline import history as record
+        from dbsync_pipeline import runs
 
     settings = load()
     wanted = record.Wanted(limit, source and settings.database(source).name, target and settings.database(target).name, failed)
@@ -220,10 +224,25 @@ def _plan(settings: Settings, model: Model, choice: Choice, target: str) -> tupl
 
 def _sync_all(settings: Settings, choice: Choice) -> list[Any]:
     """One run per target, in turn; one that fails does not hold the next one back."""
-    with render.waiting("Starting Dagster"):
+    with render.starting_dagster():
         from dbsync_pipeline import runs
+    outcomes = []
     with runs.dagster_instance(settings) as instance, render.watching() as watch:
-        return [runs.sync(instance, choice, target, watch(target)) for target in choice.targets]
+        for target in choice.targets:
+            with _interruptible():
+                outcomes.append(runs.sync(instance, choice, target, watch(target)))
+    return outcomes
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A run that Ctrl-C ends is no failure to go on after, and it may have ended after its commit."""
+    try:
+        with interrupts.kept():
+            yield
+    except KeyboardInterrupt:
+        render.complain("interrupted: `dbsync history` says what was published")
+        raise
 
 
 def _status(outcomes: list[Any]) -> int:
@@ -446,10 +465,11 @@ def fail_over(
         raise typer.Exit(int(not dry_run and not _answers(seen, decision.primary)))
     if not yes:
         _agree(failover.words(decision), "dbsync failover --yes", as_json, "failover")
-    with render.waiting("Starting Dagster"):
+    with render.starting_dagster():
         from dbsync_pipeline import runs
-    with runs.dagster_instance(settings) as instance:
-        _end(runs.failover(instance), as_json)
+    with runs.dagster_instance(settings) as instance, _interruptible():
+        done = runs.failover(instance)
+    _end(done, as_json)
 
 
 @app.command()
@@ -461,9 +481,9 @@ def failback(yes: Yes = False, max_change_fraction: Fraction = None, max_change_
             f"{settings.primary} becomes equal to the primary of now and takes its place; its own rows go into the rescue tables"
         )
         _agree(what, "dbsync failback --yes", as_json, "failback")
-    with render.waiting("Starting Dagster"):
+    with render.starting_dagster():
         from dbsync_pipeline import runs
-    with runs.dagster_instance(settings) as instance, render.watching() as watch:
+    with runs.dagster_instance(settings) as instance, render.watching() as watch, _interruptible():
         done = runs.failback(instance, Allowed(None, max_change_fraction, max_change_rows), watch(settings.primary))
     _end(done, as_json)
 
@@ -555,7 +575,7 @@ def ui(
     """Run Dagster's web pages and its daemon, with the same history as this command line; Ctrl-C ends both."""
     settings, _ = _ground()
     _refuse_taken("127.0.0.1", port, "ui")
-    with render.waiting("Starting Dagster"):
+    with render.starting_dagster():
         from dbsync_pipeline import runs
     home = runs.prepare_home(settings)
     url = f"http://127.0.0.1:{port}"

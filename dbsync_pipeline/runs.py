@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from dagster import DagsterEvent, DagsterInstance, JobDefinition, execute_job, reconstructable
 from filelock import FileLock
 
-from dbsync_pipeline import history
+from dbsync_pipeline import history, interrupts
 from dbsync_pipeline.choice import Allowed, Choice
 from dbsync_pipeline.defs.assets import asset_key
 from dbsync_pipeline.defs.failover import REPORT
@@ -53,7 +53,9 @@ def prepare_home(settings: Settings) -> Path:
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
     """Dagster's lasting store of runs, made first if need be."""
-    with DagsterInstance.from_config(str(prepare_home(settings))) as instance:
+    with ExitStack() as opened:
+        with interrupts.kept():
+            instance = opened.enter_context(DagsterInstance.from_config(str(prepare_home(settings))))
         yield instance
 
 

@@ -352,7 +352,7 @@ def test_recreate_wants_the_name_said_again(places: Places, dbsync: Dbsync) -> N
 
 def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
+    command = [sys.executable, "-m", "dbsync_pipeline.entry", "ui", "--port", str(port), "--json"]
     server = subprocess.Popen(command, env=places.environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         wait_for(f"http://127.0.0.1:{port}/server_info", server)

@@ -69,7 +69,7 @@ def server() -> Iterator[Server]:
 def dagster_running(places: Places) -> Iterator[None]:
     """The pages and the daemon, as `dbsync ui` runs them."""
     port = free_port()
-    command = [sys.executable, "-m", "dbsync_pipeline.cli", "ui", "--port", str(port), "--json"]
+    command = [sys.executable, "-m", "dbsync_pipeline.entry", "ui", "--port", str(port), "--json"]
     with open(places.folder / "dagster.log", "wb") as log:
         running = subprocess.Popen(command, env=places.environment(ROOT), stdout=log, stderr=log, text=True)
         try:

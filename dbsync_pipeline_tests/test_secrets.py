@@ -130,7 +130,7 @@ for words in ("status", "plan", "history --json", "tables check", "rescue list")
 
 
 def test_the_command_line_leaves_no_password_behind_whether_it_succeeds_or_fails(place: Place) -> None:
-    done = place.run("-m", "dbsync_pipeline.cli", "sync", "--json")
+    done = place.run("-m", "dbsync_pipeline.entry", "sync", "--json")
     runs = {run["target"]: run for run in json.loads(done.stdout)["runs"]}
     assert {target: run["status"] for target, run in runs.items()} == {
         "linux": "SUCCESS",

@@ -1,0 +1,72 @@
+"""The program as a process: Ctrl-C at any moment, and output that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.processes import ROOT, dbsync
+
+PROGRAM = [sys.executable, "-m", "dbsync_pipeline.entry"]
+FULL = Path("/dev/full")
+INTERRUPTED = (130, -signal.SIGINT)
+"""Python ends itself by the signal where it met code that is made from text; a shell calls both 130."""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+    return Places(tmp_path, monkeypatch)
+
+
+def interrupted(places: Places, command: list[str], at: str) -> tuple[int, list[str]]:
+    """Ctrl-C as soon as stderr says so; how the program ended, and the lines of stderr after that."""
+    environment = places.environment(ROOT)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stderr is not None
+        next(line for line in program.stderr if at in line)
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=120)
+        assert out == ""
+        return program.returncode, err.splitlines()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another Ctrl-C")
+def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(places: Places) -> None:
+    told = [sys.executable, "-X", "importtime", "-m", "dbsync_pipeline.entry", "status"]  # a line for each module, on stderr
+    for module in ("typer.models", "sqlalchemy.engine"):
+        status, lines = interrupted(places, told, f" {module}\n")
+        assert status == 130 and not [line for line in lines if not line.startswith("import time:")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="another Ctrl-C")
+def test_ctrl_c_ends_a_sync_and_what_would_have_come_after(places: Places) -> None:
+    status, lines = interrupted(places, [*PROGRAM, "sync"], "linux  users  compare")
+    assert status in INTERRUPTED
+    assert [line for line in lines if "  " not in line] == ["interrupted: `dbsync history` says what was published"]
+    assert {run["target"] for run in dbsync(places, "history")} == {"linux"}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no file that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"], ["nope", "--json"]])
+def test_output_that_cannot_be_written_is_told_in_one_line(words: list[str], places: Places) -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run([*PROGRAM, *words], env=places.environment(ROOT), stdout=full, stderr=subprocess.PIPE, text=True)
+    told = [line for line in done.stderr.splitlines() if line.startswith("the output") or "Error" in line]
+    assert done.returncode == 1 and told == ["the output could not be written: No space left on device"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_a_closed_output_is_told_and_a_reader_that_has_gone_is_not(places: Places) -> None:
+    for shell, said in (
+        ('"$@" >&-', "the output could not be written: it is closed\n"),
+        ('"$@" | true; exit ${PIPESTATUS[0]}', ""),
+    ):
+        command = ["bash", "-c", shell, "bash", *PROGRAM, "--help"]
+        done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
