@@ -22,6 +22,7 @@ from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import guard, ready
 from dbsync_pipeline.mirror.rescue import plain
+from dbsync_pipeline.words import count
 
 if TYPE_CHECKING:
     from dbsync_pipeline.demo import DemoReport
@@ -121,19 +122,19 @@ def outcomes(runs: Sequence[Run]) -> None:
 def _outcome(run: Run) -> None:
     seconds = f"{run.seconds:.1f} s" if run.seconds is not None else "?"
     if not changed(run):
-        good(f"{run.target}: equal to {run.source}, nothing to do ({_rows(run):,} rows compared in {seconds})")
+        good(f"{run.target}: equal to {run.source}, nothing to do ({count(_rows(run), 'row')} compared in {seconds})")
         return
     table = _table(f"{run.source} → {run.target}", "table", *(">" + word for word in ("rows", "inserted", "updated", "deleted")))
     for name, counts in run.tables.items():
         table.add_row(escape(name), *_numbers(counts.rows, counts.inserted, counts.updated, counts.deleted))
     _out.print(table)
-    good(f"{run.target}: equal to {run.source} ({changed(run):,} rows changed, {_moved(run)}, {seconds})")
+    good(f"{run.target}: equal to {run.source} ({count(changed(run), 'row')} changed, {_moved(run)}, {seconds})")
 
 
 def demo(choice: Choice, report: DemoReport, runs: Sequence[Run], edit: str) -> None:
     """What was made, what moved, what it cost, and what to try next; `edit` changes one row."""
-    rows = sum(report.rows.values())
-    made = f"made {rows:,} rows ({report.bytes / MEGA:.1f} MB)" if report.created else f"{rows:,} rows were there"
+    found = count(sum(report.rows.values()), "row")
+    made = f"made {found} ({report.bytes / MEGA:.1f} MB)" if report.created else f"{found} found there"
     say(f"{choice.source}: {made}")
     outcomes(runs)
     if all(run.succeeded for run in runs):
@@ -147,7 +148,7 @@ def _after_demo(choice: Choice, report: DemoReport, runs: Sequence[Run], edit: s
         say(f"\nNothing to do: {', '.join(choice.targets)} equal {choice.source}.")
     else:
         moved = sum(counts.bytes for run in runs for counts in run.tables.values())
-        say(f"\nMoved {total:,} rows, {moved / MEGA:.1f} MB, to {', '.join(choice.targets)} in {cost:.1f} s.")
+        say(f"\nMoved {count(total, 'row')}, {moved / MEGA:.1f} MB, to {', '.join(choice.targets)} in {cost:.1f} s.")
     me = _called()
     say(
         "\nTry next:\n"
@@ -228,9 +229,11 @@ def verdicts(source: str, found: Mapping[str, Any]) -> None:
         for one in result:
             if not one.equal:
                 keys = ", ".join("/".join(map(str, key)) for key in one.keys)
-                complain(f"{target}: table {one.table}: {one.differing:,} rows differ from {source}, the first with keys {keys}")
+                complain(
+                    f"{target}: table {one.table}: {count(one.differing, 'row')} not equal to {source}, the first with keys {keys}"
+                )
         if all(one.equal for one in result):
-            good(f"{target}: equal to {source} by SHA-256 ({sum(one.source_rows for one in result):,} rows)")
+            good(f"{target}: equal to {source} by SHA-256 ({count(sum(one.source_rows for one in result), 'row')})")
 
 
 def rescued(found: Mapping[str, Any]) -> None:
@@ -277,11 +280,11 @@ def _shown(value: Any) -> Text:
 
 def merged(target: str, put: Mapping[str, int], rest: Mapping[str, Sequence[Any]]) -> None:
     for table, rows in put.items():
-        say(f"{target}: table {table}: {rows:,} rows put back")
+        say(f"{target}: table {table}: {count(rows, 'row')} put back")
     for table, keys in rest.items():
         names = ", ".join("/".join(map(str, key)) for key in keys[:20])
         complain(
-            f"{target}: table {table}: {len(keys):,} rows not put back, their keys are taken or a constraint refuses them: {names}"
+            f"{target}: table {table}: {count(len(keys), 'row')} not put back, where a key is taken or a constraint refuses it: {names}"
         )
 
 
@@ -302,7 +305,7 @@ def checked(found: Mapping[str, Any]) -> None:
             for difference in differences:
                 complain(f"{name}: table {table}: {difference}")
         if not answers.differs(result):
-            good(f"{name}: {len(result)} tables, equal to the models")
+            good(f"{name}: {count(len(result), 'table')}, equal to the models")
 
 
 def decision(seen: Sequence[Observation], found: Decision) -> None:
@@ -411,7 +414,7 @@ def _in_sync(place: DatabaseStatus) -> str:
         return "?"
     if place.in_sync:
         return "[green]yes[/green]"
-    return f"[yellow]no, {sum(place.behind.values()):,} rows off[/yellow]"
+    return f"[yellow]no, {count(sum(place.behind.values()), 'row')} off[/yellow]"
 
 
 def _rows_table(found: Sequence[DatabaseStatus]) -> Table:

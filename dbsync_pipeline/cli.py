@@ -34,6 +34,7 @@ from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.session import Session
 from dbsync_pipeline.mirror.status import status as read_status
 from dbsync_pipeline.settings import Settings, load
+from dbsync_pipeline.words import count
 
 app = typer.Typer(
     help="Keep the standby copies of an application's database equal to the primary.",
@@ -308,7 +309,7 @@ def undo(
     place, entry = _published(settings, run, only)
     if not yes:
         _agree(
-            f"{place.name} goes back to before run {entry.run_id} ({entry.changed:,} rows)",
+            f"{place.name} goes back to before run {entry.run_id} ({count(entry.changed, 'row')})",
             f"dbsync undo {run}{f' --database {only}' if only else ''} --yes",
             as_json,
             "undo",
@@ -317,7 +318,9 @@ def undo(
     if as_json:
         render.json_out(undone)
     else:
-        render.good(f"{place.name}: as it was before run {entry.run_id} ({undone.changed:,} rows put back); its schedule is held")
+        render.good(
+            f"{place.name}: as it was before run {entry.run_id} ({count(undone.changed, 'row')} put back); its schedule is held"
+        )
         render.say(f"To take this back: dbsync undo {undone.run_id}\nTo let the schedule go on: dbsync release {place.name}")
 
 

@@ -19,6 +19,7 @@ import pytest
 from dbsync_pipeline import cli
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.settings import load
+from dbsync_pipeline.words import count
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
@@ -304,7 +305,7 @@ def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync)
     assert (linux["ready"], linux["not_ready"], windows["ready"]) == (True, {}, None)
     assert azure["ready"] is False and set(azure["not_ready"]) == {"reachable"}
     text = dbsync("status")
-    assert "1 rows off" in text.out and SECRET.decode() not in text.out + text.err
+    assert "1 row off" in text.out and SECRET.decode() not in text.out + text.err
 
 
 def test_status_shows_no_grid_of_tables_where_no_database_has_any(
@@ -415,6 +416,22 @@ def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
     found = dbsync("verify", "--target", "linux", "--json")
     assert found.status == 1
     assert [table["keys"] for table in found.json[0]["tables"] if table["differing"]] == [[[3]]]
+
+
+def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(places.named("linux"), MODEL.table("users").sa.update().values(name="x").where(MODEL.table("users").sa.c.id == 3))
+    assert "table users: 1 row not equal to windows" in dbsync("verify", "--target", "linux").err
+    assert "up to 1 row would be at risk" in dbsync("plan", "--target", "linux").err
+    assert "(1 row changed, " in dbsync("sync", "--target", "linux", "--overwrite").out
+    run = dbsync("history", "--json", "--limit", "1").json[0]["run_id"]
+    assert "(1 row), and nobody agreed" in dbsync("undo", run).err
+    assert "(1 row put back)" in dbsync("undo", run, "--yes").out
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 rows"), (1, "1 row"), (25_300, "25,300 rows")])
+def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
+    assert count(number, "row") == words
 
 
 def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbsync) -> None:

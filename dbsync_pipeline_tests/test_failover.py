@@ -417,7 +417,7 @@ def test_failback_brings_the_rows_over_and_keeps_those_that_were_alone(three: Th
     assert (done.primary, done.former, done.term, done.missing) == ("windows", "linux", Term(2, "windows"), {})
     assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
     assert done.rescued == {"users": {"deleted": [(700,)], "replaced": [(2,)]}}
-    assert "rows deleted, with keys 700" in done.note
+    assert "1 row deleted, with keys 700" in done.note
     ((_, rows),) = rescue.rescued_rows(three.windows, MODEL, "back-1")
     assert "after the last sync" in [row["name"] for row in rows]
     with pytest.raises(SettingsError, match="windows is the primary already"):

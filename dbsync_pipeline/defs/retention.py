@@ -20,6 +20,7 @@ from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 from dbsync_pipeline.defs.traces import FAILOVER, UPKEEP, is_look, is_sync
 from dbsync_pipeline.settings import load
+from dbsync_pipeline.words import count
 
 _UPKEEP_DAYS = 2.0
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
@@ -30,7 +31,7 @@ _MOST = 5_000
 def forget_old_runs(context: OpExecutionContext) -> None:
     """Delete the records and logs of runs that ended more than DBSYNC_HISTORY_DAYS ago; those that only look after the syncs go sooner."""
     forgotten = forget(context.instance, load().history_days)
-    context.log.info(f"{forgotten} runs forgotten")
+    context.log.info(f"{count(forgotten, 'run')} forgotten")
 
 
 def forget(instance: DagsterInstance, days: float) -> int:

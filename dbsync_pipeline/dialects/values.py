@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Column, Kind, Row, Table
 from dbsync_pipeline.errors import Unholdable
+from dbsync_pipeline.words import count
 
 EPOCH = dt.datetime(2000, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -100,7 +101,7 @@ def _digits(precision: int, scale: int) -> Convert:
 def _characters(length: int | None) -> Convert:
     def check(value: str) -> str:
         if length is not None and len(value) > length:
-            raise Cannot(f"it is longer than {length} characters")
+            raise Cannot(f"it is longer than {count(length, 'character')}")
         if "\0" in value:
             raise Cannot("it holds the character U+0000")
         return value
@@ -318,7 +319,7 @@ def _utf16(length: int | None) -> Convert:
     def check(value: str) -> str:
         if not value.isascii() and length is not None and len(_utf8(value).encode("utf-16-le")) > 2 * length:
             raise Cannot(
-                f"it is longer than {length} characters as SQL Server counts them, where one beyond U+FFFF counts as two"
+                f"it is longer than {count(length, 'character')} as SQL Server counts them, where one beyond U+FFFF counts as two"
             )
         return _utf8(value)
 
@@ -336,7 +337,7 @@ def _code_page(code_page: int, length: int | None) -> Convert:
                 raise Cannot(f"the column is VARCHAR and its code page {code_page} lacks a character of it") from None
             data = value.encode()
         if length is not None and len(data) > length:
-            raise Cannot(f"it is longer than {length} bytes, in which VARCHAR counts")
+            raise Cannot(f"it is longer than {count(length, 'byte')}, in which VARCHAR counts")
         return value
 
     return check

@@ -23,6 +23,7 @@ from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.probe import ask
 from dbsync_pipeline.mirror.session import Observer, Session
 from dbsync_pipeline.settings import Settings
+from dbsync_pipeline.words import count
 
 PATIENCE = 6
 """The job waits so many times longer for an answer than the sensor does, so that a slow primary is not taken for a dead one."""
@@ -151,7 +152,7 @@ class Outage:
         return cls(primary, failures, dt.datetime.fromisoformat(since))
 
     def __str__(self) -> str:
-        return f"{self.primary} did not answer {self.failures} probes in a row, since {self.since:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{self.primary} did not answer {count(self.failures, 'probe')} in a row, since {self.since:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def tally(before: Outage | None, seen: Sequence[Observation], settings: Settings, now: dt.datetime) -> Outage | None:
@@ -357,9 +358,9 @@ def _holds(one: Observation, primary: str) -> str:
     if one.snapshot_at is None:
         return f"It was never published to, so nothing of {primary} is known to be in it"
     age = dt.datetime.now(dt.UTC) - one.snapshot_at
-    minutes = age.total_seconds() / 60
+    minutes = round(age.total_seconds() / 60)
     return (
-        f"It holds the state of {one.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {minutes:,.0f} minutes ago: "
+        f"It holds the state of {one.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, {count(minutes, 'minute')} ago: "
         f"what was written to {primary} since is not in it"
     )
 
@@ -459,7 +460,7 @@ class Report:
             return decision.why
         if self.promotion:
             lines.append(f"{self.promotion.primary} is the primary now ({self.promotion.term}); point the application to it")
-        lines += [f"{one.target} was brought up to {one.source} ({one.changed:,} rows changed)" for one in self.published]
+        lines += [f"{one.target} was brought up to {one.source} ({count(one.changed, 'row')} changed)" for one in self.published]
         lines += [f"{name} was not brought up: {why}" for name, why in self.failed.items()]
         if not decision.nothing and not (self.promotion or self.published or self.failed):
             lines.append(f"nothing was done, since DBSYNC_FAILOVER is alert: `dbsync failover` does it ({words(decision)})")
@@ -538,7 +539,7 @@ class Failback:
         for table, changes in self.rescued.items():
             for change, keys in changes.items():
                 if keys:
-                    lines.append(f"table {table}: {len(keys):,} rows {change}, with keys {_keys(keys)}")
+                    lines.append(f"table {table}: {count(len(keys), 'row')} {change}, with keys {_keys(keys)}")
         if self.rescued:
             lines.append(f"they are kept: `dbsync rescue show {self.publication.run_id}`")
         return "\n".join(lines + [f"{name} did not take the term: {why}" for name, why in self.missing.items()])

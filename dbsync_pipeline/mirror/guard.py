@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.base import Key
 from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.words import count
 
 FIRST_KEYS = 5
 """So many keys are named in a refusal."""
@@ -182,7 +183,8 @@ def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
     differing = [table for table in plan.tables.values() if not table.empty]
     if differing:
         counts = ", ".join(
-            f"{table.table} ({table.update + table.delete} of its {table.target_rows} rows at risk)" for table in differing
+            f"{table.table} ({table.update + table.delete} of its {count(table.target_rows, 'row')} at risk)"
+            for table in differing
         )
         yield Finding(
             "unknown target",
@@ -202,8 +204,8 @@ def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[Finding]:
             yield Finding(
                 "foreign writes",
                 table.table,
-                f"{_written(plan, table.risk)}: up to {table.risk.rows} "
-                f"rows are at risk of being changed or deleted, with keys {keys}{more}",
+                f"{_written(plan, table.risk)}: up to {count(table.risk.rows, 'row')} would be at risk of being "
+                f"changed or deleted, with keys {keys}{more}",
                 _over_its_rows(plan),
             )
 
@@ -221,11 +223,13 @@ def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
         limit = max(policy.max_change_rows, int(policy.max_change_fraction * table.target_rows))
         emptied = table.target_rows > 0 and table.source_rows == 0 and policy.max_change_fraction < 1
         if lost > limit or emptied:
-            what = "the source's table is empty" if table.source_rows == 0 else f"the source has {table.source_rows} rows"
+            what = (
+                "the source's table is empty" if table.source_rows == 0 else f"the source has {count(table.source_rows, 'row')}"
+            )
             yield Finding(
                 "shrunken source",
                 table.table,
-                f"{what}, and {table.delete} of the {table.target_rows} rows on {plan.target} would be "
+                f"{what}, and {table.delete} of the {count(table.target_rows, 'row')} on {plan.target} would be "
                 f"deleted and {table.update} changed",
                 _through(plan, "--max-change-fraction 1"),
             )

@@ -26,6 +26,7 @@ from dbsync_pipeline.mirror.guard import Plan, Policy, Risk, TablePlan
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.settings import Settings
+from dbsync_pipeline.words import count
 
 Observer = Callable[[str, str, int, "int | None"], None]
 """Told of progress: table, phase (compare, stage, publish, prove), rows done, rows in all where known."""
@@ -312,7 +313,7 @@ class Session:
             self._observe(table.name, "stage", new + changed, None)
         if explained != differing.size:
             raise NotProved(
-                f"{differing.size} groups of rows differ by their digests, and rows that differ were found in {explained} only",
+                f"the digests of {count(differing.size, 'group')} of rows differ, and rows that differ were found in {explained} only",
                 operation="compare",
                 table=table.name,
                 remedy="this is a defect of dbsync: report it; `dbsync verify` compares in another way",
@@ -463,7 +464,7 @@ class Session:
     def _expect(self, work: _Work, what: str, found: int, expected: int) -> None:
         if found != expected:
             raise NotProved(
-                f"{found} rows were {what} where the plan has {expected}",
+                f"{count(found, 'row')} {what} where the plan has {expected}",
                 operation="publish",
                 database=self.target.name,
                 table=work.table.name,
