@@ -2,7 +2,8 @@
 
 A database is one setting, `DBSYNC_<NAME>_URL`. When any is set, the databases are those that have one; when none is, they are three
 SQLite files under `DBSYNC_HOME`. `.env` in the working folder is read too, and the environment wins. A name that begins with
-DBSYNC_ and is no setting is refused: it is a misspelt one, and what it was meant to change would go on as if it were not there.
+DBSYNC_ and is no setting is refused: it is a misspelt one, and what it was meant to change would go on as if it were not there. So is
+a database whose name is nearly that of a setting: without its S, DBSYNC_ALERT_URLS would be one, and no alert would be sent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ SHORTEST_TOKEN = 20
 """Characters; what is shorter can be guessed."""
 
 _URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
-_NOT_DATABASES = {"HEARTBEAT"}
+_NEARLY = 0.8
+"""From here on two names are so alike that one may be the other misspelt, as difflib has it: ALERTS and ALERT, not HEART and HEARTBEAT."""
 _OTHERS = re.compile(r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$")
 """What is no misspelt setting: the test suite's own, and what Kubernetes sets for each of its services, of which one may be `dbsync`."""
 
@@ -161,17 +163,14 @@ def _refuse_unknown() -> None:
     unknown = [
         name
         for name in _environment()
-        if name.upper().startswith("DBSYNC_")
-        and name.upper() not in settings
-        and not _URL.match(name)
-        and not _OTHERS.match(name)
+        if name.upper().startswith("DBSYNC_") and name.upper() not in settings and not _named_by(name) and not _OTHERS.match(name)
     ]
     if unknown:
         known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
         raise SettingsError(
             f"no such setting: {', '.join(_with_likeliest(name, known) for name in sorted(unknown))}",
             remedy="mend its name, or take it out of the environment or .env; README.md has all settings, "
-            "and a database is DBSYNC_<NAME>_URL with a name of letters and digits",
+            "and a database is DBSYNC_<NAME>_URL with a name of letters and digits that is not nearly a setting's",
         )
 
 
@@ -185,10 +184,17 @@ def _with_likeliest(name: str, known: set[str]) -> str:
 def _urls() -> dict[str, str]:
     found: dict[str, str] = {}
     for variable, value in _environment().items():
-        match = _URL.match(variable)
-        if match and value and match[1] not in _NOT_DATABASES:
-            found[match[1].lower()] = value
+        name = _named_by(variable)
+        if name and value:
+            found[name] = value
     return found
+
+
+def _named_by(variable: str) -> str | None:
+    """The database that the variable is the setting of."""
+    match = _URL.match(variable)
+    others = [name.upper().rpartition("_URL")[0] for name in Settings.model_fields if name.endswith(("_url", "_urls"))]
+    return match[1].lower() if match and not difflib.get_close_matches(match[1], others, cutoff=_NEARLY) else None
 
 
 def _embedded(home: Path) -> dict[str, str]:

@@ -167,6 +167,13 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
         ("DBSYNC_LINUX_ULR", "probably DBSYNC_LINUX_URL)"),
         ("dbsync_linux_url", "probably DBSYNC_LINUX_URL)"),
         ("DBSYNC_QQQQ", "DBSYNC_<NAME>_URL"),
+        ("DBSYNC_ALERT_URL", "probably DBSYNC_ALERT_URLS)"),
+        ("DBSYNC_ALERTS_URL", "probably DBSYNC_ALERT_URLS)"),
+        ("DBSYNC_ALRET_URL", "probably DBSYNC_ALERT_URLS)"),
+        ("DBSYNC_HEARTBEATS_URL", "probably DBSYNC_HEARTBEAT_URL)"),
+        ("DBSYNC_HEARTBEAT_URLS", "probably DBSYNC_HEARTBEAT_URL)"),
+        ("DBSYNC_DAGSTER_STORE_URL", "probably DBSYNC_DAGSTER_STORAGE_URL)"),
+        ("DBSYNC_DAGSTERSTORAGE_URL", "probably DBSYNC_DAGSTER_STORAGE_URL)"),
     ],
 )
 def test_a_misspelt_setting_is_told_and_nothing_is_done(variable: str, meant: str, places: Places, dbsync: Dbsync) -> None:
@@ -178,6 +185,14 @@ def test_a_misspelt_setting_is_told_and_nothing_is_done(variable: str, meant: st
     error = dbsync("status", "--json").json["error"]
     assert variable in error["cause"] and SECRET.decode() not in done.err + str(error)
     assert not places.folder.joinpath(".dbsync", "linux.db").exists()
+
+
+def test_a_database_may_be_named_as_nothing_else_is(places: Places, dbsync: Dbsync) -> None:
+    names = ["windows", "linux", "azure", "a", "berlin", "failover", "heart", "planetalert2", "primary", "storage"]
+    for name in names:
+        places.set(**{f"DBSYNC_{name.upper()}_URL": f"sqlite:///{places.folder / name}.db"})
+    places.set(DBSYNC_HEARTBEAT_URL="http://127.0.0.1:1/", DBSYNC_ALERT_URLS="json://127.0.0.1:1")
+    assert [one["name"] for one in dbsync("status", "--json").json] == names
 
 
 def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Dbsync) -> None:
