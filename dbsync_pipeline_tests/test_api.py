@@ -55,7 +55,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     places, port, log = Places(tmp_path, monkeypatch), free_port(), tmp_path / "log"
     places.set(DBSYNC_API_TOKEN=TOKEN)
     with log.open("w") as output:
-        process = started(places, "dbsync_pipeline.cli", "serve", "--port", str(port), output=output)
+        process = started(places, "dbsync_pipeline.entry", "serve", "--port", str(port), output=output)
         try:
             until("the server answers", lambda: "Uvicorn running" in log.read_text() or process.poll() is not None)
             yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, places)
