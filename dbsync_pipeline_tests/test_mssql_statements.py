@@ -232,7 +232,7 @@ def test_everything_that_is_said_is_tsql(model: Model, babelfish: bool, family: 
 
 def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
     table = MODEL.table("users")
-    for locks, level, hint in ((False, "SNAPSHOT", "[users] t"), (True, "SERIALIZABLE", "[users] t WITH (TABLOCK, HOLDLOCK)")):
+    for locks, level, hint in ((False, "SNAPSHOT", "[users] t"), (True, "READ COMMITTED", "[users] t WITH (TABLOCK, HOLDLOCK)")):
         dialect, raw = _opened(babelfish=False, locks=locks)
         dialect.snapshot()
         assert f"SET TRANSACTION ISOLATION LEVEL {level}" in raw.statements
@@ -240,6 +240,23 @@ def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
         dialect.count(table), dialect.digests(table, Form(CANONICAL, 3)), list(dialect.read(table)), dialect.counter(table)
         reads = [statement for statement in raw.statements[before:] if "[users]" in statement and "object_id" not in statement]
         assert len(reads) == 4 and all(f"FROM {hint}" in statement for statement in reads)
+
+
+def test_babelfish_reads_a_snapshot_even_where_locks_are_asked_for() -> None:
+    """It takes no notice of the hints, so that without a snapshot every statement would read a state of its own."""
+    dialect, raw = _opened(babelfish=True, locks=True)
+    dialect.snapshot()
+    assert "SET TRANSACTION ISOLATION LEVEL SNAPSHOT" in raw.statements
+
+
+@pytest.mark.parametrize("locks", [False, True], ids=["snapshot", "locks"])
+def test_a_source_has_a_transaction_before_it_leaves_its_mark(locks: bool) -> None:
+    """A mark is a lock of the transaction, which the server begins with the first read of a table and with nothing before."""
+    dialect, raw = _opened(babelfish=False, locks=locks)
+    dialect.snapshot()
+    dialect.leave_mark(5)
+    (mark,) = [number for number, statement in enumerate(raw.statements) if "sp_getapplock" in statement]
+    assert any("FROM sys.tables" in statement for statement in raw.statements[:mark])
 
 
 @pytest.mark.parametrize("type_", [mssql.SQL_VARIANT, mssql.ROWVERSION, mssql.TIMESTAMP])
@@ -479,9 +496,15 @@ def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: 
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        ("SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable to get local issuer certificate]", "authority"),
+        (
+            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable to get local issuer certificate]",
+            "authority",
+        ),
         ("SSL Provider: The certificate chain was issued by an authority that is not trusted.", "authority"),
-        ("SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject name does not match host name]", "Hostname"),
+        (
+            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject name does not match host name]",
+            "Hostname",
+        ),
         ("SSL Provider: The target principal name is incorrect.", "HostnameInCertificate"),
         ("TLS handshake failed while connecting to 'db': unexpected eof while reading", "see that the server of azure runs"),
     ],

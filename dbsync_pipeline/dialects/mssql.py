@@ -82,7 +82,8 @@ class MSSQL(Dialect):
         self._held: list[str] = []
         options = connection.get_execution_options()
         self._label: str = options.get("dbsync_label", "dbsync")
-        self._reads_under_locks: bool = options.get("dbsync_locks", False)
+        # Babelfish always has snapshots, and takes no notice of the locks that are asked for by hints
+        self._reads_under_locks: bool = options.get("dbsync_locks", False) and not self._babelfish
         self._hint = ""
 
     # -- the connection
@@ -179,14 +180,15 @@ class MSSQL(Dialect):
     def snapshot(self) -> dt.datetime:
         """The transaction's state is that of its first read of a table.
 
-        Under locks, every table that is read is locked against writers until the end: what was read first still holds when the last is
-        read, so it is one state too.
+        Under locks, every mirrored table that is read is locked against writers until the end: what was read first still holds when the
+        last is read, so it is one state too. The ledger is not locked: the publish notes its number there by another connection.
         """
-        self._isolate("SERIALIZABLE" if self._reads_under_locks else "SNAPSHOT")
+        self._isolate("READ COMMITTED" if self._reads_under_locks else "SNAPSHOT")
         self._hint = " WITH (TABLOCK, HOLDLOCK)" if self._reads_under_locks else ""
         self.connection.begin()
         now = self._one("SELECT datediff_big(microsecond, '2000-01-01T00:00:00', sysutcdatetime())")[0]
-        for (table,) in self._all(_SOME_TABLE) if not self._reads_under_locks else ():
+        some = self._all(_SOME_TABLE)  # under locks too: the server begins a transaction with the first read of a table
+        for (table,) in () if self._reads_under_locks else some:
             self._all(f"SELECT TOP (1) 1 FROM {table}")
         return (values.EPOCH + dt.timedelta(microseconds=now)).replace(tzinfo=dt.UTC)
 
