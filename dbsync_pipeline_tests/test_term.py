@@ -84,6 +84,19 @@ def test_a_term_is_taken_under_the_lock_of_a_publish(place: Database) -> None:
     assert term.read_term(place) == W2
 
 
+def test_a_publish_goes_on_where_its_number_may_not_be_noted(place: Database) -> None:
+    if place.engine_name == "sqlite":
+        pytest.skip("who may write to a SQLite file may write all of it")
+    execute(place, "ALTER TABLE dbsync.facts ADD CONSTRAINT no_number CHECK (name <> 'number')")
+    with place.connect() as dialect:
+        dialect.begin(MODEL.tables, wait_seconds=1)
+        ledger = Ledger(dialect)
+        assert ledger.take_term(L1)
+        assert ledger.heir_number(7) is None
+        dialect.commit()
+    assert term.read_term(place) == L1, "what the transaction did before the attempt stands"
+
+
 @pytest.mark.parametrize(
     ("taken", "silent", "primary", "pending", "certain"),
     [

@@ -365,6 +365,12 @@ class Dialect(ABC):
     @abstractmethod
     def commit(self) -> None: ...
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Within the open transaction: where this fails, what it did is taken back, and the transaction goes on."""
+        with self.connection.begin_nested():
+            yield
+
     @abstractmethod
     def hold_constraints_off(self, tables: Sequence[Table]) -> None:
         """Within the writing transaction, foreign keys are not enforced until `prove_constraints`."""

@@ -261,6 +261,16 @@ class MSSQL(Dialect):
         assert transaction is not None
         transaction.commit()
 
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Under XACT_ABORT an error ends the whole transaction, with its savepoints."""
+        self._run("SET XACT_ABORT OFF")
+        try:
+            with super().attempt():
+                yield
+        finally:
+            self._run("SET XACT_ABORT ON")
+
     @translated
     def hold_constraints_off(self, tables: Sequence[Table]) -> None:
         """Disabled foreign keys do not act either, so that ON DELETE CASCADE does nothing; nor do disabled triggers.

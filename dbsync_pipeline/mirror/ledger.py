@@ -335,7 +335,7 @@ class Ledger:
         None, and the transaction goes on, where this role may not note the number.
         """
         try:
-            with self._dialect.doing("write the ledger"), self._connection.begin_nested():
+            with self._dialect.doing("write the ledger"), self._dialect.attempt():
                 return self._next_number(above)[1]
         except DatabaseError:
             return None
@@ -375,7 +375,7 @@ class Ledger:
             if old is not None and self._connection.execute(old).rowcount != 1:
                 return False
             try:
-                with self._connection.begin_nested():
+                with self._dialect.attempt():
                     self._connection.execute(facts.insert().values(name=TERM, value=term.to_text()))
             except sa.exc.IntegrityError:
                 return False
