@@ -554,6 +554,34 @@ def test_a_database_that_cannot_be_looked_into_is_told(level: int, granted: int 
     assert told in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "number", "told"),
+    [
+        (
+            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object 'dbo.users'. The duplicate key value is (a (hidden)@b).",
+            2627,
+            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object 'dbo.users'.\nRemedy: where the models",
+        ),
+        (
+            "String or binary data would be truncated in table 'app.dbo.users', column 'name'. Truncated value: 'it's hidden'.",
+            2628,
+            "in table 'app.dbo.users', column 'name'.",
+        ),
+        (
+            "Conversion failed when converting the nvarchar value 'hidden' to data type int.",
+            245,
+            "the nvarchar value to data type int.",
+        ),
+        ("The conversion of the varchar value 'hidden' overflowed an INT1 column.", 244, "value overflowed an INT1 column."),
+        ("Arithmetic overflow error for data type tinyint, value = 300.", 220, "for data type tinyint."),
+    ],
+)
+def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(text: str, number: int, told: str) -> None:
+    for error in (_Native(text), _Odbc(text, number)):
+        said = str(_tds.translate(error, "azure", "insert staged"))
+        assert told in said and "hidden" not in said and "300" not in said
+
+
 def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:
     text = "Snapshot isolation transaction failed accessing database 'app' because snapshot isolation is not allowed in this database."
     for error in (_Native(text), _Odbc(text, 3952)):

@@ -228,13 +228,20 @@ def leave(connection: Any) -> None:
 
 
 def plain_message(error: BaseException) -> str:
-    """The server's own words, without what the drivers put before and after them."""
+    """The server's own words, without the values that it quotes and without what the drivers put before and after them."""
     message = str(getattr(error, "ddbc_error", None) or (error.args[-1] if error.args else "") or type(error).__name__)
     message = message.split("DDBC Error: ")[-1]
     message = (
         re.sub(r"\[[^\]]*\]", "", message, count=0 if message.startswith("[") else 1) if message.startswith("[") else message
     )
-    return re.sub(r"\s*\(\d+\)\s*\(SQL\w+\).*$", "", message, flags=re.S).strip()
+    return _VALUES.sub("", re.sub(r"\s*\(\d+\)\s*\(SQL\w+\).*$", "", message, flags=re.S)).strip()
+
+
+_VALUES = re.compile(
+    r"\s*The duplicate key value is \(.*\)\.?|\s*Truncated value: '.*'\.?| '.*'(?= to data type| overflowed)|, value = [^.]*",
+    re.S,
+)
+"""What SQL Server tells of rows, in the errors 2601, 2627, 2628, 244, 245 and 220."""
 
 
 def number(error: BaseException) -> int | None:
@@ -260,6 +267,8 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
     message = plain_message(original)
     if code in _NO_RIGHT or any(piece in text for piece in _NO_RIGHT_TEXTS):
         return DatabaseError(f"the user of {name} lacks a right: {message}", operation=operation, database=name, remedy=GRANT)
+    if code in _DUPLICATE or "duplicate key" in text:
+        return DatabaseError(message, operation=operation, database=name, remedy=_UNIQUE)
     return DatabaseError(message, operation=operation, database=name)
 
 
@@ -302,6 +311,11 @@ def _cancelled(name: str, operation: str) -> DatabaseError:
 
 _NO_RIGHT = (229, 230, 262, 297, 300, 1088, 2760, 15247)
 _NO_RIGHT_TEXTS = ("permission was denied", "permission denied", "not have permission", "must be owner")
+_DUPLICATE = (2601, 2627)
+_UNIQUE = (
+    "where the models do not have that unique index or constraint, drop it on the target; where they do, look for rows that differ in "
+    "nothing but what it ignores: SQL Server takes two NULLs as equal"
+)
 GRANT = "grant it; docs/security.md lists what a role needs"
 
 # the numbers are Microsoft's; the texts stand for them where the driver does not give numbers

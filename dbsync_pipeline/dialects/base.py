@@ -24,7 +24,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.errors import DbsyncError, StructureError
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
@@ -273,20 +273,24 @@ def staging(schema: str | None, name: str, columns: Sequence[Column]) -> sa.Tabl
 
 
 def translated(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A dialect's method, a generator too, whose driver errors come out as the project's own."""
+    """A dialect's method, a generator too, whose driver errors come out as the project's own, with the table that it was given."""
     operation = method.__name__.strip("_").replace("_", " ")
 
     @functools.wraps(method)
     def call(self: Dialect, *args: Any, **kwargs: Any) -> Any:
-        with self.doing(operation):
+        with self.doing(operation, _table_of(args)):
             return method(self, *args, **kwargs)
 
     @functools.wraps(method)
     def generate(self: Dialect, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self.doing(operation):
+        with self.doing(operation, _table_of(args)):
             yield from method(self, *args, **kwargs)
 
     return generate if inspect.isgeneratorfunction(method) else call
+
+
+def _table_of(args: Sequence[Any]) -> str | None:
+    return next((one.name for one in args if isinstance(one, Table)), None)
 
 
 class Dialect(ABC):
@@ -308,12 +312,15 @@ class Dialect(ABC):
         self.connection = connection
 
     @contextmanager
-    def doing(self, operation: str) -> Iterator[None]:
+    def doing(self, operation: str, table: str | None = None) -> Iterator[None]:
         """Within, an error of the driver comes out as the project's own, naming this operation and without its chain."""
         try:
             yield
         except self.driver_errors as error:
-            raise self.translate(error, self.name, operation) from None
+            told = self.translate(error, self.name, operation)
+            if isinstance(told, DbsyncError) and told.table is None:
+                told.table = table
+            raise told from None
 
     # -- the connection
 

@@ -211,6 +211,7 @@ class MSSQL(Dialect):
                     f"{self._blockers(tables)} is writing to the tables",
                     operation="lock",
                     database=self.name,
+                    table=table.name,
                     remedy="wait until that transaction ends, then try again",
                 )
             raise busy from None

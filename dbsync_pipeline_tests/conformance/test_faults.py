@@ -77,8 +77,9 @@ def test_fault_a_failure_in_the_middle_left_the_table_without_rows(synced: Pair)
     before = content(target)
     execute(target, "CREATE UNIQUE INDEX in_the_way ON messages (created_at)")
     execute(source, messages.update().where(messages.c.id.in_([5, 6])).values(created_at=_moment(source)))
-    with pytest.raises(DbsyncError):
+    with pytest.raises(DbsyncError) as failure:
         sync(source, target)
+    assert failure.value.table == "messages"
     assert content(target) == before
 
 
