@@ -13,10 +13,11 @@ from dbsync_pipeline import history, runs
 from dbsync_pipeline.choice import Allowed, choose
 from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.resources import Sync
-from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.mirror import rescue, schema
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.ledger import Ledger, Publication
 from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.worlds import MODEL, execute
 from dbsync_pipeline_tests.worlds import sync as mirror
@@ -173,3 +174,16 @@ def test_making_the_store_twice_changes_nothing(places: Places) -> None:
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     assert runs.prepare_home(load()) == home == places.folder / ".dbsync" / "dagster"
     assert (home / "dagster.yaml").read_text() == "telemetry:\n  enabled: false\n"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_ledger_is_asked_for_more_runs_than_a_statement_takes_parameters(engine: str, new_database: NewDatabase) -> None:
+    database, now = new_database(engine, "linux"), dt.datetime.now(dt.UTC)
+    schema.ensure(database, MODEL)
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        with dialect.connection.begin():
+            for number in (1, 2, 3):
+                ledger.record(Publication(number, f"run {number}", "windows", "linux", now, now, {}, {}), "")
+        found = ledger.of_runs(["run 1", *(f"other {number}" for number in range(2500)), "run 3"])
+    assert [entry.number for entry in found] == [3, 1]

@@ -616,6 +616,13 @@ def test_an_instant_goes_to_pyodbc_as_a_text_that_is_said_to_be_a_datetimeoffset
     assert Instant().compile(dialect) == "DATETIMEOFFSET(6)"
 
 
+def test_octets_are_summed_beyond_two_gigabytes() -> None:
+    """DATALENGTH of a bounded column is an int there, and so is the sum of ints; Babelfish's is not."""
+    dialect, _ = _opened(babelfish=False)
+    told = str(dialect.octets(sa.column("name")).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
+    assert told == "CAST(datalength(name) AS BIGINT)"
+
+
 def test_keys_travel_as_json() -> None:
     assert ours._json([(1, "a'🙂"), (2, b"\0\xff")]) == '[[1, "a\'\\ud83d\\ude42"], [2, "AP8="]]'
     assert decimal.Decimal(1)  # plain numerics are texts already

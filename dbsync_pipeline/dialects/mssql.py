@@ -451,7 +451,8 @@ class MSSQL(Dialect):
         self._run(_tsql.create_like(f"{quote(self.ledger_schema)}.{quote(name)}", table, table.columns, before))
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        return sa.func.datalength(column)
+        """As a bigint: of a bounded column it is an int, and a sum of ints ends at two gigabytes."""
+        return sa.cast(sa.func.datalength(column), sa.BigInteger)
 
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:

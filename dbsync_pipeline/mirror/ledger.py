@@ -30,6 +30,8 @@ _GIVEN = "state "
 """With a number after it, the fact that holds the moment of the state that this database has published under that number."""
 TERM = "term"
 """The fact that holds the term."""
+_AT_ONCE = 1000
+"""So many runs are asked for by one statement: SQL Server takes at most 2,100 parameters."""
 
 
 @dataclass(frozen=True, order=True)
@@ -430,8 +432,11 @@ class Ledger:
 
     def of_runs(self, run_ids: Collection[str]) -> list[Publication]:
         """The publishes of these runs, of those that were committed, newest first."""
-        publishes = self._t.publishes
-        return self._many(sa.select(publishes).where(publishes.c.run_id.in_(run_ids)).order_by(publishes.c.number.desc()))
+        publishes, wanted = self._t.publishes, list(run_ids)
+        found: list[Publication] = []
+        for start in range(0, len(wanted), _AT_ONCE):
+            found += self._many(sa.select(publishes).where(publishes.c.run_id.in_(wanted[start : start + _AT_ONCE])))
+        return sorted(found, key=lambda entry: entry.number, reverse=True)
 
     def _many(self, query: sa.Select[Any]) -> list[Publication]:
         with self._dialect.doing("read the ledger"):
