@@ -35,6 +35,7 @@ from dbsync_pipeline.errors import (
     Unavailable,
     Unholdable,
 )
+from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.worlds import MODEL
@@ -580,6 +581,32 @@ def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(text: s
     for error in (_Native(text), _Odbc(text, number)):
         said = str(_tds.translate(error, "azure", "insert staged"))
         assert told in said and "hidden" not in said and "300" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("mssql://sa:hidden@localhost?Encrypt=no", "names no database"),
+        ("mssql://sa:hidden@localhost/app?Bogus=1", "an option that the driver does not know"),
+        ("mssql://sa:hidden@localhost/app?Encrypt=perhaps", "a value that the driver does not know"),
+        ("mssql+pyodbc://sa:hidden@localhost/app?Encrypt=perhaps", "a value that the driver does not know"),
+        ("mssql+pyodbc://sa:hidden@localhost/app?driver=Nope", "no such ODBC driver"),
+        ("mssql+pyodbc:///?odbc_connect=Server%3Dlocalhost%3BPWD%3Dhidden", "no such ODBC driver"),
+        ("mssql:///?odbc_connect=Server%3Dlocalhost%3BPWD%3Dhidden", "mssql+pyodbc://"),
+        ("mssql://sa:hidden@localhost/app?consistent_reads=lock", "consistent_reads=locks"),
+    ],
+)
+def test_a_url_that_cannot_be_right_is_told_before_anything_is_connected_to(url: str, told: str) -> None:
+    pytest.importorskip("pyodbc" if "pyodbc" in url else "mssql_python")
+    with pytest.raises(SettingsError) as refusal, Database("azure", sa.make_url(url)).connect():
+        pass
+    said = str(refusal.value)
+    assert told in said and "database azure" in said and "Remedy: " in said and "hidden" not in said
+
+
+def test_a_refusal_to_connect_that_is_not_known_points_to_the_url() -> None:
+    told = str(_tds.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
+    assert "DBSYNC_AZURE_URL" in told and "docs/sql-server.md" in told
 
 
 def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:

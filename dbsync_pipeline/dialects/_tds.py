@@ -63,6 +63,14 @@ def _machine() -> tuple[str, ...]:
     )
 
 
+def under_locks(url: sa.URL) -> bool:
+    """Whether the URL asks for reads under locks; raises SettingsError where it asks for what there is not."""
+    asked = url.query.get(LOCKS)
+    if asked not in (None, "locks"):
+        raise SettingsError(f"its URL has {LOCKS} with a value other than `locks`", remedy=f"write {LOCKS}=locks, or nothing")
+    return asked == "locks"
+
+
 def import_driver(url: sa.URL) -> None:
     """Raises SettingsError with the command that installs what is missing."""
     driver = {"mssqlpython": "mssql_python", "pyodbc": "pyodbc"}.get(url.get_driver_name())
@@ -254,9 +262,7 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
     """The project's error for a driver's, without its chain."""
     original = getattr(error, "orig", None) or error
     if type(original).__name__ == "ConnectionStringParseError":
-        return SettingsError(
-            "its URL has an option that the driver does not know", database=name, remedy=f"mend DBSYNC_{name.upper()}_URL"
-        )
+        return _not_parsed(str(original), name)
     text, code = str(original), number(original)
     if "Failed to load the driver" in text or "libodbc" in text:
         return missing(_why_not_loaded(text))
@@ -269,7 +275,27 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
         return DatabaseError(f"the user of {name} lacks a right: {message}", operation=operation, database=name, remedy=GRANT)
     if code in _DUPLICATE or "duplicate key" in text:
         return DatabaseError(message, operation=operation, database=name, remedy=_UNIQUE)
-    return DatabaseError(message, operation=operation, database=name)
+    mended = (
+        f"see that DBSYNC_{name.upper()}_URL is right; docs/sql-server.md has one of every kind"
+        if operation == "connect"
+        else None
+    )
+    return DatabaseError(message, operation=operation, database=name, remedy=mended)
+
+
+def _not_parsed(text: str, name: str) -> SettingsError:
+    """What mssql-python says of a URL before it connects. A word of it may be a piece of a password that was not written as %XX."""
+    empty = [word for word in ("server", "database") if f"Empty value for keyword '{word}'" in text]
+    unknown = "has an option that the driver does not know"
+    remedy = f"mend DBSYNC_{name.upper()}_URL"
+    if "'odbc_connect'" in text:
+        unknown, remedy = (
+            "has a whole connection string, which pyodbc takes",
+            f"begin DBSYNC_{name.upper()}_URL with mssql+pyodbc://",
+        )
+    elif empty:
+        unknown = f"names no {' and no '.join(empty)}"
+    return SettingsError(f"its URL {unknown}", operation="connect", database=name, remedy=remedy)
 
 
 def _why_not_loaded(text: str) -> str:
@@ -293,6 +319,12 @@ def _gone(cause: str, remedy: str = "see that the server of {name} runs and that
         return Unavailable(cause, operation=operation, database=name, remedy=told)
 
     return make
+
+
+def _wrong(cause: str, remedy: str) -> Any:
+    return lambda name, operation: SettingsError(
+        cause, operation=operation, database=name, remedy=remedy.format(url=f"DBSYNC_{name.upper()}_URL")
+    )
 
 
 def _no_snapshot(name: str, operation: str) -> DatabaseError:
@@ -378,6 +410,20 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
     ((), ("SSL Provider", "TLS handshake"), _gone("no encrypted connection to the server could be made")),
     ((), ("Operation canceled", "HY008", "canceling statement"), _cancelled),
     ((), ("Login timeout", "Connection timeout", "timeout expired"), _gone("no answer in time")),
+    (
+        (),
+        ("Invalid value specified for connection string",),
+        _wrong("an option of its URL has a value that the driver does not know", "mend that option of {url}"),
+    ),
+    (
+        (),
+        ("Can't open lib", "Data source name not found"),
+        _wrong(
+            "there is no such ODBC driver here",
+            "name an installed one in {url}, as `driver=…` or, in a whole connection string, as `Driver=…`; "
+            "mssql+pyodbc://user:password@host/name needs none",
+        ),
+    ),
     (
         (),
         ("Client unable to establish", "08001", "TCP Provider", "Unable to complete login"),

@@ -90,13 +90,13 @@ class MSSQL(Dialect):
 
     @classmethod
     def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
-        complete = _tds.url_of(url)
+        locks, complete = _tds.under_locks(url), _tds.url_of(url)
         _tds.import_driver(complete)
         engine = sa.create_engine(complete, poolclass=sa.NullPool, connect_args={"timeout": max(2, round(connect_seconds))})
         dialect: Any = engine.dialect
         dialect.ddl_compiler = _DDL
         dialect.get_default_isolation_level = lambda _: "READ COMMITTED"  # SQLAlchemy would look for it in the server's views
-        engine.update_execution_options(dbsync_label=label, dbsync_locks=url.query.get(_tds.LOCKS) == "locks")
+        engine.update_execution_options(dbsync_label=label, dbsync_locks=locks)
         pins = "; ".join((*_PINS, f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"))
 
         @sa.event.listens_for(engine, "connect")
