@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
+from dbsync_pipeline.dialects import base
 from dbsync_pipeline.dialects.base import Column, Form, Kind, Table
 from dbsync_pipeline.errors import StructureError
 
@@ -359,12 +360,6 @@ def _agree(columns: Sequence[Column], other: str) -> str:
 
 
 def orphans(key: sa.ForeignKeyConstraint) -> str:
-    """One row where a reference leads nowhere, none where the foreign key holds."""
-    child, parent = key.parent, key.referred_table
-    pairs = [(element.parent.name, element.column.name) for element in key.elements]
-    same = " AND ".join(f"p.{quote(theirs)} = c.{quote(mine)}" for mine, theirs in pairs)
-    given = " AND ".join(f"c.{quote(mine)} IS NOT NULL" for mine, _ in pairs)
-    return (
-        f"SELECT TOP (1) 1 FROM {quote_table(child)} c WHERE {given} "  # type: ignore[arg-type]
-        f"AND NOT EXISTS (SELECT 1 FROM {quote_table(parent)} p WHERE {same})"
-    )
+    """1 where a reference leads nowhere, 0 where the foreign key holds."""
+    pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
+    return base.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.errors import DbsyncError, NotProved, StructureError
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
@@ -270,6 +270,29 @@ class Moved:
 def staging(schema: str | None, name: str, columns: Sequence[Column]) -> sa.TableClause:
     """A staging table as SQLAlchemy's statements name it."""
     return sa.table(name, *(sa.column(column.name, column.type) for column in columns), schema=schema)
+
+
+def orphans(child: str, parent: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """SQL that gives 1 where a row of `child` refers to no row of `parent`, else 0. All names are quoted; `pairs` are (child's, parent's)."""
+    columns = list(pairs)
+    given = " AND ".join(f"c.{mine} IS NOT NULL" for mine, _ in columns)
+    same = " AND ".join(f"p.{theirs} = c.{mine}" for mine, theirs in columns)
+    nowhere = f"SELECT 1 FROM {child} c WHERE {given} AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE {same})"
+    return f"SELECT CASE WHEN EXISTS ({nowhere}) THEN 1 ELSE 0 END"
+
+
+def not_held(database: str, key: str, table: str, *, outside: bool = False) -> NotProved:
+    """A foreign key that would not hold; `outside` says that the models do not have its table."""
+    return NotProved(
+        f"the foreign key {key} would not hold"
+        + (": the models do not have its table, which refers to rows that would go" if outside else ""),
+        operation="publish",
+        database=database,
+        table=table,
+        remedy=f"delete the rows of {table} on {database} that refer to them, drop the key, or take the table into the models"
+        if outside
+        else "sync all tables, or mend the row in the source: `dbsync sync` without --table",
+    )
 
 
 def translated(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,10 +40,12 @@ from dbsync_pipeline.dialects.base import (
     Row,
     RowDigest,
     Table,
+    not_held,
+    orphans,
     staging,
     translated,
 )
-from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unholdable
+from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unholdable
 
 _PINS = (
     "SET LANGUAGE us_english",  # the drivers tell errors by their text
@@ -302,18 +306,30 @@ class MSSQL(Dialect):
     def prove_constraints(self, tables: Sequence[Table]) -> None:
         for table in tables:
             for key in table.sa.foreign_key_constraints:
-                if self._all(_tsql.orphans(key)):
-                    raise NotProved(
-                        f"the foreign key {key.name} would not hold",
-                        operation="publish",
-                        database=self.name,
-                        table=table.name,
-                        remedy="sync all tables, or mend the row in the source: `dbsync sync` without --table",
-                    )
+                if self._one(_tsql.orphans(key))[0]:
+                    raise not_held(self.name, str(key.name), table.name)
         if self._babelfish:
+            self._prove_outside(tables)
             self._one("SELECT set_config('session_replication_role', 'origin', false)")
         while self._held:
-            self._run(self._held.pop())
+            self._hold_again(self._held.pop())
+
+    def _prove_outside(self, tables: Sequence[Table]) -> None:
+        """The keys of other tables to these. Microsoft's server proves them as it switches them on again."""
+        named = ", ".join(f"object_id({literal(quote_table(table.sa))})" for table in tables)
+        for (name, *places), columns in groupby(self._all(_OUTSIDE.format(tables=named)), key=lambda row: row[:5]):
+            child, parent = (f"{quote(schema)}.{quote(table)}" for schema, table in (places[:2], places[2:]))
+            if self._one(orphans(child, parent, ((quote(mine), quote(theirs)) for *_, mine, theirs in columns)))[0]:
+                raise not_held(self.name, name, places[1], outside=True)
+
+    def _hold_again(self, statement: str) -> None:
+        try:
+            self._run(statement)
+        except self.driver_errors as error:
+            key = re.fullmatch("ALTER TABLE (.+) WITH CHECK CHECK CONSTRAINT (.+)", statement)
+            if key is None or "conflicted with the FOREIGN KEY" not in str(error):
+                raise
+            raise not_held(self.name, key[2], key[1], outside=True) from None
 
     # -- digests
 
@@ -692,6 +708,17 @@ SELECT 'DISABLE TRIGGER ' + held + ' ON ' + name, 'ENABLE TRIGGER ' + held + ' O
 FROM (SELECT quotename(object_schema_name(g.parent_id)) + '.' + quotename(object_name(g.parent_id)) AS name,
              quotename(object_schema_name(g.object_id)) + '.' + quotename(g.name) AS held
       FROM sys.triggers g WHERE g.is_disabled = 0 AND g.parent_id IN (SELECT object_id FROM mirrored)) triggers"""
+
+# the foreign keys of tables that are not mirrored to tables that are, a row for each of their columns
+_OUTSIDE = """
+SELECT f.name, object_schema_name(f.parent_object_id), object_name(f.parent_object_id),
+       object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id), c.name, r.name
+FROM sys.foreign_keys f
+INNER JOIN sys.foreign_key_columns k ON k.constraint_object_id = f.object_id
+INNER JOIN sys.columns c ON c.object_id = f.parent_object_id AND c.column_id = k.parent_column_id
+INNER JOIN sys.columns r ON r.object_id = f.referenced_object_id AND r.column_id = k.referenced_column_id
+WHERE f.referenced_object_id IN ({tables}) AND f.parent_object_id NOT IN ({tables})
+ORDER BY f.object_id, k.constraint_column_id"""
 
 _ROWS = "SELECT coalesce(sum(rows), 0) FROM sys.partitions WHERE index_id IN (0, 1) AND object_id = object_id(?)"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from dbsync_pipeline.dialects.base import (
     Row,
     RowDigest,
     Table,
+    not_held,
+    orphans,
     staging,
     translated,
     undecorated,
@@ -223,27 +225,19 @@ class PostgreSQL(Dialect):
             try:
                 self._run("SET CONSTRAINTS ALL IMMEDIATE")
             except psycopg2.errors.ForeignKeyViolation as error:
-                raise self._unproved(error) from None
+                raise self._unproved(error, {table.sa.name for table in tables}) from None
             return
         for table in tables:
             for key in table.sa.foreign_key_constraints:
                 if self._one(_orphans(key))[0]:
-                    raise NotProved(
-                        f"the foreign key {key.name} would not hold",
-                        operation="publish",
-                        database=self.name,
-                        table=table.name,
-                        remedy=_WHOLE,
-                    )
+                    raise not_held(self.name, str(key.name), table.name)
+        for name, child, parent, mine, theirs in self._all(_OUTSIDE, ([quote_table(table.sa) for table in tables],)):
+            if self._one(orphans(child, parent, zip(mine, theirs, strict=True)))[0]:
+                raise not_held(self.name, name, child, outside=True)
 
-    def _unproved(self, error: psycopg2.Error) -> NotProved:
-        return NotProved(
-            f"the foreign key {error.diag.constraint_name} would not hold",
-            operation="publish",
-            database=self.name,
-            table=error.diag.table_name,
-            remedy=_WHOLE,
-        )
+    def _unproved(self, error: psycopg2.Error, mirrored: Collection[str] = ()) -> NotProved:
+        name, table = str(error.diag.constraint_name), str(error.diag.table_name)
+        return not_held(self.name, name, table, outside=bool(mirrored) and table not in mirrored)
 
     # -- digests
 
@@ -647,7 +641,6 @@ class PostgreSQL(Dialect):
 _PIPE_BYTES = 256 * 1024
 _NO_RIGHT = "42501"
 _GRANT = "grant it; docs/security.md lists what a role needs"
-_WHOLE = "sync all tables, or mend the row in the source: `dbsync sync` without --table"
 
 _HOLDER = """
 SELECT a.application_name, a.xact_start AT TIME ZONE 'UTC' FROM pg_locks l JOIN pg_stat_activity a USING (pid)
@@ -670,6 +663,17 @@ WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FR
 UNION ALL
 SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewrite
 WHERE ev_enabled IN ('O', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
+
+# foreign keys of tables that are not mirrored to tables that are; names are quoted
+_OUTSIDE = """
+WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+SELECT f.conname, f.conrelid::regclass::text, f.confrelid::regclass::text,
+       array_agg(quote_ident(c.attname) ORDER BY k.n), array_agg(quote_ident(p.attname) ORDER BY k.n)
+FROM pg_constraint f CROSS JOIN unnest(f.conkey, f.confkey) WITH ORDINALITY k (mine, theirs, n)
+JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.mine
+JOIN pg_attribute p ON p.attrelid = f.confrelid AND p.attnum = k.theirs
+WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM mirrored) AND f.conrelid NOT IN (SELECT oid FROM mirrored)
+GROUP BY f.oid, f.conname, f.conrelid, f.confrelid"""
 
 # triggers and rules that session_replication_role does not hold off
 _FIRE_FOR_REPLICAS = """
@@ -775,15 +779,8 @@ def _with_bytes(row: Row, blobs: list[int]) -> Row:
 
 
 def _orphans(key: sa.ForeignKeyConstraint) -> str:
-    """Is there a row whose reference leads nowhere?"""
-    child, parent = key.parent, key.referred_table
-    pairs = [(element.parent.name, element.column.name) for element in key.elements]
-    same = " AND ".join(f"p.{quote(theirs)} = c.{quote(mine)}" for mine, theirs in pairs)
-    given = " AND ".join(f"c.{quote(mine)} IS NOT NULL" for mine, _ in pairs)
-    return (
-        f"SELECT EXISTS (SELECT FROM {quote_table(child)} c WHERE {given} "  # type: ignore[arg-type]
-        f"AND NOT EXISTS (SELECT FROM {quote_table(parent)} p WHERE {same}))"
-    )
+    pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
+    return orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
 
 
 def _why_unreachable(error: Exception) -> str:

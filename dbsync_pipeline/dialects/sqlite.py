@@ -31,10 +31,11 @@ from dbsync_pipeline.dialects.base import (
     Row,
     RowDigest,
     Table,
+    not_held,
     staging,
     translated,
 )
-from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
+from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unavailable
 
 _PREPARER = sqlite.dialect().identifier_preparer
 _MARKS: dict[int, tuple[int, int]] = {}
@@ -151,13 +152,19 @@ class SQLite(Dialect):
         for table in tables:
             orphan = self._raw.execute(f"PRAGMA foreign_key_check({quote(table.sa.name)})").fetchone()
             if orphan:
-                raise NotProved(
-                    f"a foreign key to {orphan[2]} would not hold",
-                    operation="publish",
-                    database=self.name,
-                    table=table.name,
-                    remedy="sync all tables, or mend the row in the source: `dbsync sync` without --table",
-                )
+                raise not_held(self.name, f"to {orphan[2]}", table.name)
+        for child in self._outside(tables):
+            orphan = self._raw.execute(f"PRAGMA foreign_key_check({quote(child)})").fetchone()
+            if orphan:
+                raise not_held(self.name, f"to {orphan[2]}", child, outside=True)
+
+    def _outside(self, tables: Sequence[Table]) -> list[str]:
+        """The tables that are not mirrored and refer to tables that are."""
+        names = {table.sa.name for table in tables}
+        found = self._raw.execute(
+            "SELECT DISTINCT m.name, k.\"table\" FROM sqlite_master m, pragma_foreign_key_list(m.name) k WHERE m.type = 'table'"
+        )
+        return sorted({child for child, parent in found if child not in names and parent in names})
 
     # -- digests
 

@@ -345,6 +345,26 @@ def test_columns_may_be_named_as_the_mirrors_own_statements_name_theirs(pair: Pa
     assert verdict.keys == ((100,),)
 
 
+def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: Pair) -> None:
+    source, target = pair
+    prepare(source, small_world())
+    sync(source, target)
+    execute(source, (users.insert(), [user(901), user(902)]))
+    sync(source, target)
+    execute(target, "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES users (id))")
+    execute(target, "INSERT INTO audit VALUES (1, 901)", "INSERT INTO audit VALUES (2, 902)", "INSERT INTO audit VALUES (3, NULL)")
+    execute(source, users.update().where(users.c.id == 901).values(name="stays"))
+    sync(source, target)
+    before = content(target)
+    execute(source, users.delete().where(users.c.id == 902))
+    with pytest.raises(NotProved, match=r"(?s)table .*audit.*would not hold.*take the table into the models"):
+        sync(source, target)
+    assert content(target) == before
+    execute(target, "DELETE FROM audit WHERE id = 2")
+    sync(source, target)
+    assert content(target) == content(source)
+
+
 def test_a_table_may_be_named_as_a_query_of_the_mirrors_own(new_database: NewDatabase) -> None:
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     metadata = sa.MetaData()
