@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.dialects.mssql import TINYINT
 from sqlalchemy.dialects.mssql.base import MSDDLCompiler
 
 from dbsync_pipeline.dialects import _babelfish, _tds, _tsql, values
@@ -44,6 +45,7 @@ from dbsync_pipeline.dialects.base import (
     orphans,
     staging,
     translated,
+    undecorated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unholdable
 
@@ -393,6 +395,7 @@ class MSSQL(Dialect):
             raise Unholdable(
                 f"column {table.columns[row[-1] - 1].name} of the row with key ({key}) cannot be carried exactly: it holds half of a "
                 "surrogate pair, or more than microseconds",
+                operation="stage",
                 database=self.name,
                 table=table.name,
                 remedy="change that value in the source",
@@ -435,9 +438,12 @@ class MSSQL(Dialect):
         self._take_over(f"#dbsync_gone_{self._staging[table.name]}", loaded, table.key, form)
 
     def _take_over(self, into: str, loaded: str, columns: Sequence[Column], form: Form) -> None:
-        """From the bulk load's table into this session's own, as the live table holds values; the bulk load's is empty again."""
+        """From the bulk load's table into this session's own, as the live table holds values; the bulk load's is empty again.
+
+        DELETE would leave a table without an index all its pages, and every later part would read them.
+        """
         self._run(_tsql.insert_loaded(into, loaded, columns, form.native))
-        self._aside(f"DELETE FROM {loaded}")
+        self._aside(f"TRUNCATE TABLE {loaded}")
 
     @translated
     def delete_staged(self, table: Table) -> int:
@@ -537,6 +543,7 @@ class MSSQL(Dialect):
                 raise Unholdable(
                     f"column {', '.join(column.name for column in columns)} must be unique, and the server takes its values in the "
                     f"rows with keys {keys} as equal; it ignores trailing spaces, and what the column's collation ignores",
+                    operation="stage",
                     database=self.name,
                     table=table.name,
                     remedy="change one of the values, or give the column a binary collation in the models",
@@ -560,9 +567,9 @@ class MSSQL(Dialect):
     def move_counter(self, table: Table, value: int) -> None:
         """One further than asked: a table that never had rows gives the very number that it was seeded with."""
         assert table.counter is not None
-        bits = (
-            63 if isinstance(table.counter.type, sa.BigInteger) else 15 if isinstance(table.counter.type, sa.SmallInteger) else 31
-        )
+        sizes = {TINYINT: 8, sa.SmallInteger: 15, sa.BigInteger: 63}
+        type_ = undecorated(table.counter.type)
+        bits = next((size for class_, size in sizes.items() if isinstance(type_, class_)), 31)
         if value > (self.counter(table) or 0):
             self._run(f"DBCC CHECKIDENT ({literal(quote_table(table.sa))}, RESEED, {min(value + 1, 2**bits - 1)})")
 
@@ -734,10 +741,10 @@ _HOLDER = """
 SELECT s.context_info, convert(nvarchar(19), dateadd(minute, -datediff(minute, sysutcdatetime(), sysdatetime()), s.last_request_start_time), 120)
 FROM sys.dm_tran_locks l INNER JOIN sys.dm_exec_sessions s ON s.session_id = l.request_session_id
 WHERE l.resource_type = 'APPLICATION' AND l.resource_database_id = db_id() AND l.request_status = 'GRANT'
-  AND l.resource_description LIKE '%[[]dbsync %'"""
+  AND l.resource_description LIKE '%[[]dbsync %' AND l.resource_description NOT LIKE '%[[]dbsync mark %'"""
 
 _BLOCKERS = """
 SELECT DISTINCT s.session_id, s.login_name, s.program_name
 FROM sys.dm_tran_locks l INNER JOIN sys.dm_exec_sessions s ON s.session_id = l.request_session_id
 WHERE l.resource_type = 'OBJECT' AND l.resource_database_id = db_id() AND l.resource_associated_entity_id IN ({tables})
-  AND l.request_mode LIKE '%X%' AND s.session_id <> @@spid"""
+  AND l.request_status = 'GRANT' AND (l.request_mode LIKE '%X%' OR l.request_mode = 'Sch-M') AND s.session_id <> @@spid"""

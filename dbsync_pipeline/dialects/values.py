@@ -49,11 +49,18 @@ def converter(table: Table, columns: Sequence[Column], converts: Sequence[Conver
                 why = str(error) if isinstance(error, Cannot) else "it is not of the column's type"
                 return Unholdable(
                     f"column {column.name} of the row with key ({key}) cannot be held exactly: {why}",
+                    operation="stage",
                     database=database,
                     table=table.name,
                     remedy="change that value, or the column's type in the models",
                 )
-        return Unholdable(f"the row with key ({key}) cannot be held exactly", database=database, table=table.name)
+        return Unholdable(
+            f"the row with key ({key}) cannot be held exactly",
+            operation="stage",
+            database=database,
+            table=table.name,
+            remedy="look for what differs from other rows in that one, and change it in the source",
+        )
 
     return convert
 
