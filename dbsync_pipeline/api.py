@@ -42,7 +42,7 @@ def create() -> FastAPI:
     settings = load()
     app = FastAPI(title="dbsync", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.settings, app.state.model = settings, load_model(settings.models)
-    app.state.token = settings.required_api_token
+    app.state.token = settings.required_api_token()
     app.middleware("http")(_guard)
     app.add_exception_handler(DbsyncError, _failed)
     app.add_exception_handler(RequestValidationError, _misasked)

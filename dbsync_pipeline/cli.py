@@ -615,7 +615,7 @@ def serve(
 ) -> None:
     """Answer the admin API over HTTP to whoever brings DBSYNC_API_TOKEN; Ctrl-C ends it and the syncs in hand."""
     settings, _ = _ground()
-    _ = settings.required_api_token
+    settings.required_api_token()
     _refuse_taken(host, port, "serve")
     url = f"http://{host}:{port}"
     if as_json:

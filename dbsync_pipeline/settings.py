@@ -112,7 +112,6 @@ class Settings(BaseSettings):
             )
         raise SettingsError(f"there is no database {name!r}; the databases are: {known}", remedy=f"name one of them, or {own}")
 
-    @property
     def required_api_token(self) -> str:
         """The token that every request to the HTTP API has to bring; raises SettingsError where there is none, or a short one."""
         token = self.api_token.get_secret_value()

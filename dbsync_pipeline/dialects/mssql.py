@@ -440,10 +440,11 @@ class MSSQL(Dialect):
     def _take_over(self, into: str, loaded: str, columns: Sequence[Column], form: Form) -> None:
         """From the bulk load's table into this session's own, as the live table holds values; the bulk load's is empty again.
 
-        DELETE would leave a table without an index all its pages, and every later part would read them.
+        Without TABLOCK, DELETE leaves a table that has no index all its pages, and every later part would read them. TRUNCATE would wait,
+        on Babelfish, for this session's own transaction, which has read the table.
         """
         self._run(_tsql.insert_loaded(into, loaded, columns, form.native))
-        self._aside(f"TRUNCATE TABLE {loaded}")
+        self._aside(f"DELETE FROM {loaded} WITH (TABLOCK)")
 
     @translated
     def delete_staged(self, table: Table) -> int:
