@@ -487,31 +487,45 @@ def merge(target: Database, model: Model, run_id: str) -> tuple[dict[str, int], 
     rest: dict[str, list[Key]] = {}
     with target.connect() as dialect, dialect.connection.begin():
         for table, query in _rescued_queries(dialect, model, run_id):
-            put[table.name], rest[table.name] = 0, []
-            for change, *key in dialect.connection.execute(_keys_of(table, query)).all():
-                if change == DELETED and _inserted(dialect, table, query, key):
-                    put[table.name] += 1
-                else:
-                    rest[table.name].append(tuple(key))
+            taken = {tuple(key) for key in dialect.connection.execute(_taken(table, query))}
+            kept = [(change, tuple(key)) for change, *key in dialect.connection.execute(_keys_of(table, query))]
+            free = [key for change, key in kept if change == DELETED and key not in taken]
+            if free and not _inserted(dialect, table, query.where(~_is_taken(table, query))):
+                free = [key for key in free if _inserted(dialect, table, query.where(*_is(table, query, key)))]
+            put[table.name], back = len(free), set(free)
+            rest[table.name] = [key for _, key in kept if key not in back]
     return put, {name: keys for name, keys in rest.items() if keys}
 
 
 def _keys_of(table: Table, query: sa.Select[Any]) -> sa.Select[Any]:
-    columns = query.selected_columns
-    return query.with_only_columns(columns["dbsync_change"], *(columns[column.name] for column in table.key))
+    return query.with_only_columns(query.selected_columns["dbsync_change"], *_key_in(table, query))
 
 
-def _inserted(dialect: Dialect, table: Table, query: sa.Select[Any], key: Sequence[Any]) -> bool:
-    """One rescued row into the live table, in the database; False where its key is taken or a constraint refuses it."""
-    live, columns, names = table.sa, query.selected_columns, [column.name for column in table.columns]
-    same = [columns[column.name] == value for column, value in zip(table.key, key, strict=True)]
-    taken = sa.select(sa.literal(1)).where(*(live.c[column.name] == value for column, value in zip(table.key, key, strict=True)))
-    if dialect.connection.execute(taken).first():
-        return False
+def _taken(table: Table, query: sa.Select[Any]) -> sa.Select[Any]:
+    """The keys of the rescued rows that a row of the live table has."""
+    return query.with_only_columns(*_key_in(table, query)).where(_is_taken(table, query))
+
+
+def _is_taken(table: Table, query: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    same = (table.sa.c[column.name] == kept for column, kept in zip(table.key, _key_in(table, query), strict=True))
+    return sa.exists(sa.select(sa.literal(1)).select_from(table.sa).where(*same))
+
+
+def _is(table: Table, query: sa.Select[Any], key: Key) -> list[sa.ColumnElement[bool]]:
+    return [column == value for column, value in zip(_key_in(table, query), key, strict=True)]
+
+
+def _key_in(table: Table, query: sa.Select[Any]) -> list[Any]:
+    return [query.selected_columns[column.name] for column in table.key]
+
+
+def _inserted(dialect: Dialect, table: Table, query: sa.Select[Any]) -> bool:
+    """The deleted rows among these rescued ones into the live table, in the database; False, and nothing done, where a constraint refuses one."""
+    columns, names = query.selected_columns, [column.name for column in table.columns]
+    rows = query.with_only_columns(*(columns[name] for name in names)).where(columns["dbsync_change"] == DELETED)
     try:
         with dialect.connection.begin_nested():
-            row = query.with_only_columns(*(columns[name] for name in names)).where(*same)
-            dialect.connection.execute(live.insert().from_select(names, row))
+            dialect.connection.execute(table.sa.insert().from_select(names, rows))
     except sa.exc.IntegrityError:
         return False
     return True

@@ -235,6 +235,21 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     assert not any(put.values()) and len(rest["users"]) == 2
 
 
+def test_a_merge_puts_back_what_no_constraint_refuses(pair: Pair) -> None:
+    """Row by row, once one of them is refused: another row has its e-mail address, or its parent is not there."""
+    source, target = pair
+    prepare(source, small_world())
+    sync(source, target)
+    alone = [user(n, email=f"u{n}@alone.example.org") for n in range(700, 720)]
+    insert(target, {"users": alone, "chats": [chat(700, 700), chat(701, 701)]})
+    run = sync(source, target, policy=ANYTHING)
+    insert(target, {"users": [user(800, email="u700@alone.example.org")]})
+    put, rest = rescue.merge(target, MODEL, run.run_id)
+    assert put == {"users": 19, "chats": 1}
+    assert rest["users"] == [(700,)] and len(rest["chats"]) == 1
+    assert {row[0] for row in content(target)["users"]} >= {800, *range(701, 720)}
+
+
 ODD = Model(sa.MetaData())
 odd = sa.Table(
     "user",
