@@ -100,8 +100,9 @@ class Column:
 
     @property
     def sign(self) -> str:
-        """What of the type makes the digests of a value: its class, and the digits after the point."""
-        return f"{type(self.type).__name__}({self.scale})" if self.kind is Kind.NUMERIC else type(self.type).__name__
+        """What of the type makes the digests of a value: its class, its kind, and the digits after the point."""
+        digits = f"({self.scale})" if self.kind is Kind.NUMERIC else ""
+        return f"{type(self.type).__name__}{digits} {self.kind.value}"
 
     @property
     def scale(self) -> int:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
+from dbsync_pipeline.dialects.base import Form, Table
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
@@ -120,6 +121,23 @@ def test_equal_databases_need_no_permission_after_a_column_went(pair: Pair) -> N
 def test_a_longer_text_leaves_the_digests_what_they_are(pair: Pair) -> None:
     _, target = published(pair)
     assert own_writes(target, model_of({**BEFORE, "name": sa.Unicode(60)})) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (sa.DateTime(), sa.DateTime(timezone=True)),
+        (sa.Numeric(10, 2), sa.Numeric(10, 3)),
+        (sa.Integer(), sa.Unicode(20)),
+        (sa.Uuid(), sa.Uuid(native_uuid=False)),
+    ],
+)
+def test_digests_of_another_type_are_not_compared(before: sa.types.TypeEngine[Any], after: sa.types.TypeEngine[Any]) -> None:
+    here, then = (model_of({**BEFORE, "value": type_}).table("people") for type_ in (after, before))
+    assert here.as_in(Form("canonical", 1, then.signs)) is None
+    assert then.as_in(Form("canonical", 1, then.signs)) is then
+    key = model_of({"name": sa.Unicode(50), **BEFORE}).table("people")
+    assert key.as_in(Form("canonical", 1, key.signs[::-1])) == Table(key.sa, tuple(name for name, _ in key.signs[::-1]))
 
 
 def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) -> None:
