@@ -100,9 +100,11 @@ class Column:
 
     @property
     def sign(self) -> str:
-        """What of the type makes the digests of a value: its class, its kind, and the digits after the point."""
-        digits = f"({self.scale})" if self.kind is Kind.NUMERIC else ""
-        return f"{type(self.type).__name__}{digits} {self.kind.value}"
+        """What of the type makes the digests of a value: its class, its kind, its digits, and the classes that single engines have for it."""
+        digits = {Kind.NUMERIC: self.scale, Kind.FLOAT: getattr(self.type, "precision", None)}.get(self.kind)
+        variants = sorted((engine, type(one).__name__) for engine, one in self.type._variant_mapping.items())
+        words = [type(self.type).__name__, self.kind.value, *(f"{engine}:{class_}" for engine, class_ in variants)]
+        return " ".join(words if digits is None else [*words, str(digits)])
 
     @property
     def scale(self) -> int:
@@ -157,18 +159,21 @@ class Table:
 
     @cached_property
     def signs(self) -> tuple[tuple[str, str], ...]:
-        """Name and sign of each column: while they stay, the digests of a row stay; a longer text or another default changes none."""
-        keys = {column.name for column in self.key}
-        return tuple((one.name, f"{one.sign} key" if one.name in keys else one.sign) for one in self.columns)
+        """Name and sign of each column, and its place in the key: while they stay, so do the digests of a row and its bucket.
+
+        A longer text or another default changes none.
+        """
+        places = {column.name: f" key {place}" for place, column in enumerate(self.key)}
+        return tuple((one.name, one.sign + places.get(one.name, "")) for one in self.columns)
 
     def as_in(self, form: Form) -> Table | None:
         """The table as digests of that form saw it: without columns that came since. None where one is gone, or is of another type."""
         if not form.columns or form.columns == self.signs:
             return self
-        here = dict(self.signs)
-        keys = {name for name, sign in form.columns if sign.endswith(" key")}
-        same = all(here.get(name) == sign for name, sign in form.columns) and keys == {column.name for column in self.key}
-        return Table(self.sa, tuple(name for name, _ in form.columns)) if same else None
+        here, then = dict(self.signs), dict(form.columns)
+        whole_key = all(column.name in then for column in self.key)
+        same = whole_key and all(here.get(name) == sign for name, sign in then.items())
+        return Table(self.sa, tuple(then)) if same else None
 
     @cached_property
     def counter(self) -> Column | None:

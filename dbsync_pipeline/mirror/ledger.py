@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Dialect, Digests, Form
+from dbsync_pipeline.dialects.base import Dialect, Digests, Form, Table
 from dbsync_pipeline.errors import DatabaseError, StructureError
 from dbsync_pipeline.types import Instant
 
@@ -215,10 +215,13 @@ class Ledger:
         with self._dialect.doing("read the ledger"):
             return sa.inspect(self._connection).has_table(self._t.facts.name, schema=self._dialect.ledger_schema)
 
-    def create(self) -> None:
-        """Make the ledger's tables in a transaction of their own, where they are missing; a second call does nothing."""
+    def create(self, tables: Iterable[Table] = ()) -> None:
+        """Make the ledger's tables in a transaction of their own, where they are missing; a second call does nothing.
+
+        The digests in a ledger of a former version count as of the columns that `tables` have now.
+        """
         if self.exists():
-            return self._bring_up()
+            return self._bring_up(tables)
         self._connection.rollback()
         with self._dialect.doing("create the ledger"), self._connection.begin():
             schema = self._dialect.ledger_schema
@@ -234,7 +237,7 @@ class Ledger:
         with self._dialect.doing("drop the ledger"), self._connection.begin():
             self._t.metadata.drop_all(self._connection)
 
-    def _bring_up(self) -> None:
+    def _bring_up(self, tables: Iterable[Table]) -> None:
         """A ledger of a former version becomes one of this; one of a later version is refused."""
         from alembic.migration import MigrationContext
         from alembic.operations import Operations
@@ -247,6 +250,9 @@ class Ledger:
                 for table, column in _ADDED[_FORMER.index(version) :]:
                     here = getattr(self._t, table)
                     operations.add_column(here.name, sa.Column(column, here.c[column].type), schema=here.schema)
+                for mirrored in tables:
+                    kept = self._t.digests.update().where(self._t.digests.c.table_name == mirrored.name)
+                    self._connection.execute(kept.values(columns=json.dumps(mirrored.signs)))
                 self.note("version", str(VERSION))
         elif version != str(VERSION):
             raise StructureError(
@@ -490,30 +496,36 @@ class Ledger:
     def digests(self, table: str, before: int | None = None) -> Digests | None:
         """The digests of a table as last published, or as they stood before that publish; None where it never was."""
         digests = self._t.digests
-        query = sa.select(digests).where(digests.c.table_name == table).order_by(digests.c.publish.desc()).limit(1)
+        query = (
+            sa.select(*self._kept_of(digests)).where(digests.c.table_name == table).order_by(digests.c.publish.desc()).limit(1)
+        )
         if before is not None:
             query = query.where(digests.c.publish < before)
         with self._dialect.doing("read the ledger"):
             row = self._connection.execute(query).one_or_none()
         if row is None or row.data is None:
             return None
-        columns = tuple((name, sign) for name, sign in json.loads(row.columns or "[]"))
+        columns = tuple((name, sign) for name, sign in json.loads(row._mapping.get("columns") or "[]"))
         return Digests.from_bytes(Form(row.family, row.buckets, columns), row.data)
 
     def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
         """The digests of a table from this publish on; None for a table that counts as never published."""
         form, data = (value.form, value.to_bytes()) if value is not None else (Form("", 0), None)
         with self._dialect.doing("write the ledger"):
-            self._connection.execute(
-                self._t.digests.insert().values(
-                    publish=publish,
-                    table_name=table,
-                    family=form.family,
-                    buckets=form.buckets,
-                    data=data,
-                    columns=json.dumps(form.columns) if form.columns else None,
-                )
-            )
+            given = {
+                "publish": publish,
+                "table_name": table,
+                "family": form.family,
+                "buckets": form.buckets,
+                "data": data,
+                "columns": json.dumps(form.columns) if form.columns else None,
+            }
+            columns = {column.name: given[column.name] for column in self._kept_of(self._t.digests)}
+            self._connection.execute(self._t.digests.insert().values(columns))
+
+    def _kept_of(self, digests: sa.Table) -> list[sa.Column[Any]]:
+        """The columns of that table: a source's ledger, which no sync brings up, may be of the version before this one."""
+        return [column for column in digests.columns if column.name != "columns" or self._fact("version") == str(VERSION)]
 
     # -- rescued rows
 

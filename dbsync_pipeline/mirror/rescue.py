@@ -14,17 +14,18 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Column, Dialect, Form, Key, Kind, Table
+from dbsync_pipeline.dialects.base import Column, Dialect, Digests, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, Rescued, TableResult
-from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.model import RESERVED, Model
 from dbsync_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def undo(target: Database, model: Model, run_id: str, *, by: str, settings: Sett
         results = _put_back(dialect, model, tables, entry, found)
         if tables:
             dialect.prove_constraints(model.tables)
-        publication = _record(dialect, entry, number, by, results)
+        publication = _record(dialect, model, entry, number, by, results)
         dialect.commit()
     return publication
 
@@ -129,13 +130,13 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
         )
     _refuse_out_of_turn(entry, ledger.publishes())
     found: dict[str, str] = {}
-    present = {rescued.table for rescued in ledger.rescues(entry.number)}
+    present = {rescued.table: rescued.stored_in for rescued in ledger.rescues(entry.number)}
     for name, result in entry.tables.items():
         if (result.updated or result.deleted or (result.inserted and not result.filled)) and name not in present:
             raise Refused("its rescued rows are no longer kept", operation="undo", database=dialect.name, table=name)
-        form = _form(dialect, model.table(name), entry)
-        _refuse_other_columns(dialect, model.table(name), form, run_id)
-        last, now = ledger.digests(name), dialect.digests(model.table(name), form)
+        if name in present:
+            _refuse_other_columns(dialect, model.table(name), present[name], run_id)
+        last, now = ledger.digests(name), _digests(dialect, model.table(name), entry)
         found[name] = str(now)
         if last is not None and not overwrite and last.differing(now).size:
             raise Refused(
@@ -148,17 +149,21 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
     return entry, found
 
 
-def _refuse_other_columns(dialect: Dialect, table: Table, form: Form, run_id: str) -> None:
+def _refuse_other_columns(dialect: Dialect, table: Table, stored_in: str, run_id: str) -> None:
     """What a row was before has no value for a column that came since, and has one for a column that went."""
-    if form.columns and form.columns != table.signs:
-        others = dict(set(form.columns) ^ set(table.signs))
-        raise Refused(
-            f"the models have changed since that publish, in {', '.join(sorted(others)) or 'the order of columns'}",
-            operation="undo",
-            database=dialect.name,
-            table=table.name,
-            remedy=f"`dbsync rescue merge {run_id}` puts deleted rows back, `dbsync rescue show {run_id}` shows all; or sync first",
-        )
+    others = {column.name for column in _as_kept(dialect, stored_in, table).columns} ^ {column.name for column in table.columns}
+    if others:
+        raise _changed_since(dialect, table, others, run_id)
+
+
+def _changed_since(dialect: Dialect, table: Table, columns: Iterable[str], run_id: str) -> Refused:
+    return Refused(
+        f"the models have changed since that publish, in {', '.join(sorted(columns))}",
+        operation="undo",
+        database=dialect.name,
+        table=table.name,
+        remedy=f"`dbsync rescue show {run_id}` and `dbsync rescue export {run_id} DIR` give its rows as they were",
+    )
 
 
 def _refuse_out_of_turn(entry: Publication, entries: Sequence[Publication]) -> None:
@@ -221,7 +226,8 @@ def _stage_back(dialect: Dialect, table: Table, entry: Publication) -> None:
         if entry.tables[table.name].filled:
             dialect.connection.execute(gone.insert().from_select(keys, sa.select(*(live.c[key] for key in keys))))
             return
-        stored = _stored_in(dialect, table)
+        kept = {rescued.table: rescued.stored_in for rescued in Ledger(dialect).rescues(entry.number)}
+        stored = _clause(dialect, kept[table.name], table)
         mine = stored.c.dbsync_publish == entry.number
         # a join, since a rescue table has no index: each of its rows is looked up in the live table, and not the other way round
         present = sa.select(*(live.c[key] for key in keys)).select_from(stored.join(live, _same_key(table, stored, live)))
@@ -241,7 +247,7 @@ def _put_back(
     deleted = {table.name: dialect.delete_staged(table) for table in tables}
     inserted = {table.name: dialect.insert_staged(table) for table in tables}
     for table in map(model.table, entry.tables):
-        was, now = entry.tables[table.name], dialect.digests(table, _form(dialect, table, entry))
+        was, now = entry.tables[table.name], _digests(dialect, table, entry)
         if table in tables and was.before and str(now) != was.before:
             raise NotProved(
                 "the table would not be what it was before that run",
@@ -265,17 +271,34 @@ def _put_back(
     return results
 
 
-def _form(dialect: Dialect, table: Table, entry: Publication) -> Form:
-    """The form of the table's digests in the ledger; after the undo of a first publish there are none but those that it took back."""
+def _digests(dialect: Dialect, table: Table, entry: Publication) -> Digests:
+    """The table's digests now, in the form of those in the ledger; after the undo of a first publish there are none but those that it took
+    back."""
     ledger = Ledger(dialect)
     known = ledger.digests(table.name) or ledger.digests(table.name, before=entry.number)
-    return known.form if known else Form(dialect.family(), 1)
+    form = known.form if known else Form(dialect.family(), 1)
+    then = dialect.again(table, form)
+    if then is None:
+        raise _changed_since(dialect, table, dict(set(form.columns) ^ set(table.signs)), entry.run_id)
+    return dialect.digests(then, form)
 
 
-def _record(dialect: Dialect, entry: Publication, number: int, by: str, results: dict[str, TableResult]) -> Publication:
+def _of_now(dialect: Dialect, table: Table, digests: Digests | None) -> Digests | None:
+    """The same digests over the columns that the models have now, where they still are what the table holds."""
+    if digests is None or digests.form.columns in ((), table.signs):
+        return digests
+    then = dialect.again(table, digests.form)
+    if then is None or digests.differing(dialect.digests(then, digests.form)).size:
+        return digests
+    return dialect.digests(table, replace(digests.form, columns=table.signs))
+
+
+def _record(
+    dialect: Dialect, model: Model, entry: Publication, number: int, by: str, results: dict[str, TableResult]
+) -> Publication:
     ledger, now = Ledger(dialect), dt.datetime.now(dt.UTC)
     for name in entry.tables:
-        ledger.keep_digests(number, name, ledger.digests(name, before=entry.number))
+        ledger.keep_digests(number, name, _of_now(dialect, model.table(name), ledger.digests(name, before=entry.number)))
     publication = Publication(
         number, by, entry.source, entry.target, entry.snapshot_at, now, results, {}, undoes=entry.number, state=number
     )
@@ -481,20 +504,46 @@ def plain(value: Any) -> str | None:
 def merge(target: Database, model: Model, run_id: str) -> tuple[dict[str, int], dict[str, list[Key]]]:
     """Put back the deleted rows whose keys are free, parents first, in one transaction; returns rows put back, and the keys of the rest.
 
-    The rest are rows whose key is taken, or that another constraint refuses. A second call finds the keys taken.
+    The rest are rows whose key is taken, or that another constraint refuses. A second call finds the keys taken. Raises Refused where
+    the rows have a column that the models no longer have, whose values would be lost.
     """
     put: dict[str, int] = {}
     rest: dict[str, list[Key]] = {}
-    with target.connect() as dialect, dialect.connection.begin():
-        for table, query in _rescued_queries(dialect, model, run_id):
-            taken = {tuple(key) for key in dialect.connection.execute(_taken(table, query))}
-            kept = [(change, tuple(key)) for change, *key in dialect.connection.execute(_keys_of(table, query))]
+    with target.connect() as dialect, dialect.doing("merge rescued rows"), dialect.connection.begin():
+        for table, query in list(_rescued_queries(dialect, model, run_id)):
+            live = model.table(table.name)
+            _refuse_lost_columns(dialect, live, table, run_id)
+            taken = {tuple(key) for key in dialect.connection.execute(_taken(live, query))}
+            kept = [(change, tuple(key)) for change, *key in dialect.connection.execute(_keys_of(live, query))]
             free = [key for change, key in kept if change == DELETED and key not in taken]
-            if free and not _inserted(dialect, table, query.where(~_is_taken(table, query))):
-                free = [key for key in free if _inserted(dialect, table, query.where(*_is(table, query, key)))]
-            put[table.name], back = len(free), set(free)
+            back = set(free)
+            if free and not _inserted(dialect, live, query.where(~_is_taken(live, query))):
+                back = _inserted_one_by_one(dialect, live, query, free)
+            put[table.name] = len(back)
             rest[table.name] = [key for _, key in kept if key not in back]
     return put, {name: keys for name, keys in rest.items() if keys}
+
+
+def _refuse_lost_columns(dialect: Dialect, live: Table, kept: Table, run_id: str) -> None:
+    lost = [column.name for column in kept.columns if column.name not in {one.name for one in live.columns}]
+    if lost:
+        raise Refused(
+            f"the rows have values in {', '.join(lost)}, which the models no longer have",
+            operation="merge rescued rows",
+            database=dialect.name,
+            table=live.name,
+            remedy=f"`dbsync rescue show {run_id}` and `dbsync rescue export {run_id} DIR` give the rows as they were",
+        )
+
+
+def _inserted_one_by_one(dialect: Dialect, table: Table, query: sa.Select[Any], keys: list[Key]) -> set[Key]:
+    """Again and again, as long as one goes in: a row may refer to another of its table."""
+    back: set[Key] = set()
+    while True:
+        more = [key for key in keys if key not in back and _inserted(dialect, table, query.where(*_is(table, query, key)))]
+        if not more:
+            return back
+        back.update(more)
 
 
 def _keys_of(table: Table, query: sa.Select[Any]) -> sa.Select[Any]:
@@ -521,7 +570,8 @@ def _key_in(table: Table, query: sa.Select[Any]) -> list[Any]:
 
 def _inserted(dialect: Dialect, table: Table, query: sa.Select[Any]) -> bool:
     """The deleted rows among these rescued ones into the live table, in the database; False, and nothing done, where a constraint refuses one."""
-    columns, names = query.selected_columns, [column.name for column in table.columns]
+    columns = query.selected_columns
+    names = [column.name for column in table.columns if column.name in columns]
     rows = query.with_only_columns(*(columns[name] for name in names)).where(columns["dbsync_change"] == DELETED)
     try:
         with dialect.connection.begin_nested():
@@ -559,10 +609,16 @@ def _rescued_queries(dialect: Dialect, model: Model, run_id: str) -> Iterator[tu
 
 
 def _as_kept(dialect: Dialect, name: str, table: Table) -> Table:
-    """The table without the columns that came into the models after its rescued rows were kept under that name."""
+    """The table by the columns of the rescue table of that name: without those that came into the models since, with those that went."""
     with dialect.doing("read rescued rows"):
-        here = {column["name"] for column in sa.inspect(dialect.connection).get_columns(name, schema=dialect.ledger_schema)}
-    return Table(table.sa, tuple(column.name for column in table.columns if column.name in here))
+        found = sa.inspect(dialect.connection).get_columns(name, schema=dialect.ledger_schema)
+    here = {column["name"]: column["type"] for column in found if column["name"] not in RESERVED}
+    if here.keys() == {column.name for column in table.columns}:
+        return table
+    types = {**here, **{column.name: column.type for column in table.columns if column.name in here}}
+    keys = {column.name for column in table.key}
+    columns = (sa.Column(name, type_, primary_key=name in keys, autoincrement=False) for name, type_ in types.items())
+    return Table(sa.Table(table.sa.name, sa.MetaData(), *columns, schema=table.sa.schema))
 
 
 def _stored_in(dialect: Dialect, table: Table) -> sa.TableClause:

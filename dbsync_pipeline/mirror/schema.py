@@ -32,7 +32,7 @@ def ensure(database: Database, model: Model) -> list[str]:
         _require_types(dialect, model)
         with dialect.doing("create tables"), _rules_kept(model), dialect.connection.begin():
             model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in missing], checkfirst=True)
-        Ledger(dialect).create()
+        Ledger(dialect).create(model.tables)
         require(dialect, model)
     return missing
 

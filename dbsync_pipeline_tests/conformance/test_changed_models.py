@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from alembic.operations import Operations
 
 from dbsync_pipeline.dialects.base import Form, Table
 from dbsync_pipeline.errors import Refused
-from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.mirror import rescue, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import own_writes
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, sync
 
 Pair = tuple[Database, Database]
@@ -37,10 +39,18 @@ def model_of(columns: Columns) -> Model:
     return Model(metadata)
 
 
-def alter(database: Database, verb: str, *words: Any) -> None:
+def alter(database: Database, verb: str, *words: Any, **more: Any) -> None:
     """One of Alembic's operations on the table, as the application's own migration does it."""
     with database.engine("migration").begin() as connection:
-        getattr(Operations(MigrationContext.configure(connection)), verb)("people", *words)
+        getattr(Operations(MigrationContext.configure(connection)), verb)("people", *words, **more)
+
+
+def as_of_version_2(database: Database) -> None:
+    """Its ledger, as it was before digests remembered their columns."""
+    with database.connect() as dialect, dialect.connection.begin():
+        here = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
+        dialect.connection.execute(sa.text(f"ALTER TABLE {here}digests DROP COLUMN columns"))
+        Ledger(dialect).note("version", "2")
 
 
 def published(pair: Pair) -> Pair:
@@ -136,8 +146,16 @@ def test_digests_of_another_type_are_not_compared(before: sa.types.TypeEngine[An
     here, then = (model_of({**BEFORE, "value": type_}).table("people") for type_ in (after, before))
     assert here.as_in(Form("canonical", 1, then.signs)) is None
     assert then.as_in(Form("canonical", 1, then.signs)) is then
-    key = model_of({"name": sa.Unicode(50), **BEFORE}).table("people")
-    assert key.as_in(Form("canonical", 1, key.signs[::-1])) == Table(key.sa, tuple(name for name, _ in key.signs[::-1]))
+    assert then.as_in(Form("canonical", 1, then.signs[::-1])) == Table(then.sa, tuple(name for name, _ in then.signs[::-1]))
+
+
+def test_digests_by_another_key_are_not_compared() -> None:
+    """Its columns in another order put a row into another bucket."""
+    numbers = [sa.Column(name, sa.Integer) for name in ("x", "y", "z")]
+    keys = [("x", "y"), ("y", "x"), ("x",), ("x", "y", "z")]
+    tables = [Table(sa.Table("k", sa.MetaData(), *(c._copy() for c in numbers), sa.PrimaryKeyConstraint(*key))) for key in keys]
+    for one, other in itertools.permutations(tables, 2):
+        assert one.as_in(Form("canonical", 1, other.signs)) is None
 
 
 def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) -> None:
@@ -151,6 +169,19 @@ def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair
     put, rest = rescue.merge(target, model, "second")
     assert (put, rest) == ({"people": 1}, {"people": [(1,)]})
     assert (2, None, "León", "name 2") in content(target, model)["people"]
+
+
+def test_rows_with_a_column_that_went_are_shown_whole_and_not_merged(pair: Pair, tmp_path: Path) -> None:
+    _, target = pair
+    model = changed(pair, LESS)
+    ((_, rows),) = rescue.rescued_rows(target, model, "second")
+    assert {row["id"]: row["city"] for row in rows} == {1: "León", 2: "León"}
+    (file,) = rescue.export(target, model, "second", tmp_path)
+    assert pq.read_table(file).column("city").to_pylist() == ["León", "León"]
+    before = content(target, model)
+    with pytest.raises(Refused, match=r"values in city, which the models no longer have"):
+        rescue.merge(target, model, "second")
+    assert content(target, model) == before
 
 
 @pytest.mark.parametrize(("columns", "named"), [(MORE, "phone"), (LESS, "city")])
@@ -170,7 +201,39 @@ def test_a_publish_after_the_change_can_be_undone(pair: Pair) -> None:
     rename(source, model, 7, "new")
     sync(source, target, model=model, run_id="third")
     rescue.undo(target, model, "third", by="undo", settings=SETTINGS)
+    assert content(target, model) == before and own_writes(target, model) == ()
+    rescue.undo(target, model, "undo", by="again", settings=SETTINGS)
+    assert content(target, model) == content(source, model)
+    rescue.undo(target, model, "again", by="once more", settings=SETTINGS)
     assert content(target, model) == before
-    with target.connect() as dialect:
-        kept = Ledger(dialect).digests("people")
-    assert kept is not None and [name for name, _ in kept.form.columns] == list(BEFORE)
+    with pytest.raises(Refused, match="the models have changed since that publish, in phone"):
+        rescue.undo(target, model, "second", by="too far", settings=SETTINGS)
+
+
+def test_a_publish_before_a_text_got_longer_can_be_undone(new_database: NewDatabase) -> None:
+    pair = new_database("postgresql", "windows"), new_database("postgresql", "linux", server=1)
+    published(pair)
+    for database in pair:
+        alter(database, "alter_column", "name", type_=sa.Unicode(60))
+    longer = model_of({**BEFORE, "name": sa.Unicode(60)})
+    rescue.undo(pair[1], longer, "second", by="undo", settings=SETTINGS)
+    assert [row[1] for row in content(pair[1], longer)["people"] if row[0] in (1, 2)] == ["name 1", "name 2"]
+
+
+def test_a_ledger_without_columns_is_of_the_models_that_bring_it_up(pair: Pair) -> None:
+    _, target = published(pair)
+    as_of_version_2(target)
+    schema.ensure(target, model_of(BEFORE))
+    alter(target, "add_column", sa.Column("phone", sa.Unicode(50)))
+    assert own_writes(target, model_of(MORE)) == ()
+
+
+def test_a_source_whose_ledger_is_of_a_former_version_is_read(pair: Pair) -> None:
+    """It received once, as after a failback, and no sync brings a source's ledger up."""
+    target, source = published(pair)
+    model = model_of(BEFORE)
+    as_of_version_2(source)
+    sync(source, target, model=model, policy=Policy(overwrite=True))
+    rename(source, model, 7, "new")
+    sync(source, target, model=model, policy=Policy(overwrite=True))
+    assert content(target, model) == content(source, model)
