@@ -672,7 +672,7 @@ SELECT f.conname, f.conrelid::regclass::text, f.confrelid::regclass::text,
 FROM pg_constraint f CROSS JOIN unnest(f.conkey, f.confkey) WITH ORDINALITY k (mine, theirs, n)
 JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.mine
 JOIN pg_attribute p ON p.attrelid = f.confrelid AND p.attnum = k.theirs
-WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM mirrored) AND f.conrelid NOT IN (SELECT oid FROM mirrored)
+WHERE f.contype = 'f' AND f.convalidated AND f.confrelid IN (SELECT oid FROM mirrored) AND f.conrelid NOT IN (SELECT oid FROM mirrored)
 GROUP BY f.oid, f.conname, f.conrelid, f.confrelid"""
 
 # triggers and rules that session_replication_role does not hold off

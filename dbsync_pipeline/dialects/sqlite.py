@@ -56,6 +56,8 @@ class SQLite(Dialect):
         super().__init__(name, connection)
         self._raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
         self._staging: dict[str, int] = {}
+        self._changing: Sequence[Table] = ()
+        self._lost_before: set[tuple[str, str, Any]] = set()
 
     # -- the connection
 
@@ -146,6 +148,8 @@ class SQLite(Dialect):
                 database=self.name,
                 remedy="drop the triggers on the standby",
             )
+        self._changing = tables
+        self._lost_before = self._lost()
 
     @translated
     def prove_constraints(self, tables: Sequence[Table]) -> None:
@@ -153,18 +157,25 @@ class SQLite(Dialect):
             orphan = self._raw.execute(f"PRAGMA foreign_key_check({quote(table.sa.name)})").fetchone()
             if orphan:
                 raise not_held(self.name, f"to {orphan[2]}", table.name)
-        for child in self._outside(tables):
-            orphan = self._raw.execute(f"PRAGMA foreign_key_check({quote(child)})").fetchone()
-            if orphan:
-                raise not_held(self.name, f"to {orphan[2]}", child, outside=True)
+        if lost := sorted(self._lost() - self._lost_before):
+            raise not_held(self.name, f"to {lost[0][1]}", lost[0][0], outside=True)
 
-    def _outside(self, tables: Sequence[Table]) -> list[str]:
-        """The tables that are not mirrored and refer to tables that are."""
-        names = {table.sa.name for table in tables}
-        found = self._raw.execute(
+    def _lost(self) -> set[tuple[str, str, Any]]:
+        """(table, parent, rowid) of the rows of other tables that refer to no row of a table that changes.
+
+        There may be some before a sync: an application need not have had its keys enforced. Capitals in names do not matter to SQLite.
+        """
+        names = {str(table.sa.name).casefold() for table in self._changing}
+        keys = self._raw.execute(
             "SELECT DISTINCT m.name, k.\"table\" FROM sqlite_master m, pragma_foreign_key_list(m.name) k WHERE m.type = 'table'"
         )
-        return sorted({child for child, parent in found if child not in names and parent in names})
+        children = {child for child, parent in keys if child.casefold() not in names and parent.casefold() in names}
+        return {
+            (child, parent, row)
+            for child in children
+            for _, row, parent, _ in self._raw.execute(f"PRAGMA foreign_key_check({quote(child)})")
+            if parent.casefold() in names
+        }
 
     # -- digests
 

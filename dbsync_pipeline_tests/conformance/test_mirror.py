@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
@@ -352,7 +354,9 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
     execute(source, (users.insert(), [user(901), user(902)]))
     sync(source, target)
     execute(target, "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES users (id))")
-    execute(target, "INSERT INTO audit VALUES (1, 901)", "INSERT INTO audit VALUES (2, 902)", "INSERT INTO audit VALUES (3, NULL)")
+    execute(
+        target, "INSERT INTO audit VALUES (1, 901)", "INSERT INTO audit VALUES (2, 902)", "INSERT INTO audit VALUES (3, NULL)"
+    )
     execute(source, users.update().where(users.c.id == 901).values(name="stays"))
     sync(source, target)
     before = content(target)
@@ -363,6 +367,26 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
     execute(target, "DELETE FROM audit WHERE id = 2")
     sync(source, target)
     assert content(target) == content(source)
+
+
+def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(new_database: NewDatabase) -> None:
+    """On SQLite, where keys are enforced only for those who ask for it; the others prove what a key vouches for."""
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    prepare(source, small_world())
+    insert(source, {"users": [user(950)]})
+    sync(source, target)
+    with closing(sqlite3.connect(str(target.url.database))) as raw:
+        raw.execute(
+            "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES Users (id), other REFERENCES nowhere (id))"
+        )
+        raw.execute("INSERT INTO audit VALUES (1, 901, NULL), (2, NULL, 7), (3, 950, NULL)")
+        raw.commit()
+    execute(source, users.update().where(users.c.id == 6).values(name="new"))
+    sync(source, target)
+    assert content(target) == content(source)
+    execute(source, users.delete().where(users.c.id == 950))
+    with pytest.raises(NotProved, match=r"(?s)table audit: the foreign key to Users would not hold"):
+        sync(source, target)
 
 
 def test_a_table_may_be_named_as_a_query_of_the_mirrors_own(new_database: NewDatabase) -> None:
