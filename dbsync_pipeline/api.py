@@ -1,7 +1,7 @@
 """`dbsync serve`: the HTTP API, for a program that cannot run `dbsync`. The same words, the same answers, the same errors.
 
 Every request brings the token, or is answered by 401 before anything else of it is read. A sync runs in a process of its own, for
-Dagster runs one at a time in one, and to its end, also when whoever asked for it has gone. Settings are read once, at the start.
+Dagster runs one at a time in one, and to its end, also when whoever asked for it has gone. Settings are read at the start.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from threading import BoundedSemaphore
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
@@ -21,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from dbsync_pipeline import answers, history, runs, unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
-from dbsync_pipeline.errors import DbsyncError, SettingsError, Transient
+from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.status import status
@@ -30,6 +31,10 @@ from dbsync_pipeline.settings import Settings, load
 PAGE = "docs/api.md has the addresses and their words"
 UNREAD = "Dbsync-Unread"
 """The header that names the databases whose ledgers were not read."""
+
+AT_ONCE = 8
+"""So many syncs run at once, each a process of some 200 megabytes."""
+_running = BoundedSemaphore(AT_ONCE)
 
 _log = logging.getLogger("uvicorn.error")
 """The server's own."""
@@ -81,6 +86,17 @@ class Asked(BaseModel):
         return Allowed(self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial)
 
 
+class Wanted(BaseModel):
+    """Which runs to list: the options of `dbsync history` by their names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=20, ge=1)
+    source: str | None = None
+    target: str | None = None
+    failed: bool = False
+
+
 @router.get("/db-status")
 def db_status(ground: Ground) -> Response:
     """Of each database whether it answers, what it holds, and how far it is from the primary: `dbsync status`."""
@@ -88,16 +104,11 @@ def db_status(ground: Ground) -> Response:
 
 
 @router.get("/sync-history")
-def sync_history(
-    ground: Ground,
-    limit: Annotated[int, Query(ge=1)] = 20,
-    source: str | None = None,
-    target: str | None = None,
-    failed: bool = False,
-) -> Response:
+def sync_history(ground: Ground, asked: Annotated[Wanted, Query()]) -> Response:
     """The syncs that ran, newest first, however they were launched: `dbsync history`."""
     settings, _ = ground
-    wanted = history.Wanted(limit, source and settings.database(source).name, target and settings.database(target).name, failed)
+    source, target = (name and settings.database(name).name for name in (asked.source, asked.target))
+    wanted = history.Wanted(asked.limit, source, target, asked.failed)
     with runs.dagster_instance(settings) as instance:
         found = history.past(instance, databases(settings), wanted, seconds=settings.answer_seconds)
     return _answer(found.runs, headers={UNREAD: ", ".join(found.unread)} if found.unread else None)
@@ -123,13 +134,18 @@ def openapi(request: Request) -> Response:
 
 
 def _sync(settings: Settings, choice: Choice) -> list[history.Run]:
-    """The syncs, in a new process."""
+    """The syncs, in a new process; raises Busy where so many are running that this machine might not bear one more."""
+    if not _running.acquire(blocking=False):
+        cause = f"{AT_ONCE} syncs that were asked for here are running"
+        raise Busy(cause, operation="sync", remedy="wait for one of them to end, then ask again")
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
             return apart.submit(runs.sync_all, settings, choice, "api").result()
     except BrokenProcessPool:
         cause = "the process of the sync is gone: it was killed, or could not start"
         raise DbsyncError(cause, operation="sync", remedy="`dbsync history` says what was published") from None
+    finally:
+        _running.release()
 
 
 def _sync_unwatched(settings: Settings, choice: Choice) -> None:

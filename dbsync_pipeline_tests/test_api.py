@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from dbsync_pipeline import api
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, user
@@ -121,6 +124,7 @@ def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -
         ("POST", "/admin/sync", {"max_change_fraction": 2}, 400, "max_change_fraction: "),
         ("POST", "/admin/sync", b"{broken", 400, "JSON"),
         ("GET", "/admin/sync-history?limit=0", None, 400, "limit: "),
+        ("GET", "/admin/sync-history?surce=linux", None, 400, "surce: Extra inputs"),
         ("GET", "/admin/sync-history?source=mars", None, 400, "there is no database 'mars'"),
         ("GET", "/admin/nothing", None, 404, "GET /admin/nothing"),
         ("GET", "/admin/sync", None, 405, "GET /admin/sync"),
@@ -160,6 +164,20 @@ def test_a_sync_whose_process_is_killed_is_told(server: Server) -> None:
     asking.join(60)
     ((status, answer),) = answers
     assert status == 409 and "killed" in answer["error"]["cause"] and "dbsync history" in answer["error"]["remedy"]
+
+
+def test_no_more_syncs_run_at_once_than_a_machine_bears(server: Server) -> None:
+    """Those that run all wait for the same target's lock."""
+    with (
+        closing(sqlite3.connect(server.places.folder / ".dbsync" / "linux.db")) as writer,
+        ThreadPoolExecutor(api.AT_ONCE) as clients,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
+        waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(api.AT_ONCE)]
+        until("so many run", lambda: len(server.process.children()) >= api.AT_ONCE)
+        until("one more is refused", lambda: server.sync(target=["azure"])[0] == 503)
+        writer.rollback()
+        assert {one.result()[0] for one in waiting} <= {200, 409}
 
 
 def test_without_a_token_nothing_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
