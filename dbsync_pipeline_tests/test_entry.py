@@ -40,10 +40,17 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return Places(tmp_path, monkeypatch)
 
 
+def hearing() -> None:
+    """Ctrl-C is heard, also where a shell started the tests in its background, which is deaf to it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(places: Places, command: list[str], at: str) -> tuple[int, list[str]]:
     """Ctrl-C as soon as stderr says so; how the program ended, and the lines of stderr after that."""
     environment = places.environment(ROOT)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing
+    ) as program:
         assert program.stderr is not None
         next(line for line in program.stderr if at in line)
         program.send_signal(signal.SIGINT)
