@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dbsync_pipeline.history import Run
     from dbsync_pipeline.mirror.failover import Decision, Observation, Promotion
     from dbsync_pipeline.mirror.guard import Finding, Plan
+    from dbsync_pipeline.mirror.migrate import Written
+    from dbsync_pipeline.mirror.revisions import Revision
     from dbsync_pipeline.mirror.session import Observer
     from dbsync_pipeline.mirror.status import DatabaseStatus
 
@@ -294,6 +296,41 @@ def created(found: Mapping[str, Any]) -> None:
             complain(str(result))
         else:
             say(f"{name}: created {', '.join(result)}" if result else f"{name}: all tables are there")
+
+
+def to_come(lacking: Mapping[str, Any]) -> str:
+    """Which revisions each database is about to get."""
+    found = {name: result for name, result in lacking.items() if result and not isinstance(result, DbsyncError)}
+    return "; ".join(f"{name} gets {', '.join(map(str, result))}" for name, result in found.items())
+
+
+def migrated(found: Mapping[str, Any]) -> None:
+    for name, result in found.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+        elif result:
+            good(f"{name}: applied {', '.join(map(str, result))}")
+        else:
+            say(f"{name}: lacks no revision")
+
+
+def written(revision: Written) -> None:
+    good(f"wrote {revision.path}")
+    for words in revision.left:
+        complain(f"left as it is: {words}")
+    say("Read it, and mend it where it is not what you mean; then: dbsync migrate")
+
+
+def revisions(line: Sequence[Revision], lacking: Mapping[str, Any]) -> None:
+    for revision in line:
+        say(str(revision))
+    if not line:
+        say("the models have no revisions; `dbsync migrate new TITLE` writes one")
+    for name, result in lacking.items():
+        if isinstance(result, DbsyncError):
+            complain(str(result))
+        else:
+            say(f"{name}: lacks {', '.join(one.number for one in result)}" if result else f"{name}: lacks no revision")
 
 
 def checked(found: Mapping[str, Any]) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from dbsync_pipeline.choice import Choice
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.rescue import plain
+from dbsync_pipeline.mirror.revisions import Revision
 
 if TYPE_CHECKING:
     from dbsync_pipeline.history import Run
-
 
 
 def text(value: Any) -> str:
@@ -52,6 +52,22 @@ def result_json(word: str, result: Any) -> dict[str, Any]:
     """`{word: result, "error": null}`, or `{word: null, "error": {…}}`."""
     failed = isinstance(result, DbsyncError)
     return {word: None if failed else result, "error": error_json(result) if failed else None}
+
+
+def applied_json(result: Any) -> dict[str, Any]:
+    return result_json("applied", result if isinstance(result, DbsyncError) else [_revision_json(one) for one in result])
+
+
+def revisions_json(line: Sequence[Revision], lacking: Mapping[str, Any]) -> dict[str, Any]:
+    short = {name: found if isinstance(found, DbsyncError) else [one.number for one in found] for name, found in lacking.items()}
+    return {
+        "revisions": [_revision_json(one) for one in line],
+        "databases": [{"database": name, **result_json("lacking", found)} for name, found in short.items()],
+    }
+
+
+def _revision_json(revision: Revision) -> dict[str, Any]:
+    return {"number": revision.number, "title": revision.title, "path": revision.path}
 
 
 def outcomes_json(choice: Choice, outcomes: Sequence[Run]) -> dict[str, Any]:

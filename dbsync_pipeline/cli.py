@@ -26,7 +26,8 @@ from dbsync_pipeline import _render as render
 from dbsync_pipeline import answers, interrupts, unforeseen
 from dbsync_pipeline.choice import Allowed, Choice, choose
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
-from dbsync_pipeline.mirror import failover, rescue, schema, term
+from dbsync_pipeline.mirror import failover, rescue, revisions, schema, term
+from dbsync_pipeline.mirror import migrate as migrations
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.ledger import Publication
@@ -44,8 +45,12 @@ app = typer.Typer(
 )
 rescue_app = typer.Typer(help="The rows that syncs deleted or replaced.", no_args_is_help=True)
 tables_app = typer.Typer(help="Create, check or recreate the tables on the databases.", no_args_is_help=True)
+migrate_app = typer.Typer(
+    help="Apply the models' revisions to every database that lacks them, the primary first.", invoke_without_command=True
+)
 app.add_typer(rescue_app, name="rescue")
 app.add_typer(tables_app, name="tables")
+app.add_typer(migrate_app, name="migrate")
 
 Source = Annotated[str | None, typer.Option("--source", help="The database to copy from; the primary if not given.")]
 Targets = Annotated[
@@ -564,6 +569,90 @@ def _confirm(name: str, typed: str | None, as_json: bool) -> None:
         )
 
 
+@migrate_app.callback()
+def migrate(
+    context: typer.Context,
+    only: OneDatabase = None,
+    yes: Yes = False,
+    as_applied: Annotated[
+        bool, typer.Option("--as-applied", help="Run none of them: the tables were made equal to the models by other means.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Apply the models' revisions to every database that lacks them, the primary first: where that one fails, no other is altered."""
+    if context.invoked_subcommand is not None:
+        return
+    settings, model = _ground()
+    places = _primary_first(settings, only)
+    lacking = {
+        place.name: _attempt(lambda name: revisions.lacking(database(settings, name), model), place.name) for place in places
+    }
+    if not yes and any(found for found in lacking.values() if not isinstance(found, DbsyncError)):
+        again = f"dbsync migrate{f' --database {only}' if only else ''}{' --as-applied' if as_applied else ''} --yes"
+        what = "revisions are noted and not run" if as_applied else "tables are altered"
+        _agree(f"{what}: {render.to_come(lacking)}", again, as_json, "migrate")
+    found = migrations.migrate_each(places, model, wait_seconds=settings.lock_seconds, run=not as_applied)
+    if as_json:
+        render.json_out([{"database": name, **answers.applied_json(result)} for name, result in found.items()])
+    else:
+        render.migrated(found)
+    raise typer.Exit(_status_of(found))
+
+
+def _primary_first(settings: Settings, only: str | None) -> list[Database]:
+    first = term.primary(settings)
+    return [database(settings, name) for name in sorted(_names(settings, only), key=lambda name: name != first)]
+
+
+@migrate_app.command("new")
+def migrate_new(
+    title: Annotated[str, typer.Argument(metavar="TITLE", help="What it does, in a few words.")],
+    name: Annotated[
+        str | None, typer.Option("--database", help="The database that the models are compared with; the primary if not given.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="TABLE.OLD=NEW", help="A column that has another name now, again for more.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(metavar="TABLE.COLUMN", help="A column that goes with its values, again for more.")
+    ] = None,
+    empty: Annotated[bool, typer.Option("--empty", help="Compare nothing: a person writes what it does.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the next revision: what makes the tables that are there equal to the models. Changes no database."""
+    from dbsync_pipeline.mirror.draft import Wanted
+
+    settings, model = _ground()
+    wanted = None if empty else Wanted(drop or (), dict(_renamed(one) for one in rename or ()))
+    written = migrations.write(database(settings, name or term.primary(settings)), model, title, wanted)
+    if as_json:
+        render.json_out(written)
+    else:
+        render.written(written)
+
+
+def _renamed(words: str) -> tuple[str, str]:
+    old, equals, new = words.partition("=")
+    if "." not in old or not equals or not new:
+        raise SettingsError(
+            f"--rename {words} is not TABLE.OLD=NEW", operation="write a revision", remedy="dbsync migrate new --help"
+        )
+    return old, new
+
+
+@migrate_app.command("list")
+def migrate_list(as_json: Json = False) -> None:
+    """The models' revisions, and which of them each database lacks; status 0 when none lacks any."""
+    settings, model = _ground()
+    line = revisions.line(model)
+    lacking = _each(settings.names, lambda name: revisions.lacking(database(settings, name), model))
+    if as_json:
+        render.json_out(answers.revisions_json(line, lacking))
+    else:
+        render.revisions(line, lacking)
+    raise typer.Exit(_status_of(lacking) or int(any(lacking.values())))
+
+
 def _names(settings: Settings, only: str | None) -> tuple[str, ...]:
     return (settings.database(only).name,) if only else settings.names
 
@@ -658,7 +747,7 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def _ground() -> tuple[Settings, Model]:
     settings = load()
-    return settings, load_model(settings.models)
+    return settings, load_model(settings.models, settings.migrations)
 
 
 def _each(names: Iterable[str], work: Callable[[str], Any]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ VERBS = (
     *("promote", "failover", "failback"),
     *("rescue list", "rescue show", "rescue export", "rescue merge"),
     *("tables create", "tables check", "tables recreate"),
+    *("migrate", "migrate new", "migrate list"),
 )
 
 
@@ -364,6 +366,80 @@ def test_recreate_wants_the_name_said_again(places: Places, dbsync: Dbsync) -> N
 
 
 # ui --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed(places: Places, dbsync: Dbsync, monkeypatch: pytest.MonkeyPatch) -> Iterator[Places]:
+    """All databases equal, and then one column more in the models, which are a module of the operator's own."""
+    (places.folder / "app").mkdir()
+    models = places.folder / "app" / "changing.py"
+    text = (ROOT / "dbsync_pipeline" / "models.py").read_text()
+    models.write_text(text)
+    monkeypatch.syspath_prepend(places.folder)
+    places.set(DBSYNC_MODELS="app.changing")
+    assert dbsync("sync").status == 0
+    models.write_text(
+        text.replace("    name: Mapped", "    phone: Mapped[str | None] = mapped_column(Unicode(40))\n    name: Mapped", 1)
+    )
+    _forget("app.changing")
+    yield places
+    _forget("app.changing")
+
+
+def _forget(module: str) -> None:
+    sys.modules.pop(module, None)
+    importlib.invalidate_caches()
+
+
+def test_a_change_of_the_models_reaches_every_database(changed: Places, dbsync: Dbsync) -> None:
+    refused = dbsync("sync")
+    assert refused.status == 1 and "dbsync migrate new" in refused.out + refused.err
+    assert dbsync("migrate", "list", "--json").json["revisions"] == []
+    written = dbsync("migrate", "new", "users phone", "--json").json
+    assert written["path"] == str(changed.folder / "app" / "migrations" / "0001_users_phone.py") and written["left"] == []
+    listed = dbsync("migrate", "list", "--json")
+    assert listed.status == 1 and {one["database"]: one["lacking"] for one in listed.json["databases"]} == {
+        "windows": ["0001"],
+        "linux": ["0001"],
+        "azure": ["0001"],
+    }
+    asked = dbsync("migrate")
+    assert asked.status == 1 and "windows gets 0001 (users phone)" in asked.err and "dbsync migrate --yes" in asked.err
+    done = dbsync("migrate", "--yes", "--json")
+    assert done.status == 0 and [one["database"] for one in done.json] == ["windows", "linux", "azure"]
+    assert all([one["number"] for one in found["applied"]] == ["0001"] for found in done.json)
+    assert dbsync("tables", "check").status == 0 and dbsync("migrate", "list").status == 0
+    assert dbsync("migrate").out.splitlines() == [f"{name}: lacks no revision" for name in ("windows", "linux", "azure")]
+    with closing(sqlite3.connect(changed.folder / ".dbsync" / "windows.db")) as connection, connection:
+        connection.execute("UPDATE users SET phone = '1'")
+    assert dbsync("sync").status == 0 and dbsync("verify").status == 0
+
+
+def test_where_the_primary_is_out_of_reach_no_database_is_altered(changed: Places, dbsync: Dbsync) -> None:
+    assert dbsync("migrate", "new", "users phone").status == 0
+    changed.out_of_reach("windows")
+    done = dbsync("migrate", "--yes", "--json")
+    assert done.status == 1 and [one["applied"] for one in done.json] == [None, None, None]
+    assert "windows comes first" in done.json[1]["error"]["cause"] and SECRET.decode() not in done.out + done.err
+    assert dbsync("migrate", "--database", "linux", "--yes").status == 0
+
+
+def test_what_was_altered_by_other_means_is_noted(changed: Places, dbsync: Dbsync) -> None:
+    assert dbsync("migrate", "new", "users phone").status == 0
+    assert "phone is missing" in dbsync("migrate", "--as-applied", "--yes").err
+    for name in ("windows", "linux", "azure"):
+        with closing(sqlite3.connect(changed.folder / ".dbsync" / f"{name}.db")) as connection:
+            connection.execute("ALTER TABLE users ADD COLUMN phone VARCHAR(40)")
+    assert dbsync("migrate", "--yes").status == 1, "the column is there"
+    assert dbsync("migrate", "--as-applied", "--yes").status == 0
+    assert dbsync("migrate", "list").status == 0
+
+
+def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsync) -> None:
+    changed.set(DBSYNC_MIGRATIONS=str(changed.folder / "app" / "changing.py" / "no"))
+    told = dbsync("migrate", "new", "users phone")
+    assert told.status == 2 and "DBSYNC_MIGRATIONS" in told.err
+    assert dbsync("migrate", "new", "x", "--rename", "users=phone").status == 2
 
 
 def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:

@@ -18,8 +18,8 @@ from dbsync_pipeline.errors import DatabaseError, DbsyncError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
-from dbsync_pipeline_tests.roles import administer, one
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, small_world, sync, user
+from dbsync_pipeline_tests.roles import administer
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, is_babelfish, prepare, small_world, sync, user
 
 PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text().split("\n## SQL Server", 1)[1].split("\n## ", 1)[0]
 PASSWORD = "Only-for-1-test"
@@ -61,10 +61,6 @@ class Logins:
     def drop(self) -> None:
         for database, login in self._made:
             administer(Database("server", database.url.set(database="master")), f"DROP LOGIN {login}")
-
-
-def is_babelfish(database: Database) -> bool:
-    return one(database, "SELECT serverproperty('Babelfish')") is not None
 
 
 @pytest.fixture

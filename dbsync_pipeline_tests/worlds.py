@@ -77,6 +77,14 @@ def insert(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: 
     execute(database, *[(model.table(table).sa.insert(), given) for table, given in rows.items() if given])
 
 
+def is_babelfish(database: Database) -> bool:
+    """Whether this is the test server for T-SQL that is not Microsoft's."""
+    if database.engine_name != "mssql":
+        return False
+    with database.engine("test").connect() as connection:
+        return connection.scalar(sa.text("SELECT serverproperty('Babelfish')")) is not None
+
+
 def content(database: Database, model: Model = MODEL) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables as the application sees them, sorted; JSON as the text that is stored."""
     with database.engine("test").connect() as connection:

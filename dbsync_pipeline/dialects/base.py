@@ -18,13 +18,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from dbsync_pipeline.errors import DbsyncError, NotProved, StructureError
+
+if TYPE_CHECKING:
+    from alembic.operations import MigrateOperation, Operations
 
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
@@ -414,6 +417,18 @@ class Dialect(ABC):
     @abstractmethod
     def prove_constraints(self, tables: Sequence[Table]) -> None:
         """Every foreign key of these tables holds, or NotProved is raised."""
+
+    # -- structure
+
+    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
+        """Within the open transaction, carry out one of Alembic's operations as this engine needs it done, losing no row."""
+        from alembic.operations import Operations
+
+        return Operations.invoke(operations, operation)
+
+    def prove_altered(self) -> None:
+        """Foreign keys that came by `alter` hold, or NotProved is raised. Most engines have proved them by then."""
+        assert self.connection.in_transaction()
 
     # -- digests
 

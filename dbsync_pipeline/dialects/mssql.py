@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import sqlalchemy as sa
@@ -48,6 +48,9 @@ from dbsync_pipeline.dialects.base import (
     undecorated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unholdable
+
+if TYPE_CHECKING:
+    from alembic.operations import MigrateOperation, Operations
 
 _PINS = (
     "SET LANGUAGE us_english",  # the drivers tell errors by their text
@@ -332,6 +335,20 @@ class MSSQL(Dialect):
             if key is None or "conflicted with the FOREIGN KEY" not in str(error):
                 raise
             raise not_held(self.name, key[2], key[1], outside=True) from None
+
+    # -- structure
+
+    @translated
+    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
+        """A default and a check are objects of their own here, without which the column has to be before it goes."""
+        from alembic.operations import ops
+
+        if isinstance(operation, ops.DropColumnOp):
+            operation.kw |= {"mssql_drop_default": True, "mssql_drop_check": True}
+        if isinstance(operation, ops.AlterColumnOp) and self._babelfish and operation.modify_nullable is None:
+            # where Microsoft's server forgets NOT NULL with the type unless told again, Babelfish keeps it, and takes no such words
+            operation.existing_nullable = None
+        return super().alter(operations, operation)
 
     # -- digests
 

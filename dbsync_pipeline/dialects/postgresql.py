@@ -10,7 +10,7 @@ import datetime as dt
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psycopg2
@@ -38,6 +38,9 @@ from dbsync_pipeline.dialects.base import (
     undecorated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
+
+if TYPE_CHECKING:
+    from alembic.operations import MigrateOperation, Operations
 
 _SQL = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # this style doubles no percent signs
 _LOCK = 0x6462_7379_6E63  # "dbsync": the one key of the target's lock
@@ -238,6 +241,17 @@ class PostgreSQL(Dialect):
     def _unproved(self, error: psycopg2.Error, mirrored: Collection[str] = ()) -> NotProved:
         name, table = str(error.diag.constraint_name), str(error.diag.table_name)
         return not_held(self.name, name, table, outside=bool(mirrored) and table not in mirrored)
+
+    # -- structure
+
+    @translated
+    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
+        """An enum is a type of its own here, which has to be there before the column is."""
+        column = getattr(operation, "column", None)
+        for type_ in (getattr(column, "type", None), getattr(operation, "modify_type", None)):
+            if isinstance(type_, sa.Enum):
+                type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]
+        return super().alter(operations, operation)
 
     # -- digests
 

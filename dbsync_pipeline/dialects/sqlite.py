@@ -9,14 +9,16 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
+from dbsync_pipeline.dialects import _remade as remade
 from dbsync_pipeline.dialects import canonical, values
 from dbsync_pipeline.dialects.base import (
     BATCH_BYTES,
@@ -36,6 +38,9 @@ from dbsync_pipeline.dialects.base import (
     translated,
 )
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unavailable
+
+if TYPE_CHECKING:
+    from alembic.operations import MigrateOperation, Operations
 
 _PREPARER = sqlite.dialect().identifier_preparer
 _MARKS: dict[int, tuple[int, int]] = {}
@@ -58,6 +63,7 @@ class SQLite(Dialect):
         self._staging: dict[str, int] = {}
         self._changing: Sequence[Table] = ()
         self._lost_before: set[tuple[str, str, Any]] = set()
+        self._orphans: Counter[tuple[str, str]] | None = None
 
     # -- the connection
 
@@ -176,6 +182,33 @@ class SQLite(Dialect):
             for _, row, parent, _ in self._raw.execute(f"PRAGMA foreign_key_check({quote(child)})")
             if parent.casefold() in names
         }
+
+    # -- structure
+
+    @translated
+    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
+        """SQLite alters a table by making it anew, which Alembic does; what it does not carry over is carried over here."""
+        from alembic.operations import ops
+
+        if not isinstance(
+            operation, (ops.AddColumnOp, ops.DropColumnOp, ops.AlterColumnOp, ops.AddConstraintOp, ops.DropConstraintOp)
+        ):
+            return super().alter(operations, operation)
+        if self._orphans is None:
+            self._orphans = self._counted_orphans()
+        table = getattr(operation, "source_table", None) or operation.table_name  # type: ignore[union-attr]
+        return remade.alter(self._raw, operations, operation, table)
+
+    @translated
+    def prove_altered(self) -> None:
+        came = self._counted_orphans() - (self._orphans or Counter())
+        self._orphans = None
+        for child, parent in came:
+            raise not_held(self.name, f"to {parent}", child)
+
+    def _counted_orphans(self) -> Counter[tuple[str, str]]:
+        """How many rows of a table refer to no row of another. There may be some: an application need not have its keys enforced."""
+        return Counter((child, parent) for child, _, parent, _ in self._raw.execute("PRAGMA foreign_key_check"))
 
     # -- digests
 

@@ -523,6 +523,15 @@ class Ledger:
             columns = {column.name: given[column.name] for column in self._kept_of(self._t.digests)}
             self._connection.execute(self._t.digests.insert().values(columns))
 
+    def replace_digests(self, table: str, value: Digests) -> None:
+        """Other digests in the place of those that the table was last published with."""
+        digests = self._t.digests
+        newest = sa.select(sa.func.max(digests.c.publish)).where(digests.c.table_name == table)
+        with self._dialect.doing("write the ledger"):
+            publish = self._connection.execute(newest).scalar_one()
+            self._connection.execute(digests.delete().where(digests.c.table_name == table, digests.c.publish == publish))
+            self.keep_digests(publish, table, value)
+
     def _kept_of(self, digests: sa.Table) -> list[sa.Column[Any]]:
         """The columns of that table: a source's ledger, which no sync brings up, may be of the version before this one."""
         return [column for column in digests.columns if column.name != "columns" or self._fact("version") == str(VERSION)]

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
@@ -20,9 +21,10 @@ RESERVED = ("dbsync_publish", "dbsync_change")
 
 @dataclass(frozen=True)
 class Model:
-    """The mirrored tables of a SQLAlchemy metadata."""
+    """The mirrored tables of a SQLAlchemy metadata, and the folder of the revisions that led to them; None where there is none."""
 
     metadata: sa.MetaData
+    migrations: Path | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -59,8 +61,8 @@ class Model:
         return tuple(parent for parent in earlier if parent in referred)
 
 
-def load_model(module: str) -> Model:
-    """The model in `module`: its `Base.metadata`, or its `metadata`.
+def load_model(module: str, migrations: Path | None = None) -> Model:
+    """The model in `module`: its `Base.metadata`, or its `metadata`. Its revisions are in `migrations`, or else in that folder beside it.
 
     Raises SettingsError where the module cannot be imported or has neither, StructureError where a table cannot be mirrored.
     """
@@ -78,7 +80,9 @@ def load_model(module: str) -> Model:
             f"the module {module!r} has no Base.metadata and no metadata with tables in it",
             remedy="set DBSYNC_MODELS to the module that has the models",
         )
-    model = Model(metadata)
+    if migrations is None and found.__file__:
+        migrations = Path(found.__file__).with_name("migrations")
+    model = Model(metadata, migrations and migrations.absolute())
     for table in model.tables:
         _ = table.key  # a table without one is refused here, before anything is done
         if not table.columns:

@@ -9,32 +9,49 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.base import Dialect
-from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.mirror import revisions
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
+
+if TYPE_CHECKING:
+    from alembic.migration import MigrationContext
 
 
 def ensure(database: Database, model: Model) -> list[str]:
     """Create what is missing, the ledger included; returns the names of the tables that were created. A second call creates nothing.
 
-    Raises StructureError, naming the first differences, where a table that is there is not equal to the models.
+    Raises StructureError, naming the first differences, where a table that is there is not equal to the models, and, creating nothing,
+    where some tables are there and revisions are not applied to them.
     """
     with database.connect(create=True) as dialect:
         dialect.prepare()
-        missing = _missing(dialect, model)
+        absent = missing(dialect, model)
+        if absent and len(absent) < len(model.tables):
+            revisions.require_none_pending(dialect, model)
+        dialect.connection.rollback()
         _require_types(dialect, model)
         with dialect.doing("create tables"), _rules_kept(model), dialect.connection.begin():
-            model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in missing], checkfirst=True)
+            model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in absent], checkfirst=True)
         Ledger(dialect).create(model.tables)
         require(dialect, model)
-    return missing
+        _note_first(dialect, model)
+    return absent
+
+
+def _note_first(dialect: Dialect, model: Model) -> None:
+    """A database that is equal to the models when it is first seen needs none of the revisions that led to them."""
+    if model.migrations is not None:
+        with dialect.doing("write the ledger"), dialect.connection.begin():
+            if revisions.noted(dialect) is None:
+                revisions.note(dialect, model)
 
 
 def _require_types(dialect: Dialect, model: Model) -> None:
@@ -92,17 +109,29 @@ def require(dialect: Dialect, model: Model) -> None:
     """Every table is there and equal in structure, or StructureError is raised. Leaves no transaction open."""
     found = {name: words for name, words in differences(dialect, model).items() if words}
     for name, words in found.items():
-        missing = words == [MISSING]
         raise StructureError(
-            "the table is missing" if missing else "; ".join(words),
+            "the table is missing" if words == [MISSING] else "; ".join(words),
             operation="structure",
             database=dialect.name,
             table=name,
-            remedy=f"`dbsync tables create --database {dialect.name}`"
-            if missing
-            else f"make the table equal to the models (`dbsync tables check` lists all differences), or, losing its rows: "
-            f"`dbsync tables recreate --database {dialect.name}`",
+            remedy=_remedy(dialect, model, words),
         )
+
+
+def _remedy(dialect: Dialect, model: Model, words: list[str]) -> str:
+    try:
+        lacking = revisions.pending(dialect, model)
+    except DbsyncError:  # who may not read the ledger is told of the structure all the same
+        lacking = ()
+    dialect.connection.rollback()
+    if lacking:
+        return f"`dbsync migrate --database {dialect.name}`"
+    if words == [MISSING]:
+        return f"`dbsync tables create --database {dialect.name}`"
+    return (
+        "make the table equal to the models (`dbsync tables check` lists all differences; `dbsync migrate new` writes what to do on every "
+        f"database), or, losing its rows: `dbsync tables recreate --database {dialect.name}`"
+    )
 
 
 MISSING = "missing"
@@ -110,34 +139,52 @@ MISSING = "missing"
 
 def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
     """As `check`, on an open connection. Leaves no transaction open."""
+    found = differences_within(dialect, model)
+    dialect.connection.rollback()
+    return found
+
+
+def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
+    """As `differences`, within the open transaction."""
     with dialect.doing("read the structure"):
         found: dict[str, list[str]] = {name: [] for name in model.names}
-        missing = _missing(dialect, model)
-        for name in missing:
+        absent = missing(dialect, model)
+        for name in absent:
             found[name].append(MISSING)
         for name, words in _compare(dialect, model):
-            if name in found and name not in missing:
+            if name in found and name not in absent:
                 found[name].append(words)
-        keys, enums = _keys_here(dialect, model), _enums_here(dialect)
+        there, enums = keys_here(dialect, model), enums_here(dialect)
         for table in model.tables:
-            if table.name not in missing:
-                found[table.name] += _keys(keys[table.sa.schema, table.sa.name], table.sa) + _enums(enums, table.sa)
-        dialect.connection.rollback()
+            if table.name not in absent:
+                found[table.name] += keys(there[table.sa.schema, table.sa.name], table.sa) + _enums(enums, table.sa)
         return found
 
 
-def _missing(dialect: Dialect, model: Model) -> list[str]:
+def missing(dialect: Dialect, model: Model) -> list[str]:
+    """The names of the models' tables that are not there, within the open transaction."""
     with dialect.doing("read the structure"):
         inspector = sa.inspect(dialect.connection)
-        missing = [table.name for table in model.tables if not inspector.has_table(table.sa.name, schema=table.sa.schema)]
-        if missing:
+        absent = [table.name for table in model.tables if not inspector.has_table(table.sa.name, schema=table.sa.schema)]
+        if absent:
             dialect.may_look(model.tables)
-        dialect.connection.rollback()
-        return missing
+        return absent
 
 
 def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
     from alembic.autogenerate import compare_metadata
+
+    with comparison(dialect, model) as context:
+        found = compare_metadata(context, model.metadata)
+        single = [one for difference in found for one in (difference if isinstance(difference, list) else [difference])]
+        if not dialect.defers_keys:
+            single = but_for_deferral(single)
+        return [words for one in single if (words := _words(one)) is not None]
+
+
+@contextmanager
+def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[MigrationContext]:
+    """What Alembic compares the database and the models in: of the models' tables only, and without words about all others."""
     from alembic.migration import MigrationContext
 
     ours = {(table.sa.schema, table.sa.name) for table in model.tables}
@@ -146,20 +193,17 @@ def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
         table = thing if kind == "table" else thing.table
         return (table.schema, table.name) in ours
 
-    schemas = any(table.sa.schema for table in model.tables)
+    options |= {
+        "include_object": mirrored,
+        "include_schemas": any(table.sa.schema for table in model.tables),
+        "compare_type": True,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types in tables that are not ours
-        context = MigrationContext.configure(
-            dialect.connection, opts={"include_object": mirrored, "include_schemas": schemas, "compare_type": True}
-        )
-        found = compare_metadata(context, model.metadata)
-        single = [one for difference in found for one in (difference if isinstance(difference, list) else [difference])]
-        if not dialect.defers_keys:
-            single = _but_for_deferral(single)
-        return [words for one in single if (words := _words(one)) is not None]
+        yield MigrationContext.configure(dialect.connection, opts=options)
 
 
-def _but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Without the foreign keys that are there and in the models and differ in nothing but whether they can be deferred."""
     sides = [{_meaning(one[1]) for one in differences if one[0] == side} for side in ("add_fk", "remove_fk")]
     alike = sides[0] & sides[1]
@@ -200,7 +244,7 @@ def _null(nullable: bool) -> str:
     return "nullable" if nullable else "not nullable"
 
 
-def _keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], list[str]]:
+def keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], list[str]]:
     """The columns of the primary key by schema and table, asked for all tables at once."""
     inspector, found = sa.inspect(dialect.connection), {}
     for schema in {table.sa.schema for table in model.tables}:
@@ -210,12 +254,12 @@ def _keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], l
     return found
 
 
-def _keys(here: list[str], table: sa.Table) -> list[str]:
+def keys(here: list[str], table: sa.Table) -> list[str]:
     wanted = [column.name for column in table.primary_key.columns]
     return [] if here == wanted else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
 
 
-def _enums_here(dialect: Dialect) -> dict[str, list[str]]:
+def enums_here(dialect: Dialect) -> dict[str, list[str]]:
     """Values by name, where the database has types of its own for enums."""
     get_enums = getattr(sa.inspect(dialect.connection), "get_enums", None)
     return {enum["name"]: enum["labels"] for enum in get_enums(schema="*")} if get_enums else {}

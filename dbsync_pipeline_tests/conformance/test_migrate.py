@@ -1,0 +1,405 @@
+"""Revisions bring tables that are there to the models of now, on every engine, whole or not at all, and lose no row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.errors import Busy, DbsyncError, Refused, SettingsError, StructureError
+from dbsync_pipeline.mirror import revisions, schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.draft import Wanted
+from dbsync_pipeline.mirror.failover import own_writes
+from dbsync_pipeline.mirror.migrate import Written, migrate, migrate_each, write
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.models import NAMES, Key, distinct, reference
+from dbsync_pipeline.types import Instant
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.worlds import NOON, content, execute, is_babelfish, prepare, sync
+
+Pair = tuple[Database, Database]
+
+
+def before(folder: Path, key: tuple[str, ...] = ("id",)) -> Model:
+    metadata = sa.MetaData(naming_convention=NAMES)
+    sa.Table(
+        "people",
+        metadata,
+        sa.Column("id", Key, primary_key=True),
+        sa.Column("name", sa.Unicode(50)),
+        sa.Column("mail", distinct(50), unique=True, nullable=False, primary_key="mail" in key),
+        sa.Column("city", sa.Unicode(50), index=True),
+        sa.Column("role", sa.Enum("user", "tool", name="person_role"), nullable=False),
+        sa.Column("seen_at", Instant),
+        sqlite_autoincrement=True,
+    )
+    sa.Table(
+        "pets",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("owner_id", Key, reference("people.id"), nullable=False),
+    )
+    return Model(metadata, folder)
+
+
+def after(folder: Path, firm: bool = True) -> Model:
+    """A column has another name and is longer, one went, four came, an enum has one value more, a table came.
+
+    One column takes NULL no more where the models are `firm`.
+    """
+    metadata = sa.MetaData(naming_convention=NAMES)
+    sa.Table(
+        "people",
+        metadata,
+        sa.Column("id", Key, primary_key=True),
+        sa.Column("full_name", sa.Unicode(80)),
+        sa.Column("mail", distinct(50), unique=True, nullable=False),
+        sa.Column("role", sa.Enum("user", "tool", "it's", name="person_role"), nullable=False),
+        sa.Column("seen_at", Instant, nullable=not firm),
+        sa.Column("tier", sa.Enum("free", "paid", name="tier"), server_default="free", nullable=False),
+        sa.Column("phone", distinct(20), index=True),
+        sa.Column("boss_id", Key, reference("people.id")),
+        sa.Column("born_at", Instant),
+        sqlite_autoincrement=True,
+    )
+    sa.Table(
+        "pets",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("owner_id", Key, reference("people.id"), nullable=False),
+    )
+    sa.Table(
+        "tags",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("person_id", Key, reference("people.id"), nullable=False, index=True),
+        sa.Column("name", distinct(20), unique=True, nullable=False),
+    )
+    return Model(metadata, folder)
+
+
+def grown(folder: Path) -> Model:
+    """As `before`, with one column more."""
+    model = before(folder)
+    model.table("people").sa.append_column(sa.Column("phone", sa.Unicode(20)))
+    return Model(model.metadata, folder)
+
+
+PEOPLE = [
+    {"id": n, "name": f"né {n} ", "mail": f"{n}@x", "city": "León", "role": "user", "seen_at": NOON, "phone": None}
+    for n in range(1, 300)
+]
+
+
+def filled(pair: Pair, folder: Path) -> Pair:
+    """Both with the tables of `before`, equal, after a first publish."""
+    model = before(folder)
+    columns = set(model.table("people").sa.columns.keys())
+    rows = [{name: value for name, value in row.items() if name in columns} for row in PEOPLE]
+    prepare(pair[0], {"people": rows}, model)
+    execute(pair[0], model.table("people").sa.delete().where(model.table("people").sa.c.id == 299))
+    sync(*pair, model=model)
+    return pair
+
+
+def apply(database: Database, model: Model) -> list[str]:
+    return [revision.number for revision in migrate(database, model, wait_seconds=2)]
+
+
+def people_of(database: Database, model: Model) -> list[dict[str, Any]]:
+    names = [column.name for column in model.table("people").columns]
+    return [dict(zip(names, row, strict=True)) for row in content(database, model)["people"]]
+
+
+def by_hand(written: Written, what: str) -> None:
+    """A person writes an empty revision."""
+    written.path.write_text(written.path.read_text().replace("    pass", f"    {what}"))
+
+
+def look(database: Database, look_at: Callable[[Dialect], Any]) -> Any:
+    with database.connect() as dialect:
+        return look_at(dialect)
+
+
+def test_one_revision_serves_every_engine_and_loses_nothing(pair: Pair, tmp_path: Path) -> None:
+    source, target = filled(pair, tmp_path / "revisions")
+    # Babelfish does not let a column of a table that is there change in that
+    new = after(tmp_path / "revisions", firm=not any(map(is_babelfish, pair)))
+    old = [[row[name] for name in ("id", "name", "mail", "role", "seen_at")] for row in people_of(source, before(tmp_path))]
+    counted = look(source, lambda dialect: dialect.counter(new.table("people")))
+    # the one of the two that knows enums as types tells of their new values
+    teller = source if source.engine_name == "postgresql" else target
+    written = write(teller, new, "a new world", Wanted(drop=["people.city"], rename={"people.name": "full_name"}))
+    assert written.number == "0001" and written.left == ()
+    for database in pair:
+        with pytest.raises(StructureError, match=r"0001 \(a new world\)(.|\n)*dbsync migrate --database"):
+            schema.ensure(database, new)
+        assert apply(database, new) == ["0001"] and apply(database, new) == []
+        assert not any(schema.check(database, new).values())
+        rows = people_of(database, new)
+        assert [[row[name] for name in ("id", "full_name", "mail", "role", "seen_at")] for row in rows] == old
+        assert {row["tier"] for row in rows} == {"free"}
+        assert look(database, lambda dialect: revisions.pending(dialect, new)) == ()
+    assert look(source, lambda dialect: dialect.counter(new.table("people"))) == counted, "299 was given once"
+    assert sync(source, target, model=new).changed == 0
+    people = new.table("people").sa
+    execute(source, people.insert().values(id=500, mail="new", role="it's", seen_at=NOON, tier="paid", boss_id=1, born_at=NOON))
+    assert sync(source, target, model=new).changed == 1
+    assert content(target, new) == content(source, new)
+    with pytest.raises(sa.exc.DBAPIError):
+        execute(source, people.insert().values(mail="1@x", role="user", seen_at=NOON))
+
+
+def test_what_a_revision_does_to_rows_is_nobodys_write(twins: Pair, tmp_path: Path) -> None:
+    source, target = filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    write(source, model, "phone", Wanted())
+    by_hand(write_after(source, model, "all to Paris"), "op.execute(\"UPDATE people SET city = 'Paris' WHERE id < 200\")")
+    assert apply(source, model) == ["0001", "0002"] == apply(target, model)
+    assert own_writes(target, model) == (), "or the application would be taken to have moved there"
+    people = model.table("people").sa
+    execute(source, people.update().where(people.c.id == 7).values(city="Roma"))
+    assert sync(source, target, model=model).changed == 1
+
+
+def write_after(database: Database, model: Model, title: str) -> Written:
+    """An empty revision after one that was written and not applied yet."""
+    from dbsync_pipeline.mirror import migrate as module
+
+    with database.connect() as dialect:
+        number = f"{len(revisions.line(model)) + 1:04}"
+        return Written(number, module._generate(dialect, model, None, number, title, []), ())
+
+
+def test_what_somebody_wrote_before_a_revision_is_still_seen(twins: Pair, tmp_path: Path) -> None:
+    source, target = filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    people = model.table("people").sa
+    execute(target, people.update().where(people.c.id == 250).values(name="precious"))
+    by_hand(
+        write(source, model, "all to Paris"),
+        "op.add_column('people', sa.Column('phone', sa.Unicode(20)))\n    op.execute(\"UPDATE people SET city = 'Paris'\")",
+    )
+    assert apply(source, model) == ["0001"] == apply(target, model)
+    assert own_writes(target, model) == ("people",)
+    with pytest.raises(Refused, match=r"somebody has written .* with keys 250 \(foreign writes\)"):
+        sync(source, target, model=model)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("op.execute('UPDATE nowhere SET a = 1')", "migrate, revision 0001 (broken)"),
+        ("raise ValueError('hm')", "ValueError: hm"),
+        ("op.add_column('people', sa.Column('other', sa.Integer()))", "column phone is missing"),
+        ("op.create_unique_constraint('uq_city', 'people', ['city'])", "migrate, revision 0001 (broken)"),
+    ],
+)
+def test_a_revision_that_fails_changes_nothing(twins: Pair, tmp_path: Path, what: str, told: str) -> None:
+    source, _ = filled(twins, tmp_path / "revisions")
+    model, old = grown(tmp_path / "revisions"), content(source, before(tmp_path))
+    by_hand(write(source, model, "broken"), f"op.execute(\"UPDATE people SET city = 'Paris'\")\n    {what}")
+    with pytest.raises(DbsyncError) as refusal:
+        apply(source, model)
+    assert told in str(refusal.value) and "database windows" in str(refusal.value)
+    assert content(source, before(tmp_path)) == old and not any(schema.check(source, before(tmp_path)).values())
+    assert look(source, revisions.noted) == "base"
+
+
+def test_the_first_that_fails_is_the_last_that_is_tried(twins: Pair, tmp_path: Path) -> None:
+    filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    by_hand(write(twins[0], model, "broken"), "raise ValueError('hm')")
+    found = migrate_each(twins, model, wait_seconds=2)
+    assert "windows comes first and failed" in str(found["linux"])
+    assert look(twins[1], revisions.noted) == "base"
+
+
+def test_nobody_writes_while_a_revision_is_applied(twins: Pair, tmp_path: Path) -> None:
+    source, _ = filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    write(source, model, "phone", Wanted())
+    with source.connect() as dialect:
+        dialect.begin(before(tmp_path).tables, wait_seconds=1)
+        with pytest.raises(Busy):
+            apply(source, model)
+    assert apply(source, model) == ["0001"]
+
+
+def test_a_new_database_has_all_revisions(twins: Pair, tmp_path: Path, new_database: NewDatabase) -> None:
+    source, _ = filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    write(source, model, "phone", Wanted())
+    for name, make in (("made", apply), ("ensured", schema.ensure), ("recreated", schema.recreate)):
+        database = new_database(source.engine_name, name)
+        with database.connect(create=True):
+            make(database, model)
+        assert look(database, lambda dialect: (revisions.noted(dialect), revisions.pending(dialect, model))) == ("0001", ())
+        with pytest.raises(StructureError, match="nothing to write"):
+            write(database, model, "again", Wanted())
+
+
+def test_a_database_that_is_equal_already_notes_that_it_has_all(twins: Pair, tmp_path: Path) -> None:
+    source, _ = twins
+    model = before(tmp_path / "revisions")
+    with source.connect(create=True) as dialect, dialect.connection.begin():
+        model.metadata.create_all(dialect.connection)
+    by_hand(write(source, model, "wrong"), "raise ValueError('never run')")
+    assert apply(source, model) == []
+    assert look(source, revisions.noted) == "0001"
+
+
+def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> None:
+    source, _ = filled(twins, tmp_path / "revisions")
+    model = grown(tmp_path / "revisions")
+    write(source, model, "phone", Wanted())
+    apply(source, model)
+    with source.connect() as dialect, dialect.connection.begin():
+        sa_note = "UPDATE dbsync.facts" if dialect.ledger_schema else "UPDATE dbsync_facts"
+        dialect.connection.execute(sa.text(f"{sa_note} SET value = '0007' WHERE name = 'revision'"))
+    with pytest.raises(StructureError, match="it has revision 0007, and the newest that is known here is 0001"):
+        apply(source, model)
+
+
+# What a person is asked; the engine does not matter ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def windows(new_database: NewDatabase, tmp_path: Path) -> Database:
+    """A SQLite database with the tables of `before` and rows in them."""
+    return filled((new_database("sqlite", "windows"), new_database("sqlite", "linux")), tmp_path / "revisions")[0]
+
+
+def without(model: Model, column: str) -> Model:
+    table = model.table("people").sa
+    table.indexes = {index for index in table.indexes if column not in index.columns}
+    table._columns.remove(table.columns[column])  # type: ignore[attr-defined]
+    return Model(model.metadata, model.migrations)
+
+
+def test_values_go_only_where_somebody_says_so(windows: Database, tmp_path: Path) -> None:
+    model = without(grown(tmp_path / "revisions"), "name")
+    with pytest.raises(
+        StructureError, match=r"people\.name is not in the models(.|\n)*--rename people\.name=NEW(.|\n)*--drop people\.name"
+    ):
+        write(windows, model, "less", Wanted())
+    for wanted in (Wanted(drop=["people.mail"]), Wanted(rename={"people.name": "nobody"}), Wanted(drop=["name"])):
+        with pytest.raises(SettingsError):
+            write(windows, model, "less", wanted)
+    assert not (tmp_path / "revisions").exists(), "what is refused writes no file"
+    assert "op.drop_column('people', 'name')" in write(windows, model, "less", Wanted(drop=["people.name"])).path.read_text()
+
+
+def test_a_column_that_rows_would_have_no_value_for_is_refused(windows: Database, tmp_path: Path) -> None:
+    model = before(tmp_path / "revisions")
+    model.table("people").sa.append_column(sa.Column("age", sa.Integer, nullable=False))
+    with pytest.raises(StructureError, match=r"people\.age .*(.|\n)*server_default"):
+        write(windows, Model(model.metadata, model.migrations), "age", Wanted())
+
+
+def test_what_the_models_do_not_have_is_left_and_told(windows: Database, tmp_path: Path) -> None:
+    execute(windows, sa.text("CREATE INDEX own ON people (role)"))
+    written = write(windows, grown(tmp_path / "revisions"), "phone", Wanted())
+    assert written.left == ("people has the index own, which the models do not have",)
+    assert "'own'" not in written.path.read_text()
+
+
+def test_a_new_key_is_for_a_person_to_write(windows: Database, tmp_path: Path) -> None:
+    model = before(tmp_path / "revisions", key=("id", "mail"))
+    with pytest.raises(StructureError, match=r"for a person to write: people: the primary key is \(id\) here(.|\n)*--empty"):
+        write(windows, model, "key", Wanted())
+
+
+def test_a_second_revision_waits_for_the_first(windows: Database, tmp_path: Path) -> None:
+    model = grown(tmp_path / "revisions")
+    write(windows, model, "phone", Wanted())
+    with pytest.raises(StructureError, match=r"it lacks 0001 \(phone\)"):
+        write(windows, model, "more", Wanted())
+
+
+_ONE = "revision = '{}'\ndown_revision = {}\ndef upgrade(): pass\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"env.py": ""}, "of another program"),
+        ({"0001_a.py": "def ("}, "SyntaxError"),
+        ({"0001_a.py": _ONE.format("0001", None), "0001_b.py": _ONE.format("0001", None)}, "present more than once"),
+        ({"0001_a.py": _ONE.format("0001", None), "0002_b.py": _ONE.format("0002", None)}, "0001 and 0002 are both the newest"),
+        ({"0002_b.py": _ONE.format("0002", "'0001'")}, "0001"),
+        ({"0001_a.py": "revision = '0001'\ndown_revision = None\n"}, "upgrade"),
+    ],
+)
+def test_files_that_are_no_line_are_told(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        revisions.line(before(tmp_path))
+
+
+# SQLite makes tables anew -----------------------------------------------------------------------------------------------
+
+
+def test_what_hangs_on_a_sqlite_table_is_carried_over(new_database: NewDatabase, tmp_path: Path) -> None:
+    windows, model = new_database("sqlite", "windows"), after(tmp_path / "revisions")
+    with windows.connect(create=True) as dialect, dialect.connection.begin():
+        for statement in (
+            "CREATE TABLE people (id INTEGER PRIMARY KEY AUTOINCREMENT, name VARCHAR(50), mail VARCHAR(50) NOT NULL CHECK (mail <> ''), "
+            "city VARCHAR(50), role VARCHAR(4) NOT NULL, seen_at VARCHAR(32), CONSTRAINT uq_people_mail UNIQUE (mail))",
+            "CREATE INDEX by_lower ON people (lower(mail))",
+            "CREATE INDEX partly ON people (mail) WHERE role = 'user'",
+            "CREATE TABLE seen (id INTEGER)",
+            "CREATE TRIGGER watch AFTER DELETE ON people BEGIN INSERT INTO seen VALUES (OLD.id); END",
+            "INSERT INTO people VALUES (1, 'a', 'a@x', NULL, 'user', '2026-01-01 00:00:00.000000+00:00'), (9, 'b', 'b@x', NULL, 'user', '')",
+            "DELETE FROM people WHERE id = 9",
+        ):
+            dialect.connection.exec_driver_sql(statement)
+    schema.ensure(windows, Model(pets_only(), tmp_path / "others"))
+    write(windows, model, "world", Wanted(drop=["people.city"], rename={"people.name": "full_name"}))
+    apply(windows, model)
+    with windows.engine().begin() as connection:
+        insert = "INSERT INTO people (mail, role, seen_at) VALUES ('{}', 'user', '')"
+        connection.exec_driver_sql(insert.format("c@x"))
+        assert connection.exec_driver_sql("SELECT max(id) FROM people").scalar_one() == 10
+        connection.exec_driver_sql("DELETE FROM people WHERE id = 10")
+        assert connection.exec_driver_sql("SELECT id FROM seen").scalars().all() == [9, 10]
+        names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE tbl_name = 'people'").scalars().all()
+        assert {"by_lower", "partly", "watch", "ix_people_phone"} <= set(names)
+        with pytest.raises(sa.exc.IntegrityError, match="CHECK"):
+            connection.exec_driver_sql(insert.format(""))
+
+
+def pets_only() -> sa.MetaData:
+    metadata = sa.MetaData(naming_convention=NAMES)
+    sa.Table("people", metadata, sa.Column("id", Key, primary_key=True))
+    sa.Table("pets", metadata, *[column._copy() for column in before(Path()).table("pets").sa.columns])
+    metadata.remove(metadata.tables["people"])
+    return metadata
+
+
+def test_what_a_new_sqlite_table_would_lose_is_refused(windows: Database, tmp_path: Path) -> None:
+    execute(windows, sa.text("ALTER TABLE people ADD COLUMN nick TEXT COLLATE NOCASE"))
+    model = without(grown(tmp_path / "revisions"), "city")
+    model.table("people").sa.append_column(sa.Column("nick", sa.Text))
+    write(windows, Model(model.metadata, model.migrations), "less", Wanted(drop=["people.city"]))
+    with pytest.raises(StructureError, match=r"would lose COLLATE(.|\n)*op.execute"):
+        apply(windows, Model(model.metadata, model.migrations))
+
+
+def test_a_key_that_would_not_hold_is_refused_on_sqlite(windows: Database, tmp_path: Path) -> None:
+    model = grown(tmp_path / "revisions")
+    model.table("people").sa.append_column(sa.Column("boss_id", Key, reference("people.id")))
+    written = write(windows, Model(model.metadata, model.migrations), "boss", Wanted())
+    text = written.path.read_text()
+    written.path.write_text(
+        text.replace("    op.create_foreign_key", "    op.execute('UPDATE people SET boss_id = 999')\n    op.create_foreign_key")
+    )
+    with pytest.raises(DbsyncError, match="foreign key to people would not hold"):
+        apply(windows, Model(model.metadata, model.migrations))
