@@ -46,7 +46,7 @@ def create() -> FastAPI:
     """The application, as a server of ASGI runs it. Raises SettingsError where a setting is wrong, or the token missing."""
     settings = load()
     app = FastAPI(title="dbsync", openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.settings, app.state.model = settings, load_model(settings.models, settings.migrations)
+    app.state.settings, app.state.model = settings, load_model(settings.models, settings.revisions)
     app.state.token = settings.required_api_token()
     app.middleware("http")(_guard)
     app.add_exception_handler(DbsyncError, _failed)

@@ -575,7 +575,11 @@ def migrate(
     only: OneDatabase = None,
     yes: Yes = False,
     as_applied: Annotated[
-        bool, typer.Option("--as-applied", help="Run none of them: the tables were made equal to the models by other means.")
+        bool, typer.Option("--as-applied", help="Run none of them, and note all: tables and rows have had them by other means.")
+    ] = False,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Run all of them on a database that is equal to the models and has never noted one."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -584,14 +588,16 @@ def migrate(
         return
     settings, model = _ground()
     places = _primary_first(settings, only)
+    how: migrations.How | None = "as-applied" if as_applied else "from-start" if from_start else None
     lacking = {
         place.name: _attempt(lambda name: revisions.lacking(database(settings, name), model), place.name) for place in places
     }
     if not yes and any(found for found in lacking.values() if not isinstance(found, DbsyncError)):
-        again = f"dbsync migrate{f' --database {only}' if only else ''}{' --as-applied' if as_applied else ''} --yes"
+        told = " --as-applied" if as_applied else " --from-start" if from_start else ""
+        again = f"dbsync migrate{f' --database {only}' if only else ''}{told} --yes"
         what = "revisions are noted and not run" if as_applied else "tables are altered"
         _agree(f"{what}: {render.to_come(lacking)}", again, as_json, "migrate")
-    found = migrations.migrate_each(places, model, wait_seconds=settings.lock_seconds, run=not as_applied)
+    found = migrations.migrate_each(places, model, wait_seconds=settings.lock_seconds, how=how)
     if as_json:
         render.json_out([{"database": name, **answers.applied_json(result)} for name, result in found.items()])
     else:
@@ -747,7 +753,7 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def _ground() -> tuple[Settings, Model]:
     settings = load()
-    return settings, load_model(settings.models, settings.migrations)
+    return settings, load_model(settings.models, settings.revisions)
 
 
 def _each(names: Iterable[str], work: Callable[[str], Any]) -> dict[str, Any]:

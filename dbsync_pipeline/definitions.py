@@ -12,7 +12,7 @@ from dbsync_pipeline.settings import load
 
 _settings = load()
 
-tables = table_assets(load_model(_settings.models, _settings.migrations), _settings.names)
+tables = table_assets(load_model(_settings.models, _settings.revisions), _settings.names)
 standby = readiness.standby_asset(_settings.names)
 
 sync_job = define_asset_job(

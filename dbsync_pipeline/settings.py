@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".dbsync")
     models: str = "dbsync_pipeline.models"
-    migrations: Path | None = None
+    revisions: Path | None = None
     primary: str = "windows"
     key_gap: int = Field(default=100_000, ge=0)
     rescue_days: float = Field(default=30, ge=0)

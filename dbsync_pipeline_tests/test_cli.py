@@ -396,7 +396,7 @@ def test_a_change_of_the_models_reaches_every_database(changed: Places, dbsync: 
     assert refused.status == 1 and "dbsync migrate new" in refused.out + refused.err
     assert dbsync("migrate", "list", "--json").json["revisions"] == []
     written = dbsync("migrate", "new", "users phone", "--json").json
-    assert written["path"] == str(changed.folder / "app" / "migrations" / "0001_users_phone.py") and written["left"] == []
+    assert written["path"] == str(changed.folder / "app" / "dbsync_revisions" / "0001_users_phone.py") and written["left"] == []
     listed = dbsync("migrate", "list", "--json")
     assert listed.status == 1 and {one["database"]: one["lacking"] for one in listed.json["databases"]} == {
         "windows": ["0001"],
@@ -436,9 +436,9 @@ def test_what_was_altered_by_other_means_is_noted(changed: Places, dbsync: Dbsyn
 
 
 def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsync) -> None:
-    changed.set(DBSYNC_MIGRATIONS=str(changed.folder / "app" / "changing.py" / "no"))
+    changed.set(DBSYNC_REVISIONS=str(changed.folder / "app" / "changing.py" / "no"))
     told = dbsync("migrate", "new", "users phone")
-    assert told.status == 2 and "DBSYNC_MIGRATIONS" in told.err
+    assert told.status == 2 and "DBSYNC_REVISIONS" in told.err
     assert dbsync("migrate", "new", "x", "--rename", "users=phone").status == 2
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import io
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import sqlglot
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy.dialects import mssql
 from sqlalchemy.dialects.mssql import pyodbc
 from sqlglot import exp
@@ -663,6 +666,22 @@ def test_octets_are_summed_beyond_two_gigabytes() -> None:
     dialect, _ = _opened(babelfish=False)
     told = str(dialect.octets(sa.column("name")).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
     assert told == "CAST(datalength(name) AS BIGINT)"
+
+
+@pytest.mark.parametrize("babelfish", [False, True], ids=["microsoft", "babelfish"])
+def test_a_column_that_is_altered_takes_no_more_nulls_than_before(babelfish: bool) -> None:
+    """Microsoft's server lets it take them unless it is told again; Babelfish keeps it as it was, and takes no such words."""
+    dialect, _ = _opened(babelfish)
+    said = io.StringIO()
+    options = {"as_sql": True, "output_buffer": said, "target_metadata": sa.MetaData()}
+    with Operations.context(MigrationContext.configure(dialect_name="mssql", opts=options)) as op:
+        op.invoke = lambda operation: dialect.alter(op, operation)  # type: ignore[method-assign]
+        op.alter_column("users", "name", type_=sa.Unicode(80), existing_type=sa.Unicode(50), existing_nullable=False)
+        op.drop_column("users", "tier")
+    statements = [one.strip() for one in re.split(r"^GO$|;", said.getvalue(), flags=re.MULTILINE) if one.strip()]
+    assert statements[0] == f"ALTER TABLE users ALTER COLUMN name NVARCHAR(80){'' if babelfish else ' NOT NULL'}"
+    assert "sys.default_constraints" in said.getvalue() and statements[-1] == "ALTER TABLE users DROP COLUMN tier"
+    _parsed(statements[0]), _parsed(statements[-1])
 
 
 def test_keys_travel_as_json() -> None:

@@ -71,7 +71,7 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
     act = context.run.tags.get(MODE_TAG) != "alert"
     with told_plainly(), _cancelling(context) as begun:
         settings = load()
-        report = mirror.failover(settings, load_model(settings.models, settings.migrations), context.run_id, act=act, watch=begun)
+        report = mirror.failover(settings, load_model(settings.models, settings.revisions), context.run_id, act=act, watch=begun)
     _note_publications(context, report.published)
     if report.matters:
         _tell(context, report.note)
@@ -85,7 +85,7 @@ def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
     """Sync the configured primary from the primary of now while nobody can write there, and make it the primary again."""
     with told_plainly(), _cancelling(context) as begun:
         settings = load()
-        model, policy = load_model(settings.models, settings.migrations), config.allowed.policy(settings)
+        model, policy = load_model(settings.models, settings.revisions), config.allowed.policy(settings)
         done = mirror.failback(settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun)
     _note_publications(context, [done.publication])
     _tell(context, done.note)

@@ -122,7 +122,7 @@ def _state(report: Report) -> str:
 
 
 def _survey(settings: Settings) -> list[Report]:
-    return ready.survey(databases(settings), settings, load_model(settings.models, settings.migrations), seconds=_SECONDS)
+    return ready.survey(databases(settings), settings, load_model(settings.models, settings.revisions), seconds=_SECONDS)
 
 
 def _reported(instance: DagsterInstance, name: str) -> dict[str, str]:

@@ -89,7 +89,7 @@ class Sync(ConfigurableResource[None]):
         context.instance.add_run_tags(context.run_id, names)
         source, target = ends(settings, names[SOURCE_TAG], wanted, primary)
         _refuse_held(context.run.tags, target)
-        model = load_model(settings.models, settings.migrations)
+        model = load_model(settings.models, settings.revisions)
         if source.name == target.name:
             self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
         else:

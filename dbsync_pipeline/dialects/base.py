@@ -426,9 +426,12 @@ class Dialect(ABC):
 
         return Operations.invoke(operations, operation)
 
-    def prove_altered(self) -> None:
-        """Foreign keys that came by `alter` hold, or NotProved is raised. Most engines have proved them by then."""
-        assert self.connection.in_transaction()
+    @contextmanager
+    def altering(self) -> Iterator[None]:
+        """Within the open transaction and all of its alterations. At the end foreign keys hold, or StructureError is raised; most engines
+        have proved them by then.
+        """
+        yield
 
     # -- digests
 

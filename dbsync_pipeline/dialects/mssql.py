@@ -15,6 +15,7 @@ import datetime as dt
 import json
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -348,7 +349,9 @@ class MSSQL(Dialect):
         if isinstance(operation, ops.AlterColumnOp) and self._babelfish and operation.modify_nullable is None:
             # where Microsoft's server forgets NOT NULL with the type unless told again, Babelfish keeps it, and takes no such words
             operation.existing_nullable = None
-        return super().alter(operations, operation)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "MS-SQL ALTER COLUMN")  # of just that
+            return super().alter(operations, operation)
 
     # -- digests
 

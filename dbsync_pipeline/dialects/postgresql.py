@@ -180,7 +180,8 @@ class PostgreSQL(Dialect):
             raise Busy(self._holder(), operation="lock", database=self.name, remedy="wait until it ends, then try again")
         self._run(f"SET LOCAL lock_timeout = {round(wait_seconds * 1000)}")
         try:
-            self._run(f"LOCK TABLE {', '.join(quote_table(table.sa) for table in tables)} IN SHARE ROW EXCLUSIVE MODE")
+            if tables:
+                self._run(f"LOCK TABLE {', '.join(quote_table(table.sa) for table in tables)} IN SHARE ROW EXCLUSIVE MODE")
         except psycopg2.errors.LockNotAvailable:
             self._raw.rollback()
             raise Busy(

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,6 @@ class SQLite(Dialect):
         self._staging: dict[str, int] = {}
         self._changing: Sequence[Table] = ()
         self._lost_before: set[tuple[str, str, Any]] = set()
-        self._orphans: Counter[tuple[str, str]] | None = None
 
     # -- the connection
 
@@ -187,26 +187,39 @@ class SQLite(Dialect):
 
     @translated
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
-        """SQLite alters a table by making it anew, which Alembic does; what it does not carry over is carried over here."""
+        """What SQLite can alter it alters; for all else the table is made anew."""
         from alembic.operations import ops
 
-        if not isinstance(
-            operation, (ops.AddColumnOp, ops.DropColumnOp, ops.AlterColumnOp, ops.AddConstraintOp, ops.DropConstraintOp)
-        ):
-            return super().alter(operations, operation)
-        if self._orphans is None:
-            self._orphans = self._counted_orphans()
-        table = getattr(operation, "source_table", None) or operation.table_name  # type: ignore[union-attr]
-        return remade.alter(self._raw, operations, operation, table)
+        match operation:
+            case ops.AlterColumnOp(modify_name=str(new)):
+                renamed = (
+                    f"ALTER TABLE {quote(operation.table_name)} RENAME COLUMN {quote(operation.column_name)} TO {quote(new)}"
+                )
+                self._raw.execute(renamed)
+                operation.column_name, operation.modify_name = new, None
+                if not operation.has_changes():
+                    return None
+            case ops.DropColumnOp():
+                return self._raw.execute(f"ALTER TABLE {quote(operation.table_name)} DROP COLUMN {quote(operation.column_name)}")
+        if isinstance(operation, (ops.AddColumnOp, ops.AlterColumnOp, ops.AddConstraintOp, ops.DropConstraintOp)):
+            return remade.alter(self._raw, operations, operation)
+        return super().alter(operations, operation)
+
+    @contextmanager
+    def altering(self) -> Iterator[None]:
+        before = self._orphans()
+        yield
+        for child, parent in self._orphans() - before:
+            raise StructureError(
+                f"rows would refer to no row of {parent}",
+                operation="migrate",
+                database=self.name,
+                table=child,
+                remedy="mend the revision; SQLite holds foreign keys off while it runs, so that no ON DELETE acts",
+            )
 
     @translated
-    def prove_altered(self) -> None:
-        came = self._counted_orphans() - (self._orphans or Counter())
-        self._orphans = None
-        for child, parent in came:
-            raise not_held(self.name, f"to {parent}", child)
-
-    def _counted_orphans(self) -> Counter[tuple[str, str]]:
+    def _orphans(self) -> Counter[tuple[str, str]]:
         """How many rows of a table refer to no row of another. There may be some: an application need not have its keys enforced."""
         return Counter((child, parent) for child, _, parent, _ in self._raw.execute("PRAGMA foreign_key_check"))
 

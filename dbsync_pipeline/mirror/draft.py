@@ -15,7 +15,7 @@ from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, ops
 from sqlalchemy.dialects import postgresql
 
-from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.dialects.base import Dialect, Kind, kind_of, undecorated
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror.model import Model
 
@@ -124,7 +124,7 @@ class Draft:
             here, wanted = going.to_column(), came.column
             change = ops.AlterColumnOp(table.table_name, new, schema=table.schema, existing_nullable=here.nullable)
             if context.impl.compare_type(here, wanted):
-                change.modify_type = wanted.type
+                change.existing_type, change.modify_type = here.type, wanted.type
             if bool(here.nullable) != bool(wanted.nullable):
                 change.modify_nullable = wanted.nullable
             if change.has_changes():
@@ -156,13 +156,15 @@ class Draft:
             case ops.AddColumnOp():
                 self._require_filled(table, operation.column)
             case ops.AlterColumnOp():
-                column = self._model.metadata.tables[self._key(table)].columns[operation.column_name]
-                operation.existing_type = column.type
+                if operation.modify_type is not None:
+                    self._require_wider(table, operation)
+                columns = self._model.metadata.tables[self._key(table)].columns
+                operation.existing_type = next(column.type for column in columns if column.name == operation.column_name)
                 operation.existing_server_default = False
             case ops.DropIndexOp():
-                return self._goes(table, f"the index {operation.index_name}", operation.to_index().columns)
+                return self._goes(table, f"the index {operation.index_name}", operation.to_index())
             case ops.DropConstraintOp() if operation.constraint_type == "unique":
-                return self._goes(table, f"the unique constraint {operation.constraint_name}", operation.to_constraint().columns)  # type: ignore[attr-defined]
+                return self._goes(table, f"the unique constraint {operation.constraint_name}", operation.to_constraint())
         return True
 
     def _require_filled(self, table: ops.ModifyTableOps, column: sa.Column[Any]) -> None:
@@ -175,10 +177,27 @@ class Draft:
                 "fills it",
             )
 
-    def _goes(self, table: ops.ModifyTableOps, what: str, columns: Iterable[Any]) -> bool:
-        """What the models do not have may be somebody's own; it goes only with its column."""
-        spoken = {*self._wanted.drop, *self._wanted.rename}
-        if any(self._name(table, column.name) in spoken for column in columns):
+    def _require_wider(self, table: ops.ModifyTableOps, change: ops.AlterColumnOp) -> None:
+        if not _holds_all(change.existing_type, change.modify_type):
+            name = self._name(table, change.column_name)
+            raise StructureError(
+                f"{name} is {change.existing_type} here and {change.modify_type} in the models: each engine makes of its values what it will",
+                operation=_OPERATION,
+                database=self._dialect.name,
+                remedy="give the models a column of the new type beside it, fill that by op.execute in a revision, and then drop the old one; "
+                "or write it yourself: `dbsync migrate new TITLE --empty`",
+            )
+
+    def _goes(self, table: ops.ModifyTableOps, what: str, thing: Any) -> bool:
+        """What the models do not have may be somebody's own; it goes with its column, or for one of the same columns by their new names."""
+        columns = [column.name for column in thing.columns]
+        if any(self._name(table, column) in self._wanted.drop for column in columns):
+            return True
+        now = [self._wanted.rename.get(self._name(table, column), column) for column in columns]
+        made: list[Any] = [
+            one.to_diff_tuple()[1] for one in table.ops if isinstance(one, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
+        ]
+        if now != columns and any(type(one) is type(thing) and [column.name for column in one.columns] == now for one in made):
             return True
         self.left.append(f"{self._key(table)} has {what}, which the models do not have")
         return False
@@ -188,6 +207,20 @@ class Draft:
 
     def _name(self, table: ops.ModifyTableOps, column: str) -> str:
         return f"{self._key(table)}.{column}"
+
+
+def _holds_all(here: Any, wanted: Any) -> bool:
+    """Whether every value of one type is the same in the other, on every engine, or is refused there."""
+    here, wanted = undecorated(here), undecorated(wanted)
+    match kind_of(here), kind_of(wanted):
+        case (Kind.TEXT, Kind.TEXT):
+            longest = getattr(wanted, "length", None)
+            return longest is None or bool(longest >= (getattr(here, "length", None) or float("inf")))
+        case (Kind.NUMERIC, Kind.NUMERIC):
+            more = wanted.scale - here.scale
+            return bool(more >= 0 and wanted.precision - here.precision >= more)
+        case (one, other):
+            return one is other and one in (Kind.INTEGER, Kind.BYTES)
 
 
 def _drops_key(operation: MigrateOperation) -> bool:

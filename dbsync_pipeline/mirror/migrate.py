@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.sql.functions import FunctionElement
 
 from dbsync_pipeline import unforeseen
 from dbsync_pipeline.dialects.base import Dialect, Digests, Table
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _WRITE = "write a revision"
 
+How = Literal["as-applied", "from-start"]
+"""Revisions are noted and not run, or all are run although the tables are equal to the models."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -47,19 +52,19 @@ def write(database: Database, model: Model, title: str, wanted: Wanted | None = 
     written, and where values would be lost or missing that nobody has spoken of; SettingsError where the file cannot be written, or
     `wanted` has what does not differ.
     """
-    if model.migrations is None:
-        raise SettingsError("the models' module has no folder", operation=_WRITE, remedy="set DBSYNC_MIGRATIONS to one")
+    if model.revisions is None:
+        raise SettingsError("the models' module has no folder", operation=_WRITE, remedy="set DBSYNC_REVISIONS to one")
     with database.connect() as dialect:
         revisions.require_none_pending(dialect, model)
         left = [] if wanted is None else _unwritable(dialect, model)
-        number = f"{len(revisions.line(model)) + 1:04}"
+        number = revisions.next_number(model)
         try:
             path = _generate(dialect, model, wanted, number, title, left)
         except OSError as error:
             raise SettingsError(
-                f"the revision cannot be written to {model.migrations}: {error.strerror or type(error).__name__}",
+                f"the revision cannot be written to {model.revisions}: {error.strerror or type(error).__name__}",
                 operation=_WRITE,
-                remedy="set DBSYNC_MIGRATIONS to a folder that can be made and written to",
+                remedy="set DBSYNC_REVISIONS to a folder that can be made and written to",
             ) from None
     return Written(number, path, tuple(left))
 
@@ -77,16 +82,16 @@ def _generate(dialect: Dialect, model: Model, wanted: Wanted | None, number: str
             left.extend(draft.left)
             _require_something(dialect, scripts[0], left)
 
-    assert model.migrations is not None
+    assert model.revisions is not None
     asked = {
         "message": title,
         "sql": False,
         "head": "head",
         "splice": False,
         "branch_label": None,
-        "version_path": model.migrations,
+        "version_path": model.revisions,
     }
-    context = RevisionContext(Config(), revisions.directory(model.migrations), {**asked, "rev_id": number, "depends_on": None})
+    context = RevisionContext(Config(), revisions.directory(model.revisions), {**asked, "rev_id": number, "depends_on": None})
     rendering = {
         "target_metadata": model.metadata,
         "upgrade_token": "upgrades",
@@ -94,7 +99,7 @@ def _generate(dialect: Dialect, model: Model, wanted: Wanted | None, number: str
         "sqlalchemy_module_prefix": "sa.",
         "alembic_module_prefix": "op.",
         "user_module_prefix": None,
-        "render_item": _import_type,
+        "render_item": _render,
         "render_as_batch": False,
         "process_revision_directives": mend,
     }
@@ -105,11 +110,22 @@ def _generate(dialect: Dialect, model: Model, wanted: Wanted | None, number: str
     return Path(script.path)
 
 
-def _import_type(kind: str, thing: Any, context: AutogenContext) -> Literal[False]:
-    """A type of the application's own is written with its module, as Alembic writes it; the module has to be imported."""
+def _render(kind: str, thing: Any, context: AutogenContext) -> str | Literal[False]:
+    """What Alembic would write for the engine that it looks at: a default, as the models have it, for each engine to make its own of.
+
+    A type of the application's own is written as Alembic writes it; its module has to be imported.
+    """
     module = type(thing).__module__
     if kind == "type" and not module.startswith("sqlalchemy."):
         context.imports.add(f"import {module}")
+    if kind == "server_default" and isinstance(thing, sa.DefaultClause):
+        match thing.arg:
+            case str(text):
+                return repr(text)
+            case sa.True_() | sa.False_():
+                return f"sa.{str(thing.arg).lower()}()"
+            case FunctionElement(clauses=clauses, name=name) if not len(clauses):
+                return f"sa.func.{name}()"
     return False
 
 
@@ -151,7 +167,7 @@ def _require_something(dialect: Dialect, script: MigrationScript, left: Collecti
 
 
 def migrate_each(
-    databases: Sequence[Database], model: Model, *, wait_seconds: float, run: bool = True
+    databases: Sequence[Database], model: Model, *, wait_seconds: float, how: How | None = None
 ) -> dict[str, tuple[Revision, ...] | DbsyncError]:
     """As `migrate`, one after the other: what was applied to each, or why nothing was. Where the first fails, no other is altered."""
     found: dict[str, tuple[Revision, ...] | DbsyncError] = {}
@@ -165,51 +181,67 @@ def migrate_each(
                     database=database.name,
                     remedy=f"mend what failed there; `dbsync migrate --database {database.name}` would go before it",
                 )
-            found[database.name] = migrate(database, model, wait_seconds=wait_seconds, run=run)
+            found[database.name] = migrate(database, model, wait_seconds=wait_seconds, how=how)
         except DbsyncError as error:
             found[database.name] = error
     return found
 
 
-def migrate(database: Database, model: Model, *, wait_seconds: float, run: bool = True) -> tuple[Revision, ...]:
+def migrate(database: Database, model: Model, *, wait_seconds: float, how: How | None = None) -> tuple[Revision, ...]:
     """Apply the revisions that a database lacks, oldest first; returns those. A second call applies none.
 
     One transaction, under the lock of a publish: others may read until a table is altered, and none may write. It commits only when the
     tables are equal to the models afterwards. What it does to the rows of a standby counts as published where nobody else had written;
-    to know that, every row is digested before and after. A database that has never noted a revision and is equal to the models notes
-    that it has them all, one without any of the tables gets them as they are now. Without `run` none is applied, and all are noted.
+    to know that, every row is digested before and after. A database without any of the tables gets them as they are now. Of one that is
+    equal to the models and has never noted a revision, `how` says whether they are run or noted; "as-applied" notes them on any.
 
     Raises Busy where the lock is not had within `wait_seconds`, StructureError where the tables would differ from the models, and
     DatabaseError with the number of the revision that the database refused.
     """
     with database.connect() as dialect:
-        absent = schema.missing(dialect, model)
-        none = revisions.noted(dialect) is not None and not revisions.pending(dialect, model)
+        absent, noted = schema.missing(dialect, model), revisions.noted(dialect)
+        lacking = revisions.pending(dialect, model)
         dialect.connection.rollback()
-        if len(absent) == len(model.tables):
+        if noted is None and len(absent) == len(model.tables):
             schema.ensure(database, model)
-        if none or len(absent) == len(model.tables):
+            return ()
+        if noted is not None and not lacking:
+            schema.require(dialect, model)
             return ()
         dialect.prepare()
         Ledger(dialect).create(model.tables)
         dialect.begin([table for table in model.tables if table.name not in absent], wait_seconds=wait_seconds)
-        lacking = _bring_up(dialect, model, absent, run)
+        lacking = _bring_up(dialect, model, absent, how)
         dialect.commit()
         return lacking
 
 
-def _bring_up(dialect: Dialect, model: Model, absent: Collection[str], run: bool) -> tuple[Revision, ...]:
-    known = revisions.noted(dialect) is not None or any(schema.differences_within(dialect, model).values())
-    lacking = revisions.pending(dialect, model) if known else ()
+def _bring_up(dialect: Dialect, model: Model, absent: Collection[str], how: How | None) -> tuple[Revision, ...]:
+    lacking = revisions.pending(dialect, model)
+    if how is None and lacking and revisions.noted(dialect) is None:
+        _require_told(dialect, model, lacking)
+    run = lacking if how != "as-applied" else ()
     published = _published(dialect, model, absent) if run else {}
-    for revision in lacking if run else ():
-        _apply(dialect, model, revision)
-    dialect.prove_altered()
-    _require_equal(dialect, model, lacking)
+    with dialect.altering():
+        for revision in run:
+            _apply(dialect, model, revision)
+    _require_equal(dialect, model, run)
     for table, (last, untouched) in published.items():
         _publish_again(dialect, model.table(table), last, untouched)
     revisions.note(dialect, model)
     return lacking
+
+
+def _require_told(dialect: Dialect, model: Model, lacking: Sequence[Revision]) -> None:
+    """Raises StructureError where the tables are equal to the models before any revision is noted: nobody can tell what its rows have had."""
+    if any(schema.differences_within(dialect, model).values()):
+        return
+    raise StructureError(
+        f"it is equal to the models, and has never noted whether it had {', '.join(map(str, lacking))}",
+        operation="migrate",
+        database=dialect.name,
+        remedy=f"`dbsync migrate --database {dialect.name} --as-applied` where its rows have had them too, else `--from-start` to run them",
+    )
 
 
 def _published(dialect: Dialect, model: Model, absent: Collection[str]) -> dict[str, tuple[Digests, np.ndarray]]:
@@ -244,7 +276,7 @@ def _apply(dialect: Dialect, model: Model, revision: Revision) -> None:
             warnings.simplefilter("ignore", sa.exc.SAWarning)  # of what a table has that is carried over by other ways
             revision.upgrade()
     except DbsyncError as error:
-        error.operation = f"migrate, revision {revision}"
+        error.operation, error.database = f"migrate, revision {revision}", dialect.name
         raise
     except Exception as error:  # the file is not ours: it may fail in any way
         if isinstance(error, dialect.driver_errors):
@@ -260,14 +292,46 @@ def _apply(dialect: Dialect, model: Model, revision: Revision) -> None:
 @contextmanager
 def _operations(dialect: Dialect, context: MigrationContext) -> Iterator[None]:
     """Within, `alembic.op` works on this connection, each operation as its engine needs it done."""
+    from alembic import op
     from alembic.operations import Operations
 
-    with Operations.context(context) as operations:
+    with Operations.context(context) as operations, _transaction_kept(dialect.connection):
         operations.invoke = lambda operation: dialect.alter(operations, operation)  # type: ignore[method-assign]
+        op.batch_alter_table = _no_batch
         yield
 
 
-def _require_equal(dialect: Dialect, model: Model, applied: Collection[Revision]) -> None:
+def _no_batch(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError(
+        "op.batch_alter_table is not needed here: write op.alter_column and the like, and SQLite's tables are made anew"
+    )
+
+
+@contextmanager
+def _transaction_kept(connection: sa.Connection) -> Iterator[None]:
+    """Within, the transaction cannot be ended: half of a revision would stay."""
+
+    def refuse(*_: Any) -> NoReturn:
+        raise ValueError("a revision is a part of one transaction, which it cannot commit or roll back")
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if _ENDS.match(statement):
+            refuse()
+
+    listeners: dict[str, Callable[..., Any]] = {"commit": refuse, "rollback": refuse, "before_cursor_execute": look}
+    for event, listener in listeners.items():
+        sa.event.listen(connection, event, listener)
+    try:
+        yield
+    finally:
+        for event, listener in listeners.items():
+            sa.event.remove(connection, event, listener)
+
+
+_ENDS = re.compile(r"\s*(COMMIT|ROLLBACK|END)\b(?!.*\bTO\b)", re.IGNORECASE)
+
+
+def _require_equal(dialect: Dialect, model: Model, applied: Sequence[Revision]) -> None:
     after = f"after {', '.join(one.number for one in applied)} " if applied else ""
     for name, words in schema.differences_within(dialect, model).items():
         if words:
@@ -276,5 +340,7 @@ def _require_equal(dialect: Dialect, model: Model, applied: Collection[Revision]
                 operation="migrate",
                 database=dialect.name,
                 table=name,
-                remedy=f"`dbsync migrate new` writes a revision of what differs; add `--database {dialect.name}` where the others are equal",
+                remedy=f"mend {applied[-1].path}, or delete it and write it anew: `dbsync migrate new TITLE`"
+                if applied
+                else "`dbsync tables check` lists all differences",
             )

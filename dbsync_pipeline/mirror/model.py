@@ -24,7 +24,7 @@ class Model:
     """The mirrored tables of a SQLAlchemy metadata, and the folder of the revisions that led to them; None where there is none."""
 
     metadata: sa.MetaData
-    migrations: Path | None = None
+    revisions: Path | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -61,8 +61,8 @@ class Model:
         return tuple(parent for parent in earlier if parent in referred)
 
 
-def load_model(module: str, migrations: Path | None = None) -> Model:
-    """The model in `module`: its `Base.metadata`, or its `metadata`. Its revisions are in `migrations`, or else in that folder beside it.
+def load_model(module: str, revisions: Path | None = None) -> Model:
+    """The model in `module`: its `Base.metadata`, or its `metadata`. Its revisions are in that folder, or else in `dbsync_revisions` beside it.
 
     Raises SettingsError where the module cannot be imported or has neither, StructureError where a table cannot be mirrored.
     """
@@ -80,9 +80,9 @@ def load_model(module: str, migrations: Path | None = None) -> Model:
             f"the module {module!r} has no Base.metadata and no metadata with tables in it",
             remedy="set DBSYNC_MODELS to the module that has the models",
         )
-    if migrations is None and found.__file__:
-        migrations = Path(found.__file__).with_name("migrations")
-    model = Model(metadata, migrations and migrations.absolute())
+    if revisions is None and found.__file__:
+        revisions = Path(found.__file__).with_name("dbsync_revisions")
+    model = Model(metadata, revisions and revisions.absolute())
     for table in model.tables:
         _ = table.key  # a table without one is refused here, before anything is done
         if not table.columns:

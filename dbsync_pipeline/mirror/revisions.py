@@ -1,7 +1,7 @@
 """The line of revisions by which the models became what they are, and how far along it a database is.
 
 A revision is a file of Alembic's, `0002_users_phone.py`, whose `upgrade()` brings tables from the models of the one before it to its
-own; there is no way back but another revision. They stand in the model's folder of migrations, in one line. Each database notes the
+own; there is no way back but another revision. They stand in one folder, in one line. Each database notes the
 newest that it has in its ledger. Where there are no revisions, tables are made, compared and recreated, and never altered.
 """
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _NOTED = "revision"
 """The fact that holds the newest revision that a database has."""
-_BASE = "base"
+BASE = "base"
 """Its value where the database has none yet, but will have all that come."""
-_TEMPLATE = Path(__file__).parents[1] / "migrations"
+_TEMPLATE = Path(__file__).parents[1] / "dbsync_revisions"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def directory(folder: Path) -> ScriptDirectory:
 
 def line(model: Model) -> tuple[Revision, ...]:
     """All revisions of the models, oldest first. Raises SettingsError where the files cannot be read, or are no single line."""
-    folder = model.migrations
+    folder = model.revisions
     if folder is None or not folder.is_dir():
         return ()
     if (folder / "env.py").exists():
@@ -74,11 +74,18 @@ def line(model: Model) -> tuple[Revision, ...]:
     return tuple(reversed(found))
 
 
+def next_number(model: Model) -> str:
+    """The number of a revision that follows the newest."""
+    found = line(model)
+    newest = found[-1].number if found else "0"
+    return f"{int(newest) + 1 if newest.isdigit() else len(found) + 1:04}"
+
+
 def _wrong(folder: Path, why: str) -> SettingsError:
     return SettingsError(
         f"the revisions in {folder} cannot be used: {why}",
         operation="read revisions",
-        remedy="mend the files, or set DBSYNC_MIGRATIONS to the folder that has the models' revisions",
+        remedy="mend the files, or set DBSYNC_REVISIONS to the folder that has the models' revisions",
     )
 
 
@@ -95,7 +102,7 @@ def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
     """
     revisions = line(model)
     has = noted(dialect) if revisions else None
-    if has in (None, _BASE):
+    if has in (None, BASE):
         return revisions
     numbers = [one.number for one in revisions]
     if has not in numbers:
@@ -117,7 +124,16 @@ def noted(dialect: Dialect) -> str | None:
 def note(dialect: Dialect, model: Model) -> None:
     """Within the open transaction: the database has all revisions that there are."""
     revisions = line(model)
-    Ledger(dialect).note(_NOTED, revisions[-1].number if revisions else _BASE)
+    Ledger(dialect).note(_NOTED, revisions[-1].number if revisions else BASE)
+
+
+def require_up(dialect: Dialect, model: Model) -> None:
+    """Raises StructureError where the database has noted revisions and lacks others: its rows may be of before one that changes rows.
+
+    A source that has noted none is taken as it is: it may be one that only this program's syncs read.
+    """
+    if line(model) and noted(dialect) is not None:
+        require_none_pending(dialect, model)
 
 
 def require_none_pending(dialect: Dialect, model: Model) -> None:

@@ -48,7 +48,7 @@ def ensure(database: Database, model: Model) -> list[str]:
 
 def _note_first(dialect: Dialect, model: Model) -> None:
     """A database that is equal to the models when it is first seen needs none of the revisions that led to them."""
-    if model.migrations is not None:
+    if model.revisions is not None:
         with dialect.doing("write the ledger"), dialect.connection.begin():
             if revisions.noted(dialect) is None:
                 revisions.note(dialect, model)

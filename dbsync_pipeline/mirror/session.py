@@ -20,7 +20,7 @@ import numpy as np
 
 from dbsync_pipeline.dialects.base import Dialect, Digests, Form, Key, Moved, Table
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, NotProved, Refused, SettingsError
-from dbsync_pipeline.mirror import compare, guard, rescue, schema
+from dbsync_pipeline.mirror import compare, guard, rescue, revisions, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Plan, Policy, Risk, TablePlan
 from dbsync_pipeline.mirror.ledger import Ledger, Publication, TableResult, Term
@@ -249,6 +249,8 @@ class Session:
         self._source_knows = self._last is not None and known and ours.knows(self._last)
         self._source_last = ours.last() if known else None
         self._source_term = ours.term() if known else None
+        for side in (self.source, self.target):
+            revisions.require_up(side, self._model)
         present = [table for table in self._tables if table.name not in missing]
         sides = ((self.source, self._tables), (self.target, present))
         self._hidden = tuple((side.name, table) for side, tables in sides for table in side.hidden(tables))

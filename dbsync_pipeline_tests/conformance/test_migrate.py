@@ -245,14 +245,31 @@ def test_a_new_database_has_all_revisions(twins: Pair, tmp_path: Path, new_datab
             write(database, model, "again", Wanted())
 
 
-def test_a_database_that_is_equal_already_notes_that_it_has_all(twins: Pair, tmp_path: Path) -> None:
+def test_whether_rows_had_a_revision_is_asked_where_nothing_is_noted(twins: Pair, tmp_path: Path) -> None:
     source, _ = twins
     model = before(tmp_path / "revisions")
     with source.connect(create=True) as dialect, dialect.connection.begin():
         model.metadata.create_all(dialect.connection)
-    by_hand(write(source, model, "wrong"), "raise ValueError('never run')")
-    assert apply(source, model) == []
-    assert look(source, revisions.noted) == "0001"
+    by_hand(write(source, model, "a wrong one"), "raise ValueError('never run')")
+    with pytest.raises(StructureError, match=r"never noted whether it had 0001(.|\n)*--as-applied(.|\n)*--from-start"):
+        apply(source, model)
+    with pytest.raises(StructureError, match="never run"):
+        migrate(source, model, wait_seconds=2, how="from-start")
+    assert [str(one) for one in migrate(source, model, wait_seconds=2, how="as-applied")] == ["0001 (a wrong one)"]
+    assert look(source, revisions.noted) == "0001" and apply(source, model) == []
+
+
+def test_a_database_that_lacks_a_revision_is_not_synced(twins: Pair, tmp_path: Path) -> None:
+    """Nor where its structure is that of the models: the rows would be those of before and of after."""
+    source, target = filled(twins, tmp_path / "revisions")
+    model = before(tmp_path / "revisions")
+    apply(source, model)
+    by_hand(write(source, model, "all to Paris"), "op.execute(\"UPDATE people SET city = 'Paris'\")")
+    for database in twins:
+        with pytest.raises(StructureError, match=r"0001 \(all to Paris\)(.|\n)*dbsync migrate --database"):
+            sync(source, target, model=model)
+        assert apply(database, model) == ["0001"]
+    assert sync(source, target, model=model).changed == 0
 
 
 def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> None:
@@ -280,7 +297,7 @@ def without(model: Model, column: str) -> Model:
     table = model.table("people").sa
     table.indexes = {index for index in table.indexes if column not in index.columns}
     table._columns.remove(table.columns[column])  # type: ignore[attr-defined]
-    return Model(model.metadata, model.migrations)
+    return Model(model.metadata, model.revisions)
 
 
 def test_values_go_only_where_somebody_says_so(windows: Database, tmp_path: Path) -> None:
@@ -300,7 +317,33 @@ def test_a_column_that_rows_would_have_no_value_for_is_refused(windows: Database
     model = before(tmp_path / "revisions")
     model.table("people").sa.append_column(sa.Column("age", sa.Integer, nullable=False))
     with pytest.raises(StructureError, match=r"people\.age .*(.|\n)*server_default"):
-        write(windows, Model(model.metadata, model.migrations), "age", Wanted())
+        write(windows, Model(model.metadata, model.revisions), "age", Wanted())
+
+
+def test_a_type_that_values_would_be_made_into_is_for_a_person(windows: Database, tmp_path: Path) -> None:
+    for type_ in (sa.Integer(), sa.Unicode(10), sa.Date()):
+        model = without(before(tmp_path / "revisions"), "city")
+        model.table("people").sa.append_column(sa.Column("city", type_))
+        with pytest.raises(StructureError, match=r"people\.city is VARCHAR\(50\) here and (.|\n)*--empty"):
+            write(windows, Model(model.metadata, model.revisions), "type", Wanted())
+
+
+def test_defaults_are_written_for_every_engine(windows: Database, tmp_path: Path) -> None:
+    model = before(tmp_path / "revisions")
+    for name, type_, default in (
+        ("at", sa.DateTime(), sa.func.now()),
+        ("on", sa.Boolean(), sa.true()),
+        ("off", sa.Boolean(), sa.false()),
+        ("word", sa.Text(), "it's"),
+    ):
+        model.table("people").sa.append_column(sa.Column(name, type_, nullable=False, server_default=default))
+    text = write(windows, Model(model.metadata, model.revisions), 'say """x\\', Wanted()).path.read_text()
+    for written in ("sa.func.now()", "sa.true()", "sa.false()", '"it\'s"'):
+        assert f"server_default={written}" in text
+    assert apply(windows, Model(model.metadata, model.revisions)) == ["0001"]
+    assert revisions.line(model)[0].title == 'say """x\\'
+    (tmp_path / "revisions").joinpath("0001_say_x.py").rename(tmp_path / "revisions" / "0001_again.py")
+    assert revisions.next_number(model) == "0002"
 
 
 def test_what_the_models_do_not_have_is_left_and_told(windows: Database, tmp_path: Path) -> None:
@@ -384,22 +427,68 @@ def pets_only() -> sa.MetaData:
     return metadata
 
 
-def test_what_a_new_sqlite_table_would_lose_is_refused(windows: Database, tmp_path: Path) -> None:
-    execute(windows, sa.text("ALTER TABLE people ADD COLUMN nick TEXT COLLATE NOCASE"))
-    model = without(grown(tmp_path / "revisions"), "city")
-    model.table("people").sa.append_column(sa.Column("nick", sa.Text))
-    write(windows, Model(model.metadata, model.migrations), "less", Wanted(drop=["people.city"]))
-    with pytest.raises(StructureError, match=r"would lose COLLATE(.|\n)*op.execute"):
-        apply(windows, Model(model.metadata, model.migrations))
+REMADE = "op.alter_column('people', 'seen_at', existing_type=sa.Unicode(32), nullable=False)"
+
+
+@pytest.mark.parametrize(
+    ("first", "what", "told"),
+    [
+        ("ALTER TABLE people ADD COLUMN nick TEXT COLLATE NOCASE", REMADE, "would lose COLLATE"),
+        ("ALTER TABLE people ADD COLUMN nick TEXT CHECK/**/(nick <> ':x')", REMADE, "would lose"),
+        ("UPDATE people SET seen_at = NULL WHERE id = 7", REMADE, "NOT NULL constraint failed: people.seen_at"),
+        ("SELECT 1", "op.alter_column('people', 'city', type_=sa.Integer())", "city is INTEGER here"),
+        ("UPDATE people SET city = '12'", "op.alter_column('people', 'city', type_=sa.Integer())", "would change values"),
+        ("SELECT 1", "op.get_bind().commit()", "cannot commit"),
+        ("SELECT 1", "op.execute(' rollback')", "cannot commit"),
+        ("SELECT 1", "op.batch_alter_table('people')", "not needed"),
+    ],
+)
+def test_what_would_be_lost_on_sqlite_is_refused(windows: Database, tmp_path: Path, first: str, what: str, told: str) -> None:
+    execute(windows, sa.text(first.replace(":x", r"\:x")))
+    old = look(windows, lambda dialect: list(dialect.connection.connection.driver_connection.iterdump()))  # type: ignore[union-attr]
+    model = grown(tmp_path / "revisions")
+    by_hand(write(windows, model, "risky"), f"op.add_column('people', sa.Column('phone', sa.Unicode(20)))\n    {what}")
+    with pytest.raises(StructureError, match=told):
+        apply(windows, model)
+    assert look(windows, lambda dialect: list(dialect.connection.connection.driver_connection.iterdump())) == old  # type: ignore[union-attr]
+
+
+def test_a_sqlite_table_keeps_what_others_say_of_it(windows: Database, tmp_path: Path) -> None:
+    """A view, another table's trigger and key, an index with a collation, a default with a colon; and a new name reaches them."""
+    for statement in (
+        "ALTER TABLE people ADD COLUMN extra TEXT DEFAULT '{\"a\"\\:1}'",
+        "CREATE VIEW named AS SELECT name FROM people",
+        "CREATE TABLE seen (id INTEGER REFERENCES people (id))",
+        "CREATE TRIGGER noted AFTER INSERT ON seen BEGIN UPDATE people SET name = 'seen' WHERE id = NEW.id; END",
+        "CREATE TRIGGER changed AFTER UPDATE ON people WHEN NEW.name <> OLD.name BEGIN DELETE FROM pets; END",
+        "CREATE UNIQUE INDEX nocase ON people (name COLLATE NOCASE DESC)",
+    ):
+        execute(windows, sa.text(statement))
+    model = before(tmp_path / "revisions")
+    people = model.table("people").sa
+    people._columns.remove(people.columns["name"])  # type: ignore[attr-defined]
+    people.append_column(sa.Column("full_name", sa.Unicode(80)))
+    people.append_column(sa.Column("extra", sa.Text))
+    people.columns["seen_at"].nullable = False
+    model = Model(model.metadata, model.revisions)
+    write(windows, model, "names", Wanted(rename={"people.name": "full_name"}))
+    assert apply(windows, model) == ["0001"]
+    with windows.engine().begin() as connection:
+        connection.exec_driver_sql("INSERT INTO seen VALUES (3)")
+        assert connection.exec_driver_sql("SELECT count(*) FROM named WHERE full_name = 'seen'").scalar_one() == 1
+        connection.exec_driver_sql("INSERT INTO people (id, mail, role, seen_at) VALUES (900, 'x', 'user', '')")
+        assert connection.exec_driver_sql("SELECT extra FROM people WHERE id = 900").scalar_one() == '{"a":1}'
+        with pytest.raises(sa.exc.IntegrityError, match="UNIQUE"):
+            connection.exec_driver_sql("UPDATE people SET full_name = 'SEEN' WHERE id = 4")
 
 
 def test_a_key_that_would_not_hold_is_refused_on_sqlite(windows: Database, tmp_path: Path) -> None:
     model = grown(tmp_path / "revisions")
     model.table("people").sa.append_column(sa.Column("boss_id", Key, reference("people.id")))
-    written = write(windows, Model(model.metadata, model.migrations), "boss", Wanted())
+    written = write(windows, Model(model.metadata, model.revisions), "boss", Wanted())
     text = written.path.read_text()
     written.path.write_text(
         text.replace("    op.create_foreign_key", "    op.execute('UPDATE people SET boss_id = 999')\n    op.create_foreign_key")
     )
-    with pytest.raises(DbsyncError, match="foreign key to people would not hold"):
-        apply(windows, Model(model.metadata, model.migrations))
+    with pytest.raises(DbsyncError, match="rows would refer to no row of people"):
+        apply(windows, Model(model.metadata, model.revisions))

@@ -1,4 +1,4 @@
-"""${message}."""
+"""${message.replace("\\", "\\\\").replace('"', '\\"')}."""
 
 from __future__ import annotations
 
