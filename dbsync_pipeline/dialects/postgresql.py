@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,9 @@ def quote(name: str) -> str:
 def quote_table(table: sa.Table) -> str:
     """A table's name, quoted, with its schema where it has one."""
     return ".".join(quote(part) for part in (table.schema, table.name) if part)
+
+
+_ADDS_VALUE = re.compile(r"\s*ALTER\s+TYPE\s.+\sADD\s+VALUE\s", re.IGNORECASE | re.DOTALL)
 
 
 class PostgreSQL(Dialect):
@@ -247,12 +251,21 @@ class PostgreSQL(Dialect):
 
     @translated
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
-        """An enum is a type of its own here, which has to be there before the column is."""
+        """An enum is a type of its own here, which has to be there before the column is; and its values before rows have them."""
+        from alembic.operations import ops
+
+        if isinstance(operation, ops.ExecuteSQLOp) and _ADDS_VALUE.match(str(operation.sqltext)):
+            return self._add_value(str(operation.sqltext))
         column = getattr(operation, "column", None)
         for type_ in (getattr(column, "type", None), getattr(operation, "modify_type", None)):
             if isinstance(type_, sa.Enum):
                 type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]
         return super().alter(operations, operation)
+
+    def _add_value(self, statement: str) -> None:
+        """A value that an open transaction adds cannot be used before its commit, so it is added by another; one too many does no harm."""
+        with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as apart:
+            apart.exec_driver_sql(statement.replace("%", "%%"))
 
     # -- digests
 

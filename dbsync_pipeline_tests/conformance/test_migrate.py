@@ -284,6 +284,20 @@ def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> N
         apply(source, model)
 
 
+def test_a_new_value_of_an_enum_is_used_by_the_next_revision(new_database: NewDatabase, tmp_path: Path) -> None:
+    """PostgreSQL does not let the transaction that adds a value use it: a standby that lacks both revisions could never have them."""
+    source, target = filled((new_database("postgresql", "windows"), new_database("postgresql", "linux")), tmp_path / "revisions")
+    model = before(tmp_path / "revisions")
+    column = model.table("people").sa.columns["role"]
+    column.type = sa.Enum("user", "tool", "it's 100%", name="person_role")
+    write(source, model, "a role", Wanted())
+    by_hand(write_after(source, model, "used"), "op.execute(\"UPDATE people SET role = 'it''s 100%'\")")
+    for database in (source, target):
+        assert apply(database, model) == ["0001", "0002"]
+        assert {row["role"] for row in people_of(database, model)} == {"it's 100%"}
+    assert own_writes(target, model) == ()
+
+
 # What a person is asked; the engine does not matter ----------------------------------------------------------------------
 
 
