@@ -29,6 +29,8 @@ _REMEDY = "say in the revision what SQLite is to do, by op.execute where op.get_
 _COUNTS = "AUTOINCREMENT"
 _WORDS = (_COUNTS, "CHECK", "COLLATE", "DEFERRABLE", "GENERATED", "ON CONFLICT", "STRICT", "WITHOUT ROWID")
 """What changes what a table takes or keeps, and stands in its SQL alone."""
+_OWN_WORDS = {"check": "CHECK", "foreignkey": "DEFERRABLE"}
+"""The word that goes with a constraint of this kind."""
 _AFFINITIES = (("INT", "integer"), ("CHAR|CLOB|TEXT", "text"), ("BLOB|^$", "blob"), ("REAL|FLOA|DOUB", "real"))
 """https://sqlite.org/datatype3.html, 3.1: the first that the declared type contains, else numeric."""
 
@@ -112,7 +114,10 @@ class _Shape:
 
     @classmethod
     def read(cls, raw: sqlite3.Connection, operations: Operations, table: str) -> _Shape:
-        (sql,) = raw.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
+        found = raw.execute("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)).fetchone()
+        if found is None:
+            raise StructureError("there is no such table, by these capitals", table=table)
+        (sql,) = found
         words = Counter({word: len(re.findall(rf"\b{word}\b", sql, re.IGNORECASE)) for word in _WORDS})
         indexes = raw.execute(
             'SELECT i.name, k.cid, k."desc", k.coll FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) k '
@@ -204,8 +209,9 @@ def _require_same(table: str, operation: MigrateOperation, before: _Shape, after
         "": before.words - after.words,
     }
     for what, missing in lost.items():
-        if missing and (kind is None or what not in (kind, "")):
-            raise _would(table, f"lose {'; '.join(str(one) for one in missing)}")
+        allowed = Counter([_OWN_WORDS[kind]] if kind in _OWN_WORDS else []) if not what else Counter()
+        if missing - allowed and (what != kind or missing.total() > 1):
+            raise _would(table, f"lose {'; '.join(str(one) for one in missing - allowed)}")
     if before.objects != after.objects:
         raise _would(table, "change its indexes or triggers")
 

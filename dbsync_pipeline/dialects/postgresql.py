@@ -256,16 +256,25 @@ class PostgreSQL(Dialect):
 
         if isinstance(operation, ops.ExecuteSQLOp) and _ADDS_VALUE.match(str(operation.sqltext)):
             return self._add_value(str(operation.sqltext))
+        if isinstance(operation, ops.CreateTableOp):
+            for one in operation.columns:
+                if isinstance(one, sa.Column) and isinstance(one.type, sa.Enum):
+                    self._make(one.type)
+                    named = postgresql.ENUM(*one.type.enums, name=one.type.name, schema=one.type.schema, create_type=False)
+                    one.type = one.type.with_variant(named, "postgresql")
         column = getattr(operation, "column", None)
         for type_ in (getattr(column, "type", None), getattr(operation, "modify_type", None)):
             if isinstance(type_, sa.Enum):
-                type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]
+                self._make(type_)
         return super().alter(operations, operation)
 
     def _add_value(self, statement: str) -> None:
         """A value that an open transaction adds cannot be used before its commit, so it is added by another; one too many does no harm."""
         with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as apart:
-            apart.exec_driver_sql(statement.replace("%", "%%"))
+            apart.execute(sa.text(statement))
+
+    def _make(self, type_: sa.Enum) -> None:
+        type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]
 
     # -- digests
 

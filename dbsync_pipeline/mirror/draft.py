@@ -6,7 +6,7 @@ looked at. Here values go only where a person has said so, and types are the mod
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,8 @@ def _render_values(_context: Any, operation: ValuesOp) -> list[str]:
     name = ".".join(quote(word) for word in (operation.type.schema, operation.type.name) if word)
     literals = ["'" + value.replace("'", "''") + "'" for value in operation.values]
     statements = [f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {literal}" for literal in literals]
-    return [f"if op.get_context().dialect.name == 'postgresql': op.execute({statement!r})" for statement in statements]
+    literally = [statement.replace(":", r"\:") for statement in statements]
+    return [f"if op.get_context().dialect.name == 'postgresql': op.execute({statement!r})" for statement in literally]
 
 
 class Draft:
@@ -62,7 +63,7 @@ class Draft:
         self._wanted = wanted
         self.left: list[str] = []
 
-    def mend(self, context: MigrationContext, script: ops.MigrationScript, values: Iterable[ValuesOp]) -> None:
+    def mend(self, context: MigrationContext, script: ops.MigrationScript, values: Sequence[ValuesOp]) -> None:
         """Make Alembic's operations into those of the revision: new names first, then new values of enums, then all others.
 
         Raises StructureError where values would be lost, or missing in rows that are there, and nobody has spoken of it; SettingsError
@@ -76,7 +77,25 @@ class Draft:
         for table in tables:
             table.ops = [operation for operation in table.ops if self._fit(table, operation)]
         others = [one for one in script.upgrade_ops.ops if not isinstance(one, ops.ModifyTableOps) or one.ops]
-        script.upgrade_ops.ops = [*renamed, *values, *others]
+        script.upgrade_ops.ops = [*renamed, *values, *(one for added in values for one in self._longer(added)), *others]
+
+    def _longer(self, added: ValuesOp) -> Iterator[ops.AlterColumnOp]:
+        """Where an enum is a text, it has to be as long as its longest value."""
+        rest = [len(value) for value in added.type.enums if value not in added.values]
+        if max(map(len, added.values)) <= max(rest, default=0):
+            return
+        for table in self._model.metadata.tables.values():
+            for column in table.columns:
+                if isinstance(column.type, sa.Enum) and column.type.name == added.type.name:
+                    type_, nullable = column.type, column.nullable
+                    yield ops.AlterColumnOp(
+                        table.name,
+                        column.name,
+                        schema=table.schema,
+                        existing_type=type_,
+                        modify_type=type_,
+                        existing_nullable=nullable,
+                    )
 
     def _require_spoken_of(self, tables: Iterable[ops.ModifyTableOps]) -> None:
         going = [

@@ -277,10 +277,14 @@ def _apply(dialect: Dialect, model: Model, revision: Revision) -> None:
             revision.upgrade()
     except DbsyncError as error:
         error.operation, error.database = f"migrate, revision {revision}", dialect.name
+        error.remedy = error.remedy or f"mend {revision.path}"
         raise
-    except Exception as error:  # the file is not ours: it may fail in any way
+    except (Exception, SystemExit) as error:  # the file is not ours: it may fail in any way
         if isinstance(error, dialect.driver_errors):
-            raise dialect.translate(error, dialect.name, f"migrate, revision {revision}") from None
+            told = dialect.translate(error, dialect.name, f"migrate, revision {revision}")
+            if isinstance(told, DbsyncError) and told.remedy is None:
+                told.remedy = f"mend {revision.path}"
+            raise told from None
         raise StructureError(
             unforeseen.clean(f"{type(error).__name__}: {error}".splitlines()[0]),
             operation=f"migrate, revision {revision}",
@@ -315,7 +319,7 @@ def _transaction_kept(connection: sa.Connection) -> Iterator[None]:
         raise ValueError("a revision is a part of one transaction, which it cannot commit or roll back")
 
     def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if _ENDS.match(statement):
+        if _ends_transaction(statement):
             refuse()
 
     listeners: dict[str, Callable[..., Any]] = {"commit": refuse, "rollback": refuse, "before_cursor_execute": look}
@@ -328,7 +332,16 @@ def _transaction_kept(connection: sa.Connection) -> Iterator[None]:
             sa.event.remove(connection, event, listener)
 
 
-_ENDS = re.compile(r"\s*(COMMIT|ROLLBACK|END)\b(?!.*\bTO\b)", re.IGNORECASE)
+def _ends_transaction(statement: str) -> bool:
+    """Whether one of the statements ends a transaction, apart from comments and texts; a trigger's body ends with END too."""
+    bare = _NO_STATEMENT.sub(" ", statement)
+    ends = _ENDS if re.search(r"\bBEGIN\b", bare, re.IGNORECASE) else _ENDS_AS_END
+    return any(ends.match(one) for one in bare.split(";"))
+
+
+_NO_STATEMENT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+_ENDS = re.compile(r"\s*(COMMIT|ROLLBACK(?!\s+TO\b|\s+\w+\s+TO\b)|ABORT|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
+_ENDS_AS_END = re.compile(rf"{_ENDS.pattern}|\s*END\b", re.IGNORECASE)
 
 
 def _require_equal(dialect: Dialect, model: Model, applied: Sequence[Revision]) -> None:
@@ -340,7 +353,7 @@ def _require_equal(dialect: Dialect, model: Model, applied: Sequence[Revision]) 
                 operation="migrate",
                 database=dialect.name,
                 table=name,
-                remedy=f"mend {applied[-1].path}, or delete it and write it anew: `dbsync migrate new TITLE`"
+                remedy=f"mend {applied[-1].path}; where no database has it yet, delete it and write it anew: `dbsync migrate new TITLE`"
                 if applied
                 else "`dbsync tables check` lists all differences",
             )

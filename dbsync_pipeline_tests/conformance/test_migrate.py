@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Dialect
 from dbsync_pipeline.errors import Busy, DbsyncError, Refused, SettingsError, StructureError
+from dbsync_pipeline.mirror import migrate as module
 from dbsync_pipeline.mirror import revisions, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.draft import Wanted
@@ -170,8 +171,6 @@ def test_what_a_revision_does_to_rows_is_nobodys_write(twins: Pair, tmp_path: Pa
 
 def write_after(database: Database, model: Model, title: str) -> Written:
     """An empty revision after one that was written and not applied yet."""
-    from dbsync_pipeline.mirror import migrate as module
-
     with database.connect() as dialect:
         number = f"{len(revisions.line(model)) + 1:04}"
         return Written(number, module._generate(dialect, model, None, number, title, []), ())
@@ -286,16 +285,51 @@ def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> N
 
 def test_a_new_value_of_an_enum_is_used_by_the_next_revision(new_database: NewDatabase, tmp_path: Path) -> None:
     """PostgreSQL does not let the transaction that adds a value use it: a standby that lacks both revisions could never have them."""
-    source, target = filled((new_database("postgresql", "windows"), new_database("postgresql", "linux")), tmp_path / "revisions")
+    source = new_database("postgresql", "windows")
+    others = [new_database("postgresql", "linux"), new_database("sqlite", "azure")]
     model = before(tmp_path / "revisions")
-    column = model.table("people").sa.columns["role"]
-    column.type = sa.Enum("user", "tool", "it's 100%", name="person_role")
+    filled((source, others[0]), tmp_path / "revisions")
+    sync(source, others[1], model=model)
+    model.table("people").sa.columns["role"].type = sa.Enum("user", "tool", "it's :z 100%", name="person_role")
     write(source, model, "a role", Wanted())
-    by_hand(write_after(source, model, "used"), "op.execute(\"UPDATE people SET role = 'it''s 100%'\")")
-    for database in (source, target):
+    by_hand(write_after(source, model, "used"), "op.execute(r\"UPDATE people SET role = 'it''s \\:z 100%'\")")
+    for database in (source, *others):
         assert apply(database, model) == ["0001", "0002"]
-        assert {row["role"] for row in people_of(database, model)} == {"it's 100%"}
-    assert own_writes(target, model) == ()
+        assert {row["role"] for row in people_of(database, model)} == {"it's :z 100%"}
+        assert database is source or own_writes(database, model) == ()
+
+
+@pytest.mark.parametrize(
+    ("statement", "ends"),
+    [
+        ("UPDATE t SET a = 'x; COMMIT'", False),
+        ("UPDATE t SET a = 1; COMMIT", True),
+        ("COMMIT /* TO */", True),
+        ("ABORT", True),
+        ("ROLLBACK TO SAVEPOINT s", False),
+        ("CREATE TRIGGER x AFTER INSERT ON t BEGIN DELETE FROM u; END", False),
+        ("DO $$ BEGIN PERFORM 1; END $$", False),
+        ("SELECT 1; END", True),
+    ],
+)
+def test_a_statement_that_ends_the_transaction_is_known(statement: str, ends: bool) -> None:
+    assert module._ends_transaction(statement) is ends
+
+
+def test_a_new_table_uses_an_enum_that_is_there(new_database: NewDatabase, tmp_path: Path) -> None:
+    source, _ = filled((new_database("postgresql", "windows"), new_database("sqlite", "linux")), tmp_path / "revisions")
+    model = before(tmp_path / "revisions")
+    for name in ("one", "two"):
+        sa.Table(
+            name,
+            model.metadata,
+            sa.Column("id", sa.Uuid, primary_key=True),
+            sa.Column("role", sa.Enum("user", "tool", name="person_role")),
+            sa.Column("kind", sa.Enum("a", "b", name="kind")),
+        )
+    model = Model(model.metadata, model.revisions)
+    write(source, model, "tables", Wanted())
+    assert apply(source, model) == ["0001"]
 
 
 # What a person is asked; the engine does not matter ----------------------------------------------------------------------
@@ -454,6 +488,14 @@ REMADE = "op.alter_column('people', 'seen_at', existing_type=sa.Unicode(32), nul
         ("UPDATE people SET city = '12'", "op.alter_column('people', 'city', type_=sa.Integer())", "would change values"),
         ("SELECT 1", "op.get_bind().commit()", "cannot commit"),
         ("SELECT 1", "op.execute(' rollback')", "cannot commit"),
+        ("SELECT 1", "op.execute('-- x\\nCOMMIT')", "cannot commit"),
+        ("SELECT 1", "op.execute('/* x */ end')", "cannot commit"),
+        ("SELECT 1", "raise SystemExit(0)", "SystemExit"),
+        (
+            "ALTER TABLE people ADD COLUMN nick TEXT COLLATE NOCASE",
+            "op.drop_constraint('uq_people_mail', 'people', type_='unique')",
+            "lose COLLATE",
+        ),
         ("SELECT 1", "op.batch_alter_table('people')", "not needed"),
     ],
 )
