@@ -622,6 +622,18 @@ def test_a_url_that_cannot_be_right_is_told_before_anything_is_connected_to(url:
     assert told in said and "database azure" in said and "Remedy: " in said and "hidden" not in said
 
 
+def test_a_server_without_encryption_is_not_told_as_one_that_does_not_answer() -> None:
+    """The words of the two drivers, as they were seen."""
+    for said in (
+        _Native(
+            "Driver Error: Client unable to establish connection; DDBC Error: [Microsoft]Encryption not supported on SQL Server."
+        ),
+        _Odbc("[Microsoft][ODBC Driver 18 for SQL Server]Encryption not supported on SQL Server. (20) (SQLDriverConnect)", 20),
+    ):
+        told = str(_tds.translate(said, "azure", "connect"))
+        assert "no encrypted connection" in told and "`?Encrypt=no` to DBSYNC_AZURE_URL" in told
+
+
 def test_a_refusal_to_connect_that_is_not_known_points_to_the_url() -> None:
     told = str(_tds.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
     assert "DBSYNC_AZURE_URL" in told and "docs/sql-server.md" in told

@@ -407,6 +407,14 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
             "add the certificate of its authority to those that this system trusts (docs/sql-server.md says how)",
         ),
     ),
+    (
+        (),
+        ("Encryption not supported",),
+        _gone(
+            "the server offers no encryption, so that no encrypted connection to it could be made",
+            "give the server a certificate; or add `?Encrypt=no` to {url}, on a network where nobody listens",
+        ),
+    ),
     ((), ("SSL Provider", "TLS handshake"), _gone("no encrypted connection to the server could be made")),
     ((), ("Operation canceled", "HY008", "canceling statement"), _cancelled),
     ((), ("Login timeout", "Connection timeout", "timeout expired"), _gone("no answer in time")),
