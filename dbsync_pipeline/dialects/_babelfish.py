@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ def adapt(dialect: Any) -> None:
     dialect.get_multi_pk_constraint = _primary_keys
     dialect.get_multi_foreign_keys = _foreign_keys
     dialect.get_multi_columns = partial(_columns, type(dialect).get_multi_columns, dialect)
+    dialect.get_multi_indexes = partial(_indexes, type(dialect).get_multi_indexes, dialect)
 
 
 def _columns(inherited: Callable[..., Any], dialect: Any, connection: sa.Connection, **given: Any) -> Any:
@@ -29,6 +31,15 @@ def _columns(inherited: Callable[..., Any], dialect: Any, connection: sa.Connect
         for column in columns:
             if getattr(column["type"], "collation", None):
                 column["type"].collation = None
+    return found
+
+
+def _indexes(inherited: Callable[..., Any], dialect: Any, connection: sa.Connection, **given: Any) -> Any:
+    """By the names that they were given: it tells those that it made of them, with the table's and a hash behind."""
+    found = list(inherited(dialect, connection, **given))
+    for (_, table), indexes in found:
+        for index in indexes:
+            index["name"] = re.sub(rf"{re.escape(table.lower())}[0-9a-f]{{32}}$", "", index["name"])
     return found
 
 
