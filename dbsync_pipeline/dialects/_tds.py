@@ -86,14 +86,15 @@ def import_driver(url: sa.URL) -> None:
         raise missing(str(error)) from None
 
 
-def missing(message: str) -> SettingsError:
+def missing(message: str, name: str | None = None) -> SettingsError:
     """What is to be installed where a driver could not be loaded."""
     library = next((name for name in _LIBRARIES if name in message), None)
     if library is None:
-        return SettingsError("the driver of SQL Server is not installed", operation="connect", remedy=_INSTALL)
+        return SettingsError("the driver of SQL Server is not installed", operation="connect", database=name, remedy=_INSTALL)
     return SettingsError(
         f"the driver of SQL Server needs the system library {library.rstrip('.')}, which is not there",
         operation="connect",
+        database=name,
         remedy=f"sudo apt-get install {_LIBRARIES[library]}   (or the package of that library on this system)",
     )
 
@@ -265,7 +266,7 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
         return _not_parsed(str(original), name)
     text, code = str(original), number(original)
     if "Failed to load the driver" in text or "libodbc" in text:
-        return missing(_why_not_loaded(text))
+        return missing(_why_not_loaded(text), name)
     for numbers, pieces, make in _MEANINGS:
         if code in numbers or any(piece in text for piece in pieces):
             made: Exception = make(name, operation)
