@@ -269,9 +269,17 @@ class PostgreSQL(Dialect):
         return super().alter(operations, operation)
 
     def _add_value(self, statement: str) -> None:
-        """A value that an open transaction adds cannot be used before its commit, so it is added by another; one too many does no harm."""
-        with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as apart:
-            apart.execute(sa.text(statement))
+        """A value that an open transaction adds cannot be used before its commit, so it is added by another; one too many does no harm.
+
+        A type that the open transaction has made is seen by no other, and its new values can be used at once.
+        """
+        try:
+            with self.connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as apart:
+                apart.execute(sa.text(statement))
+        except sa.exc.ProgrammingError as error:
+            if not isinstance(error.orig, (psycopg2.errors.UndefinedObject, psycopg2.errors.InvalidSchemaName)):
+                raise
+            self.connection.execute(sa.text(statement))
 
     def _make(self, type_: sa.Enum) -> None:
         type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]

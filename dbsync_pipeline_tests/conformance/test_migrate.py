@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,21 @@ def test_a_new_table_uses_an_enum_that_is_there(new_database: NewDatabase, tmp_p
     model = Model(model.metadata, model.revisions)
     write(source, model, "tables", Wanted())
     assert apply(source, model) == ["0001"]
+
+
+def test_an_enum_is_made_by_one_revision_and_has_a_value_more_by_the_next(new_database: NewDatabase, tmp_path: Path) -> None:
+    """Another connection, which adds the values that an open transaction could not use, does not see the type that it has made."""
+    source, behind = filled((new_database("postgresql", "windows"), new_database("postgresql", "linux")), tmp_path / "revisions")
+    for kinds in (("a", "b"), ("a", "b", "c")):
+        metadata = before(tmp_path / "revisions").metadata
+        kind = sa.Column("kind", sa.Enum(*kinds, name="kind"), nullable=False)
+        sa.Table("one", metadata, sa.Column("id", sa.Uuid, primary_key=True), kind)
+        model = Model(metadata, tmp_path / "revisions")
+        write(source, model, "kinds", Wanted())
+        apply(source, model)
+    by_hand(write_after(source, model, "used"), f"op.execute(\"INSERT INTO one VALUES ('{uuid.UUID(int=1)}', 'c')\")")
+    assert apply(source, model) == ["0003"] and apply(behind, model) == ["0001", "0002", "0003"]
+    assert content(behind, model)["one"] == content(source, model)["one"] != []
 
 
 # What a person is asked; the engine does not matter ----------------------------------------------------------------------
