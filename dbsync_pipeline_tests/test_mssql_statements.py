@@ -34,6 +34,7 @@ from dbsync_pipeline.errors import (
     DatabaseError,
     NotProved,
     SettingsError,
+    Starting,
     StructureError,
     Transient,
     Unavailable,
@@ -490,9 +491,9 @@ AZURE = {
 
 
 @pytest.mark.parametrize("number", AZURE)
-def test_transient_errors_of_azure_are_transient(number: int) -> None:
+def test_transient_errors_of_azure_are_waited_for_where_a_connection_is_opened(number: int) -> None:
     for error in (_Native(AZURE[number]), _Odbc(AZURE[number], number), _Odbc("anything", number)):
-        assert isinstance(_tds.translate(error, "azure", "read"), Unavailable)
+        assert isinstance(_tds.translate(error, "azure", "connect"), Starting)
 
 
 def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() -> None:

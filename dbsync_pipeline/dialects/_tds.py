@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.base import Row
-from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, Unavailable
+from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, Starting, Unavailable
 
 LOCKS = "consistent_reads"
 """The URL's own option: `consistent_reads=locks` reads under table locks where the database has no SNAPSHOT isolation."""
@@ -314,10 +314,14 @@ def _busy(cause: str) -> Any:
     return lambda name, operation: Busy(cause, operation=operation, database=name, remedy="try again later")
 
 
-def _gone(cause: str, remedy: str = "see that the server of {name} runs and that {url} is right, then try again") -> Any:
+def _gone(
+    cause: str,
+    remedy: str = "see that the server of {name} runs and that {url} is right, then try again",
+    kind: type[Unavailable] = Unavailable,
+) -> Any:
     def make(name: str, operation: str) -> Unavailable:
         told = remedy.format(name=name, url=f"DBSYNC_{name.upper()}_URL")
-        return Unavailable(cause, operation=operation, database=name, remedy=told)
+        return kind(cause, operation=operation, database=name, remedy=told)
 
     return make
 
@@ -368,7 +372,7 @@ _MEANINGS: tuple[tuple[tuple[int, ...], tuple[str, ...], Any], ...] = (
             "Too many create or update operations",
             "limit for the database is",
         ),
-        _gone("the service is busy or is moving the database"),
+        _gone("the service is busy, or is moving or waking the database", "try again in a minute", Starting),
     ),
     (
         (),

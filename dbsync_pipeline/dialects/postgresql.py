@@ -38,7 +38,7 @@ from dbsync_pipeline.dialects.base import (
     translated,
     undecorated,
 )
-from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, StructureError, Unavailable
+from dbsync_pipeline.errors import Busy, DatabaseError, NotProved, Starting, StructureError, Unavailable
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -121,8 +121,9 @@ class PostgreSQL(Dialect):
             isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError))
             or type(original) is psycopg2.DatabaseError  # what COPY says of a connection that is gone
         ):
-            return Unavailable(
-                _why_unreachable(original),
+            why = _why_unreachable(original)
+            return (Starting if why in _STARTING else Unavailable)(
+                why,
                 operation=operation,
                 database=name,
                 remedy=f"see that the server of {name} runs and that DBSYNC_{name.upper()}_URL is right, then try again",
@@ -843,8 +844,10 @@ _REASONS = (
     ("No such file or directory", "nothing answers at that address"),
     ("timeout expired", "no answer in time"),
     ("starting up", "the server is starting up"),
+    ("accepting connections", "the server is in recovery, and takes no connections yet"),
     ("shutting down", "the server is shutting down"),
     ("too many clients", "the server takes no more connections"),
     ("does not exist", "the database or the user does not exist there"),
     ("closed", "the connection was lost"),
 )
+_STARTING = ("the server is starting up", "the server is in recovery, and takes no connections yet")

@@ -8,19 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
+import tenacity
 
 from dbsync_pipeline.dialects import REGISTRY, Dialect
-from dbsync_pipeline.errors import DbsyncError, SettingsError, Unavailable
+from dbsync_pipeline.errors import DbsyncError, SettingsError, Starting, Unavailable
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 
 
 @dataclass(frozen=True)
 class Database:
-    """One database of the application. The URL is a secret: it is not shown and not compared."""
+    """One database of the application. The URL is a secret: it is not shown and not compared.
+
+    A server that does not answer is given up after `connect_seconds`, one that says that it is starting after `start_seconds`.
+    """
 
     name: str
     url: sa.URL = field(repr=False, compare=False)
     connect_seconds: float = 10
+    start_seconds: float = 90
 
     @property
     def engine_name(self) -> str:
@@ -46,7 +51,7 @@ class Database:
     def connect(self, label: str = "dbsync", *, create: bool = False) -> Iterator[Dialect]:
         """An open connection, closed at the end; what it has not committed is rolled back.
 
-        Raises Unavailable when the database does not answer within `connect_seconds`.
+        Raises Unavailable where the database does not answer in time.
         """
         dialect = self.open(label, create=create)
         try:
@@ -56,7 +61,15 @@ class Database:
 
     def open(self, label: str = "dbsync", *, create: bool = False) -> Dialect:
         """As `connect`, for a caller that closes by itself."""
-        engine = self.engine(label, create=create)
+        patiently = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Starting),
+            wait=tenacity.wait_exponential(max=10),
+            stop=tenacity.stop_after_delay(self.start_seconds),
+            reraise=True,
+        )
+        return patiently(self._connected, self.engine(label, create=create))
+
+    def _connected(self, engine: sa.Engine) -> Dialect:
         try:
             return self.dialect(self.name, engine.connect())
         except self.dialect.driver_errors as error:

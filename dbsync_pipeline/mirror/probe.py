@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from dbsync_pipeline.errors import DbsyncError, Unavailable
@@ -21,14 +22,14 @@ Answer = TypeVar("Answer")
 def ask(databases: Sequence[Database], question: Callable[[Database], Answer], seconds: float) -> dict[str, Answer | DbsyncError]:
     """By name, in their order, what the question returns for each database, or the DbsyncError that it raised.
 
-    Unavailable stands for those that have not answered within `seconds`; their question may go on in the background, so it should
+    Unavailable stands for those that have not answered within `seconds`, and for those that are starting; their question may go on in the background, so it should
     change nothing that a late answer would spoil. An exception that is no DbsyncError is raised here.
     """
     answers: queue.SimpleQueue[tuple[str, Answer | BaseException]] = queue.SimpleQueue()
 
     def run(database: Database) -> None:
         try:
-            answers.put((database.name, question(database)))
+            answers.put((database.name, question(replace(database, start_seconds=0))))
         except BaseException as error:
             answers.put((database.name, error))
 
