@@ -16,7 +16,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -585,7 +585,11 @@ def migrate(
 ) -> None:
     """Apply the models' revisions to every database that lacks them, the primary first: where that one fails, no other is altered."""
     if context.invoked_subcommand is not None:
+        if any((only, yes, as_applied, from_start, as_json)):
+            raise typer.BadParameter(f"the options of `dbsync migrate {context.invoked_subcommand}` go behind that word")
         return
+    if as_applied and from_start:
+        raise typer.BadParameter("--as-applied runs no revision and --from-start all of them: give one of the two")
     settings, model = _ground()
     places = _primary_first(settings, only)
     how: migrations.How | None = "as-applied" if as_applied else "from-start" if from_start else None
@@ -597,7 +601,8 @@ def migrate(
         again = f"dbsync migrate{f' --database {only}' if only else ''}{told} --yes"
         what = "revisions are noted and not run" if as_applied else "tables are altered"
         _agree(f"{what}: {render.to_come(lacking)}", again, as_json, "migrate")
-    found = migrations.migrate_each(places, model, wait_seconds=settings.lock_seconds, how=how)
+    with redirect_stdout(sys.stderr):  # what a revision prints is no part of the answer
+        found = migrations.migrate_each(places, model, wait_seconds=settings.lock_seconds, how=how)
     if as_json:
         render.json_out([{"database": name, **answers.applied_json(result)} for name, result in found.items()])
     else:

@@ -440,6 +440,20 @@ def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsy
     told = dbsync("migrate", "new", "users phone")
     assert told.status == 2 and "DBSYNC_REVISIONS" in told.err
     assert dbsync("migrate", "new", "x", "--rename", "users=phone").status == 2
+    assert dbsync("migrate", "new", " ").status == 2
+
+
+def test_an_option_of_migrate_that_would_not_be_heard_is_refused(changed: Places, dbsync: Dbsync) -> None:
+    for words in (("--database", "linux", "new", "x"), ("--json", "list"), ("--as-applied", "--from-start")):
+        told = dbsync("migrate", *words)
+        assert told.status == 2 and "migrate" in told.out + told.err, words
+
+
+def test_what_a_revision_prints_is_no_part_of_the_answer(changed: Places, dbsync: Dbsync) -> None:
+    path = Path(dbsync("migrate", "new", "users phone", "--json").json["path"])
+    path.write_text(path.read_text().replace("def upgrade() -> None:", "def upgrade() -> None:\n    print('filling')"))
+    done = dbsync("migrate", "--yes", "--json")
+    assert done.status == 0 and done.json[0]["applied"] and "filling" in done.err
 
 
 def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:

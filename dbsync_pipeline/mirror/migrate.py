@@ -54,6 +54,8 @@ def write(database: Database, model: Model, title: str, wanted: Wanted | None = 
     """
     if model.revisions is None:
         raise SettingsError("the models' module has no folder", operation=_WRITE, remedy="set DBSYNC_REVISIONS to one")
+    if not re.search(r"\w", title):
+        raise SettingsError("its title has no word", operation=_WRITE, remedy="say in a few words what it does")
     with database.connect() as dialect:
         revisions.require_none_pending(dialect, model)
         left = [] if wanted is None else _unwritable(dialect, model)
