@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from dbsync_pipeline.history import Run
 
 
+MOST_RUNS = 1_000_000
+"""So many runs are listed at most: every engine takes this number."""
+
+
 def text(value: Any) -> str:
     """The value as JSON; dataclasses become objects, moments ISO 8601 in UTC. ASCII, so that any terminal's encoding holds it."""
     return json.dumps(value, indent=2, default=_plain) + "\n"

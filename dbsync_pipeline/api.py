@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Thread
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -45,7 +45,7 @@ router = APIRouter(prefix="/admin")
 def create() -> FastAPI:
     """The application, as a server of ASGI runs it. Raises SettingsError where a setting is wrong, or the token missing."""
     settings = load()
-    app = FastAPI(title="dbsync", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(title="dbsync", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.settings, app.state.model = settings, load_model(settings.models, settings.revisions)
     app.state.token = settings.required_api_token()
     app.middleware("http")(_guard)
@@ -66,14 +66,17 @@ Ground = Annotated[tuple[Settings, Model], Depends(_ground)]
 # What can be asked -----------------------------------------------------------------------------------------------------
 
 
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class Asked(BaseModel):
     """What to sync: the options of `dbsync sync` by their names, and whether to wait for its end."""
 
     model_config = ConfigDict(extra="forbid")
 
-    source: str | None = None
-    target: list[str] = []
-    table: list[str] = []
+    source: Name | None = None
+    target: list[Name] = []
+    table: list[Name] = []
     overwrite: bool | None = None
     max_change_fraction: float | None = Field(default=None, ge=0, le=1)
     max_change_rows: int | None = Field(default=None, ge=0)
@@ -91,9 +94,9 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(default=20, ge=1)
-    source: str | None = None
-    target: str | None = None
+    limit: int = Field(default=20, ge=1, le=answers.MOST_RUNS)
+    source: Name | None = None
+    target: Name | None = None
     failed: bool = False
 
 
@@ -107,7 +110,7 @@ def db_status(ground: Ground) -> Response:
 def sync_history(ground: Ground, asked: Annotated[Wanted, Query()]) -> Response:
     """The syncs that ran, newest first, however they were launched: `dbsync history`."""
     settings, _ = ground
-    source, target = (name and settings.database(name).name for name in (asked.source, asked.target))
+    source, target = (None if name is None else settings.database(name).name for name in (asked.source, asked.target))
     wanted = history.Wanted(asked.limit, source, target, asked.failed)
     with runs.dagster_instance(settings) as instance:
         found = history.past(instance, databases(settings), wanted, seconds=settings.answer_seconds)
@@ -115,14 +118,15 @@ def sync_history(ground: Ground, asked: Annotated[Wanted, Query()]) -> Response:
 
 
 @router.post("/sync")
-def sync(ground: Ground, later: BackgroundTasks, asked: Asked | None = None) -> Response:
+def sync(ground: Ground, asked: Asked | None = None) -> Response:
     """Make the targets equal to the source: `dbsync sync`. 200 where they are, 409 where one is not, 202 where nobody waits for it."""
     asked = asked or Asked()
     settings, model = ground
     choice = choose(settings, model, asked.source, asked.target, asked.table, asked.allowed)
+    _claim()
     if not asked.wait:
-        later.add_task(_sync_unwatched, settings, choice)
-        return _answer({"source": choice.source, "target": choice.targets}, 202, background=later)
+        Thread(target=_sync_unwatched, args=(settings, choice), name="dbsync-sync").start()
+        return _answer({"source": choice.source, "target": choice.targets}, 202)
     done = _sync(settings, choice)
     return _answer(answers.outcomes_json(choice, done), 200 if all(run.succeeded for run in done) else 409)
 
@@ -133,11 +137,15 @@ def openapi(request: Request) -> Response:
     return _answer(request.app.openapi())
 
 
-def _sync(settings: Settings, choice: Choice) -> list[history.Run]:
-    """The syncs, in a new process; raises Busy where so many are running that this machine might not bear one more."""
+def _claim() -> None:
+    """A place among those that run; raises Busy where there are so many that this machine might not bear one more."""
     if not _running.acquire(blocking=False):
         cause = f"{AT_ONCE} syncs that were asked for here are running"
         raise Busy(cause, operation="sync", remedy="wait for one of them to end, then ask again")
+
+
+def _sync(settings: Settings, choice: Choice) -> list[history.Run]:
+    """The syncs, in a new process, after which the place that was claimed for them is free."""
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as apart:
             return apart.submit(runs.sync_all, settings, choice, "api").result()
@@ -194,10 +202,8 @@ def _unknown(request: Request, error: Any) -> Response:
     return _refuse(SettingsError(f"{request.method} {request.url.path}: {error.detail}", remedy=PAGE), error.status_code)
 
 
-def _answer(
-    value: Any, status: int = 200, headers: dict[str, str] | None = None, background: BackgroundTasks | None = None
-) -> Response:
-    return Response(answers.text(value), status, headers, media_type="application/json", background=background)
+def _answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(answers.text(value), status, headers, media_type="application/json")
 
 
 def _refuse(error: DbsyncError, status: int) -> Response:

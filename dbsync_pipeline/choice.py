@@ -61,7 +61,7 @@ def choose(
     """
     asked = tuple(dict.fromkeys(settings.database(target).name for target in targets))
     selected = tuple(table.name for table in model.select(tables))
-    chosen = settings.database(source or term.primary(settings)).name
+    chosen = settings.database(term.primary(settings) if source is None else source).name
     if chosen in asked:
         raise SettingsError(
             f"source and target are the same database, {chosen}: nothing can be copied",

@@ -198,7 +198,7 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs, newest first.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=answers.MOST_RUNS, help="How many runs, newest first.")] = 20,
     source: Annotated[str | None, typer.Option("--source", help="Only those from this database.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Only those to this database.")] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only those that ended and published nothing.")] = False,
@@ -210,7 +210,8 @@ def history(
         from dbsync_pipeline import runs
 
     settings = load()
-    wanted = record.Wanted(limit, source and settings.database(source).name, target and settings.database(target).name, failed)
+    source, target = (None if name is None else settings.database(name).name for name in (source, target))
+    wanted = record.Wanted(limit, source, target, failed)
     with runs.dagster_instance(settings) as instance:
         found = record.past(instance, databases(settings), wanted, seconds=settings.answer_seconds)
     for error in found.unread.values():

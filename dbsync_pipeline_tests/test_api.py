@@ -123,10 +123,15 @@ def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -
         ("POST", "/admin/sync", {"targets": ["linux"]}, 400, "targets: Extra inputs"),
         ("POST", "/admin/sync", {"max_change_fraction": 2}, 400, "max_change_fraction: "),
         ("POST", "/admin/sync", b"{broken", 400, "JSON"),
+        ("POST", "/admin/sync", {"source": ""}, 400, "source: "),
+        ("POST", "/admin/sync", {"target": ["x" * 1000]}, 400, "target.0: "),
         ("GET", "/admin/sync-history?limit=0", None, 400, "limit: "),
+        ("GET", f"/admin/sync-history?limit={10**30}", None, 400, "limit: "),
+        ("GET", "/admin/sync-history?source=", None, 400, "source: "),
         ("GET", "/admin/sync-history?surce=linux", None, 400, "surce: Extra inputs"),
         ("GET", "/admin/sync-history?source=mars", None, 400, "there is no database 'mars'"),
         ("GET", "/admin/nothing", None, 404, "GET /admin/nothing"),
+        ("GET", "/admin/db-status/", None, 404, "GET /admin/db-status/"),
         ("GET", "/admin/sync", None, 405, "GET /admin/sync"),
     ):
         told, answer, _ = server.ask(method, path, body)
@@ -173,9 +178,11 @@ def test_no_more_syncs_run_at_once_than_a_machine_bears(server: Server) -> None:
         ThreadPoolExecutor(api.AT_ONCE) as clients,
     ):
         writer.execute("BEGIN IMMEDIATE")
-        waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(api.AT_ONCE)]
+        assert server.sync(target=["linux"], wait=False)[0] == 202
+        waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(api.AT_ONCE - 1)]
         until("so many run", lambda: len(server.process.children()) >= api.AT_ONCE)
         until("one more is refused", lambda: server.sync(target=["azure"])[0] == 503)
+        assert server.sync(target=["azure"], wait=False)[0] == 503, "and not promised either"
         writer.rollback()
         assert {one.result()[0] for one in waiting} <= {200, 409}
 
