@@ -316,7 +316,7 @@ def undo(
     if not yes:
         _agree(
             f"{place.name} goes back to before run {entry.run_id} ({count(entry.changed, 'row')})",
-            f"dbsync undo {run}{f' --database {only}' if only else ''} --yes",
+            f"dbsync undo {run}{f' --database {only}' if only else ''}{' --overwrite' if overwrite else ''} --yes",
             as_json,
             "undo",
         )
@@ -489,7 +489,11 @@ def failback(yes: Yes = False, max_change_fraction: Fraction = None, max_change_
         what = (
             f"{settings.primary} becomes equal to the primary of now and takes its place; its own rows go into the rescue tables"
         )
-        _agree(what, "dbsync failback --yes", as_json, "failback")
+        said = "".join(
+            f" --{name.replace('_', '-')} {value:g}"
+            for name, value in Allowed(None, max_change_fraction, max_change_rows).said.items()
+        )
+        _agree(what, f"dbsync failback{said} --yes", as_json, "failback")
     with render.starting_dagster():
         from dbsync_pipeline import runs
     with runs.dagster_instance(settings) as instance, render.watching() as watch, _interruptible():

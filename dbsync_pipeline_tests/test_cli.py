@@ -23,7 +23,9 @@ from dbsync_pipeline.settings import load
 from dbsync_pipeline.words import count
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, memory, prepare, user
+
+users = MODEL.table("users").sa
 
 VERBS = (
     *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui", "serve"),
@@ -277,6 +279,47 @@ def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(places
     assert dbsync("plan", "--target", "azure", "--overwrite").status == 0
     assert dbsync("sync", "--target", "azure", "--overwrite").status == 0
     assert content(places.named("azure")) == content(places.named("windows"))
+
+
+def test_the_command_that_a_refusal_names_does_what_was_asked_for_and_no_more(places: Places, dbsync: Dbsync) -> None:
+    """A table that was not chosen, and rows there that nobody was told of, are left."""
+    windows, linux = places.named("windows"), places.named("linux")
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(linux, (users.insert(), [user(300)]))
+    execute(linux, (MODEL.table("user_memory").sa.insert(), [memory(300, "a")]))
+    refused = dbsync("sync", "--target", "linux", "--table", "user_memory")
+    assert refused.status == 1 and dbsync(*_commands(refused.err)[0]).status == 0
+    assert len(content(linux)["users"]) == len(content(windows)["users"]) + 1
+    assert content(linux)["user_memory"] == content(windows)["user_memory"]
+
+
+@pytest.mark.parametrize("said", [(), ("--overwrite",), ("--max-change-fraction", "1")])
+def test_the_command_that_a_refusal_names_is_refused_by_no_other_guard(
+    places: Places, dbsync: Dbsync, said: tuple[str, ...]
+) -> None:
+    windows, linux = places.named("windows"), places.named("linux")
+    assert dbsync("sync", "--target", "linux").status == 0
+    execute(linux, (users.insert(), [user(300)]))
+    execute(windows, "DELETE FROM user_memory")
+    refused = dbsync("sync", "--target", "linux", *said)
+    assert refused.status == 1 and dbsync(*_commands(refused.err)[0]).status == 0
+    assert content(linux) == content(windows)
+
+
+def test_who_agrees_to_an_undo_of_a_target_that_was_written_to_gets_there(places: Places, dbsync: Dbsync) -> None:
+    (run,) = dbsync("sync", "--target", "linux", "--json").json["runs"]
+    execute(places.named("linux"), (users.insert(), [user(300)]))
+    refused = dbsync("undo", run["run_id"], "--yes")
+    agreed = dbsync(*_commands(refused.err)[0])
+    assert refused.status == agreed.status == 1 and agreed.err.endswith("--overwrite --yes\n"), agreed.err
+    assert dbsync(*agreed.err.split("dbsync ")[-1].split()).status == 0
+    assert content(places.named("linux"))["users"] == []
+
+
+def test_an_empty_name_is_no_database(places: Places, dbsync: Dbsync) -> None:
+    for words in (("sync", "--source", ""), ("sync", "--target", ""), ("history", "--source", ""), ("history", "--target", "")):
+        assert dbsync(*words).status == 2, words
+    assert dbsync("history", "--limit", str(10**30)).status == 2
 
 
 def test_plan_shows_a_refusal_where_nothing_differs(places: Places, dbsync: Dbsync) -> None:

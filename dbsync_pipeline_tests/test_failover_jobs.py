@@ -230,7 +230,12 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     assert dbsync("status", "--json").json[1]["role"] == "primary"
     execute(places.named("linux"), (users.insert(), [user(900)]))
     assert dbsync("failback", "--json").json["error"]["remedy"] == "dbsync failback --yes"
-    end = dbsync("failback", "--yes", "--json")
+    execute(places.named("linux"), "DELETE FROM user_memory")
+    refused = dbsync("failback", "--yes")
+    assert refused.status == 1 and "`dbsync failback --max-change-fraction 1`" in refused.err
+    asked = dbsync("failback", "--max-change-fraction", "1", "--json")
+    assert asked.json["error"]["remedy"] == "dbsync failback --max-change-fraction 1 --yes"
+    end = dbsync("failback", "--max-change-fraction", "1", "--yes", "--json")
     assert end.status == 0 and end.json["status"] == "SUCCESS" and end.json["report"]["primary"] == "windows", end.err
     again = dbsync("failback", "--yes")
     assert again.status == 1 and "windows is the primary already" in again.err

@@ -1,11 +1,13 @@
 """Whether a plan may be carried out: one pure function over the final plan and the policy.
 
-Every refusal says what was found, names rows by key and never by value, and gives the option that lets it through.
+Every refusal says what was found, names rows by key and never by value, and gives the command that lets the plan through: this one, with
+all the options that it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.base import Key
@@ -97,14 +99,35 @@ class Finding:
     remedy: str
 
 
+@dataclass(frozen=True)
+class _Objection:
+    """A finding in the making: what mends it, and where a person may let it pass, by which option, which is told behind that."""
+
+    guard: str
+    table: str | None
+    found: str
+    remedy: str = ""
+    option: str | None = None
+
+
 def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
     """Everything that speaks against the plan; empty when it may be carried out."""
-    return tuple(finding for guard in GUARDS for finding in guard(plan, policy))
+    objections = [objection for guard in GUARDS for objection in guard(plan, policy)]
+    given = {
+        "--partial": policy.partial and bool(plan.left_out),
+        "--overwrite": policy.overwrite,
+        "--max-change-fraction 1": policy.max_change_fraction >= 1,
+    }
+    needed = [option for option in given if given[option] or any(one.option == option for one in objections)]
+    return tuple(
+        Finding(one.guard, one.table, one.found, one.remedy + (_through(plan, needed) if one.option else ""))
+        for one in objections
+    )
 
 
-def _same_database(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _same_database(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     if plan.same_database:
-        yield Finding(
+        yield _Objection(
             "same database",
             None,
             f"{plan.source} and {plan.target} are one and the same database",
@@ -112,9 +135,9 @@ def _same_database(plan: Plan, policy: Policy) -> Iterator[Finding]:
         )
 
 
-def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     for database, table in plan.hidden:
-        yield Finding(
+        yield _Objection(
             "hidden rows",
             table,
             f"row-level security on {database} may hide rows of {table} from the role that the mirror uses",
@@ -123,26 +146,23 @@ def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[Finding]:
         )
 
 
-def _older_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _older_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     """A source restored from an old backup, or an older standby, does not know the number of the target's last publish."""
     if plan.strange is not None and not plan.empty and not policy.overwrite:
-        yield Finding(
+        # one whose term is behind has to become the primary: the guard of terms cannot be waived
+        behind = plan.target_term is not None and plan.target_term.n > (plan.source_term.n if plan.source_term else 0)
+        lost = f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}" if behind else ""
+        yield _Objection(
             "older source",
             None,
             f"{plan.target} holds state {plan.strange}, which {plan.source} does not know: {plan.source} was restored from a "
             "backup, or is an older standby",
-            f"{bring_up(plan.source, plan.target)}; {_accept_loss(plan)}",
+            f"{bring_up(plan.source, plan.target)}; {lost}",
+            None if behind else "--overwrite",
         )
 
 
-def _accept_loss(plan: Plan) -> str:
-    """What lets an older source through. One whose term is behind has to become the primary: the guard of terms cannot be waived."""
-    if plan.target_term is not None and plan.target_term.n > (plan.source_term.n if plan.source_term else 0):
-        return f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
-    return _through(plan, "--overwrite")
-
-
-def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     """A source of an older reign, and one that follows another primary of the same one, would carry the past into the present."""
     ours, theirs = plan.source_term, plan.target_term
     if theirs is None or policy.any_term:
@@ -150,18 +170,18 @@ def _term(plan: Plan, policy: Policy) -> Iterator[Finding]:
     mine = 0 if ours is None else ours.n
     rival = ours is not None and ours.n == theirs.n and ours.primary not in (theirs.primary, plan.source)
     if theirs.n > mine or rival:
-        yield Finding(
+        yield _Objection(
             "term",
             None,
             f"{plan.target} says that {theirs.primary} is the primary (term {theirs.n}), and {plan.source} is of term {mine}",
             _to_term(plan, theirs),
         )
     elif theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite:
-        yield Finding(
+        yield _Objection(
             "term",
             None,
             f"{plan.target} is the primary (term {theirs.n}): what the application wrote there would be lost",
-            _through(plan, "--overwrite"),
+            option="--overwrite",
         )
 
 
@@ -177,7 +197,7 @@ def _to_term(plan: Plan, theirs: Term) -> str:
     return f"`dbsync promote {plan.source}` ends the promotion that was cut off"
 
 
-def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _unknown_target(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     if plan.known or policy.overwrite or not any(table.target_rows for table in plan.tables.values()):
         return
     differing = [table for table in plan.tables.values() if not table.empty]
@@ -186,27 +206,27 @@ def _unknown_target(plan: Plan, policy: Policy) -> Iterator[Finding]:
             f"{table.table} ({table.update + table.delete} of its {count(table.target_rows, 'row')} at risk)"
             for table in differing
         )
-        yield Finding(
+        yield _Objection(
             "unknown target",
             None,
             f"{plan.target} was never published to, holds rows, and differs from {plan.source} in {counts}",
-            _over_its_rows(plan),
+            option="--overwrite",
         )
 
 
-def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     if not plan.known or policy.overwrite:
         return
     for table in plan.tables.values():
         if table.risk.rows:
             keys = ", ".join("/".join(map(str, key)) for key in table.risk.keys)
             more = ", …" if table.risk.rows > len(table.risk.keys) else ""
-            yield Finding(
+            yield _Objection(
                 "foreign writes",
                 table.table,
                 f"{_written(plan, table.risk)}: up to {count(table.risk.rows, 'row')} would be at risk of being "
                 f"changed or deleted, with keys {keys}{more}",
-                _over_its_rows(plan),
+                option="--overwrite",
             )
 
 
@@ -217,7 +237,7 @@ def _written(plan: Plan, risk: Risk) -> str:
     return f"somebody has written to {plan.target} since its last publish"
 
 
-def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     for table in plan.tables.values():
         lost = table.update + table.delete
         limit = max(policy.max_change_rows, int(policy.max_change_fraction * table.target_rows))
@@ -226,32 +246,29 @@ def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[Finding]:
             what = (
                 "the source's table is empty" if table.source_rows == 0 else f"the source has {count(table.source_rows, 'row')}"
             )
-            yield Finding(
+            yield _Objection(
                 "shrunken source",
                 table.table,
                 f"{what}, and {table.delete} of the {count(table.target_rows, 'row')} on {plan.target} would be "
                 f"deleted and {table.update} changed",
-                _through(plan, "--max-change-fraction 1"),
+                option="--max-change-fraction 1",
             )
 
 
-def _partial(plan: Plan, policy: Policy) -> Iterator[Finding]:
+def _partial(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     if plan.left_out and not policy.partial and not plan.empty:
-        yield Finding(
+        yield _Objection(
             "partial",
             None,
             f"without {', '.join(plan.left_out)} {plan.target} would be mixed: its tables would be of different states of {plan.source}",
-            f"sync all tables, or {_through(plan, '--partial')}",
+            "sync all tables, or ",
+            "--partial",
         )
 
 
-def _over_its_rows(plan: Plan) -> str:
-    return failback(plan.target) if plan.returning else _through(plan, "--overwrite")
-
-
-def failback(name: str) -> str:
+def failback(name: str, options: Sequence[str] = ()) -> str:
     """The remedy for the configured primary, of that name, that came back when another one was the primary."""
-    return f"`dbsync failback` makes {name} the primary again and keeps its rows in the rescue tables"
+    return f"`{' '.join(['dbsync failback', *options])}` makes {name} the primary again and keeps its rows in the rescue tables"
 
 
 def bring_up(older: str, newer: str) -> str:
@@ -267,11 +284,16 @@ def promote_anyway(name: str) -> str:
     return f"`dbsync promote {name} --overwrite --yes`"
 
 
-def _through(plan: Plan, option: str) -> str:
-    return f"if this is what you want: `dbsync sync --source {plan.source} --target {plan.target} {option}`"
+def _through(plan: Plan, options: Sequence[str]) -> str:
+    """The command that carries out the plan whatever is said against it, and no more than that plan."""
+    if plan.returning:
+        return failback(plan.target, [option for option in options if option.startswith("--max-change")])
+    chosen = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
+    command = ["dbsync sync", f"--source {plan.source}", f"--target {plan.target}", *chosen, *options]
+    return f"if this is what you want: `{' '.join(command)}`"
 
 
-GUARDS: tuple[Callable[[Plan, Policy], Iterator[Finding]], ...] = (
+GUARDS: tuple[Callable[[Plan, Policy], Iterator[_Objection]], ...] = (
     _same_database,
     _hidden_rows,
     _term,

@@ -144,7 +144,7 @@ def _to_undo(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> tu
                 operation="undo",
                 database=dialect.name,
                 table=name,
-                remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --overwrite`",
+                remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --database {dialect.name} --overwrite`",
             )
     return entry, found
 
