@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +132,7 @@ class PostgreSQL(Dialect):
         code = getattr(original, "pgcode", None) or ""
         if code.startswith(("57P", "08", "40")):
             return Unavailable("the server ended the work", operation=operation, database=name, remedy="try again")
-        message = getattr(getattr(original, "diag", None), "message_primary", None) or type(original).__name__
+        message = _without_value(original) or type(original).__name__
         if code == _NO_RIGHT:
             return DatabaseError(
                 f"the role of {name} lacks a right: {message}",
@@ -139,7 +140,12 @@ class PostgreSQL(Dialect):
                 database=name,
                 remedy=_GRANT,
             )
-        return DatabaseError(f"{message} (SQLSTATE {code})" if code else message, operation=operation, database=name)
+        return DatabaseError(
+            f"{message} (SQLSTATE {code})" if code else message,
+            operation=operation,
+            database=name,
+            remedy="free space on the disk of its server" if code == _DISK_FULL else None,
+        )
 
     def cancel(self) -> None:
         self._raw.cancel()
@@ -522,8 +528,23 @@ class PostgreSQL(Dialect):
             return self._pipe(f"{into} (FORMAT binary)", source, source._copy_out(table, keys, form))
         moved, convert = Moved(), self._converter(table, table.columns)
         lines = (_copy.line(convert(row)) for batch in source.read(table, keys) for row in batch)
-        self._copy_in(into, _copy.Lines(lines, moved))
+        try:
+            self._copy_in(into, _copy.Lines(lines, moved))
+        except psycopg2.DataError as error:
+            self._require_held(error, table, (row for batch in source.read(table, keys) for row in batch))
+            raise
         return moved
+
+    def _require_held(self, error: psycopg2.DataError, table: Table, rows: Iterator[Row]) -> None:
+        """Raises Unholdable with the key of the row of which COPY tells the line alone, if its rows come in the same order once more."""
+        told = _IN_COPY.search(error.diag.context or "")
+        row = next(islice(rows, int(told["line"]) - 1, None), None) if told else None
+        if told and row is not None:
+            names = [column.name for column in table.columns]
+            sent = dict(zip(names, self._converter(table, table.columns)(row), strict=True)).get(told["column"])
+            if sent is not None and sent.startswith(told["value"].removesuffix("...")):
+                key = [row[names.index(part.name)] for part in table.key]
+                raise values.unholdable(table, told["column"], key, _without_value(error), self.name)
 
     def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
         return values.converter(table, columns, [values.to_postgresql(column) for column in columns], self.name)
@@ -686,6 +707,7 @@ class PostgreSQL(Dialect):
 
 _PIPE_BYTES = 256 * 1024
 _NO_RIGHT = "42501"
+_DISK_FULL = "53100"
 _GRANT = "grant it; docs/security.md lists what a role needs"
 
 _HOLDER = """
@@ -827,6 +849,15 @@ def _with_bytes(row: Row, blobs: list[int]) -> Row:
 def _orphans(key: sa.ForeignKeyConstraint) -> str:
     pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
     return orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
+
+
+_IN_COPY = re.compile(r'COPY [^\n]*, line (?P<line>\d+), column (?P<column>[^\n]+?): "(?P<value>.*)"', re.DOTALL)
+
+
+def _without_value(error: Any) -> str:
+    """The server's own words, without the value that those of the class "data exception" end with."""
+    words = getattr(getattr(error, "diag", None), "message_primary", None) or ""
+    return re.sub(r': ".*"$', "", words, flags=re.DOTALL) if (getattr(error, "pgcode", None) or "").startswith("22") else words
 
 
 def _why_unreachable(error: Exception) -> str:

@@ -86,29 +86,34 @@ class SQLite(Dialect):
 
     @classmethod
     def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
-        message = str(getattr(error, "orig", None) or error)
-        if "locked" in message or "busy" in message:
+        original = getattr(error, "orig", None) or error
+        message, code = str(original), (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return Busy(
                 "somebody is writing to the database",
                 operation=operation,
                 database=name,
                 remedy="wait until that transaction ends, then try again",
             )
-        if "unable to open" in message:
+        if code == sqlite3.SQLITE_CANTOPEN:
             return Unavailable(
                 "the file cannot be opened",
                 operation=operation,
                 database=name,
                 remedy=f"see that the folder that DBSYNC_{name.upper()}_URL names exists and is readable",
             )
-        if "readonly" in message:
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return DatabaseError(
+                message, operation=operation, database=name, remedy="see that the disk of its file has room, and is well"
+            )
+        if code == sqlite3.SQLITE_READONLY:
             return DatabaseError(
                 "this user may not write to the file",
                 operation=operation,
                 database=name,
                 remedy="let it write to the file, to those beside it that end in -wal and -shm, and to their folder: docs/security.md",
             )
-        return DatabaseError(message, operation=operation, database=name)
+        return DatabaseError(message.split(_QUOTES)[0], operation=operation, database=name)
 
     def cancel(self) -> None:
         self._raw.interrupt()
@@ -246,7 +251,7 @@ class SQLite(Dialect):
     def _bucketed(self, table: Table, form: Form, only: np.ndarray | None) -> Iterator[tuple[int, bytes]]:
         key_of, bucket_of, digest_of = self._key_of(table, form), self._bucket_of(table, form), self._digest_of(table, form)
         wanted = None if only is None else frozenset(only.tolist())
-        for row in self._raw.execute(f"SELECT {_names(table.columns)} FROM {quote(table.sa.name)}"):
+        for row in self._whole(table):
             bucket = bucket_of(key_of(row))
             if wanted is None or bucket in wanted:
                 yield bucket, digest_of(row)
@@ -322,7 +327,7 @@ class SQLite(Dialect):
     def _rows(self, table: Table, keys: Keys | None, form: Form) -> Iterator[Row]:
         """Rows as SQLite holds them; each key must be found."""
         if keys is None:
-            yield from self._raw.execute(f"SELECT {_names(table.columns)} FROM {quote(table.sa.name)}")
+            yield from self._whole(table)
             return
         cursor, whole, convert = self._raw.cursor(), self._by_key(table), self._converter_to(table, table.key, form)
         for key in keys:
@@ -336,6 +341,25 @@ class SQLite(Dialect):
                     remedy="store the key through the models",
                 )
             yield row
+
+    def _whole(self, table: Table) -> Iterator[Row]:
+        """All rows as SQLite holds them. Raises Unholdable where a text is not UTF-8: the driver does not name the row of it."""
+        query = f"SELECT {_names(table.columns)} FROM {quote(table.sa.name)}"
+        try:
+            yield from self._raw.execute(query)
+        except sqlite3.OperationalError as error:
+            if _QUOTES in str(error):
+                self._raw.text_factory = _text
+                for row in self._raw.execute(query):
+                    self._require_texts(table, row)
+            raise
+
+    def _require_texts(self, table: Table, row: Row) -> None:
+        here = dict(zip((column.name for column in table.columns), row, strict=True))
+        for column, value in here.items():
+            if isinstance(value, _NoText):
+                key = [here[part.name] for part in table.key]
+                raise values.unholdable(table, column, key, "its text is not UTF-8", self.name)
 
     def _by_key(self, table: Table) -> str:
         same = " AND ".join(f"{quote(column.name)} IS ?" for column in table.key)
@@ -455,6 +479,21 @@ class SQLite(Dialect):
         path = self._raw.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()[0]
         status = os.stat(path)
         return status.st_dev, status.st_ino
+
+
+_QUOTES = " with text '"
+"""What the driver says of a text that is not UTF-8, before it quotes it."""
+
+
+class _NoText(bytes):
+    """A text that is not UTF-8."""
+
+
+def _text(stored: bytes) -> str | _NoText:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return _NoText(stored)
 
 
 def _names(columns: Sequence[Column]) -> str:

@@ -41,21 +41,15 @@ def converter(table: Table, columns: Sequence[Column], converts: Sequence[Conver
             raise _refusal(row) from None
 
     def _refusal(row: Row) -> Unholdable:
-        key = ", ".join(repr(row[place]) for place in places if place is not None)
+        key = [row[place] for place in places if place is not None]
         for column, to, value in zip(columns, converts, row, strict=True):
             try:
                 _ = None if value is None else to(value)
             except (ValueError, ArithmeticError, TypeError) as error:
                 why = str(error) if isinstance(error, Cannot) else "it is not of the column's type"
-                return Unholdable(
-                    f"column {column.name} of the row with key ({key}) cannot be held exactly: {why}",
-                    operation="stage",
-                    database=database,
-                    table=table.name,
-                    remedy="change that value, or the column's type in the models",
-                )
+                return unholdable(table, column.name, key, why, database)
         return Unholdable(
-            f"the row with key ({key}) cannot be held exactly",
+            f"the row with key ({', '.join(map(repr, key))}) cannot be held exactly",
             operation="stage",
             database=database,
             table=table.name,
@@ -63,6 +57,17 @@ def converter(table: Table, columns: Sequence[Column], converts: Sequence[Conver
         )
 
     return convert
+
+
+def unholdable(table: Table, column: str, key: Sequence[Any], why: str, database: str) -> Unholdable:
+    """The refusal of one value, which is not told itself."""
+    return Unholdable(
+        f"column {column} of the row with key ({', '.join(map(repr, key))}) cannot be held exactly: {why}",
+        operation="stage",
+        database=database,
+        table=table.name,
+        remedy="change that value, or the column's type in the models",
+    )
 
 
 # -- checks that hold for every engine

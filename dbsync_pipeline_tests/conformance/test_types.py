@@ -148,6 +148,31 @@ def test_decimals_of_more_digits_than_sqlite_keeps_are_refused_by_key_and_column
     assert content(target, KINDS)["kinds"] == []
 
 
+@pytest.mark.parametrize(
+    ("engine", "column", "stored", "why"),
+    [
+        ("sqlite", "long", "CAST(x'736563726574ff' AS TEXT)", "its text is not UTF-8"),
+        ("postgresql", "long", "CAST(x'6c6f636b656420736563726574ff' AS TEXT)", "its text is not UTF-8"),
+        ("postgresql", "json", "'{\"a\": secret'", "invalid input syntax for type json"),
+        ("postgresql", "role", "'secret'", "invalid input value for enum kinds_role"),
+    ],
+)
+def test_what_sqlite_lets_in_past_the_models_is_refused_by_key_and_column_and_not_told(
+    new_database: NewDatabase, engine: str, column: str, stored: str, why: str
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
+    prepare(source, {"kinds": [_row(n, long="x", json={}, role="plain") for n in range(1, 300)]}, KINDS)
+    sync(source, target, model=KINDS)
+    execute(source, f"UPDATE kinds SET {column} = {stored} WHERE id IN (SELECT id FROM kinds LIMIT 1 OFFSET 222)")
+    with source.connect() as dialect:
+        id_ = dialect.connection.scalar(sa.text("SELECT id FROM kinds LIMIT 1 OFFSET 222"))
+    for fresh in (target, new_database(engine, "azure")):
+        with pytest.raises(Unholdable, match=f"column {column} of the row with key .*{why}") as refused:
+            sync(source, fresh, model=KINDS)
+        said = str(refused.value)
+        assert id_ in said.replace("-", "") and "table kinds" in said and "Remedy: " in said and "secret" not in said
+
+
 @pytest.mark.parametrize("pair", INTO_MSSQL, indirect=True)
 def test_a_text_too_long_for_the_target_is_refused_and_changes_nothing(pair: Pair) -> None:
     """SQL Server counts a character beyond U+FFFF as two."""
