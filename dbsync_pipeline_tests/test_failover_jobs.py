@@ -225,6 +225,7 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     done = dbsync("promote", "linux", "--yes", "--json")
     assert done.status == 0 and done.json["term"] == {"n": 1, "primary": "linux", "after": None}
     assert "is the primary already" in dbsync("promote", "linux", "--yes").out
+    assert "linux is the primary already" in dbsync("promote", "linux").err
     assert dbsync("promote", "mars", "--yes").status == 2
     back(places)
     assert dbsync("status", "--json").json[1]["role"] == "primary"

@@ -294,7 +294,9 @@ def at_stake(settings: Settings, name: str, overwrite: bool = False) -> str:
     seen = probe(list(among.values()), settings.connect_seconds)
     found = reign(seen, settings)
     one = next(one for one in seen if one.name == name)
-    lost = "" if one.reason or _is_it(name, found) else _lost(settings, among, found, one, overwrite)
+    if _is_it(name, found):
+        return f"{name} is the primary already; whoever did not hear of it does now"
+    lost = "" if one.reason else _lost(settings, among, found, one, overwrite)
     mixed = "; its last publish was of some tables only" if one.mixed else ""
     return f"{name} becomes the primary in the place of {found.primary}. {_holds(one, found.primary)}{mixed}{lost}"
 
