@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from threading import BoundedSemaphore, Thread
+from threading import BoundedSemaphore
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
@@ -118,15 +118,15 @@ def sync_history(ground: Ground, asked: Annotated[Wanted, Query()]) -> Response:
 
 
 @router.post("/sync")
-def sync(ground: Ground, asked: Asked | None = None) -> Response:
+def sync(ground: Ground, later: BackgroundTasks, asked: Asked | None = None) -> Response:
     """Make the targets equal to the source: `dbsync sync`. 200 where they are, 409 where one is not, 202 where nobody waits for it."""
     asked = asked or Asked()
     settings, model = ground
     choice = choose(settings, model, asked.source, asked.target, asked.table, asked.allowed)
     _claim()
     if not asked.wait:
-        Thread(target=_sync_unwatched, args=(settings, choice), name="dbsync-sync").start()
-        return _answer({"source": choice.source, "target": choice.targets}, 202)
+        later.add_task(_sync_unwatched, settings, choice)  # the server waits for it before it ends
+        return _answer({"source": choice.source, "target": choice.targets}, 202, background=later)
     done = _sync(settings, choice)
     return _answer(answers.outcomes_json(choice, done), 200 if all(run.succeeded for run in done) else 409)
 
@@ -202,8 +202,10 @@ def _unknown(request: Request, error: Any) -> Response:
     return _refuse(SettingsError(f"{request.method} {request.url.path}: {error.detail}", remedy=PAGE), error.status_code)
 
 
-def _answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(answers.text(value), status, headers, media_type="application/json")
+def _answer(
+    value: Any, status: int = 200, headers: dict[str, str] | None = None, background: BackgroundTasks | None = None
+) -> Response:
+    return Response(answers.text(value), status, headers, media_type="application/json", background=background)
 
 
 def _refuse(error: DbsyncError, status: int) -> Response:

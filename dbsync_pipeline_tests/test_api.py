@@ -151,6 +151,13 @@ def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:
     assert content(server.places.named("linux")) == content(server.places.named("windows"))
 
 
+def test_a_server_that_is_told_to_end_waits_for_a_sync_that_nobody_waits_for(server: Server) -> None:
+    assert server.sync(target=["linux"], wait=False)[0] == 202
+    server.process.terminate()
+    server.process.wait(120)
+    assert content(server.places.named("linux")) == content(server.places.named("windows"))
+
+
 def test_a_ledger_that_is_not_read_is_named(server: Server) -> None:
     assert server.sync(target=["linux"])[0] == 200
     server.places.folder.joinpath(".dbsync", "azure.db").write_bytes(b"no database at all" * 100)
