@@ -544,7 +544,7 @@ class PostgreSQL(Dialect):
             sent = dict(zip(names, self._converter(table, table.columns)(row), strict=True)).get(told["column"])
             if sent is not None and sent.startswith(told["value"].removesuffix("...")):
                 key = [row[names.index(part.name)] for part in table.key]
-                raise values.unholdable(table, told["column"], key, _without_value(error), self.name)
+                raise values.unholdable(table, told["column"], key, _without_value(error), self.name) from None
 
     def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
         return values.converter(table, columns, [values.to_postgresql(column) for column in columns], self.name)

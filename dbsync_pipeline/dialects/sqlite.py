@@ -359,7 +359,7 @@ class SQLite(Dialect):
         for column, value in here.items():
             if isinstance(value, _NoText):
                 key = [here[part.name] for part in table.key]
-                raise values.unholdable(table, column, key, "its text is not UTF-8", self.name)
+                raise values.unholdable(table, column, key, "its text is not UTF-8", self.name) from None
 
     def _by_key(self, table: Table) -> str:
         same = " AND ".join(f"{quote(column.name)} IS ?" for column in table.key)
