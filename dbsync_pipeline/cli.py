@@ -489,10 +489,8 @@ def failback(yes: Yes = False, max_change_fraction: Fraction = None, max_change_
         what = (
             f"{settings.primary} becomes equal to the primary of now and takes its place; its own rows go into the rescue tables"
         )
-        said = "".join(
-            f" --{name.replace('_', '-')} {value:g}"
-            for name, value in Allowed(None, max_change_fraction, max_change_rows).said.items()
-        )
+        allowed = Allowed(None, max_change_fraction, max_change_rows).said.items()
+        said = "".join(f" --{name.replace('_', '-')} {value}" for name, value in allowed)
         _agree(what, f"dbsync failback{said} --yes", as_json, "failback")
     with render.starting_dagster():
         from dbsync_pipeline import runs

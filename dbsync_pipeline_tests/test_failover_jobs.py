@@ -234,8 +234,8 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     execute(places.named("linux"), "DELETE FROM user_memory")
     refused = dbsync("failback", "--yes")
     assert refused.status == 1 and "`dbsync failback --max-change-fraction 1`" in refused.err
-    asked = dbsync("failback", "--max-change-fraction", "1", "--json")
-    assert asked.json["error"]["remedy"] == "dbsync failback --max-change-fraction 1 --yes"
+    asked = dbsync("failback", "--max-change-fraction", "1", "--max-change-rows", "1000000", "--json")
+    assert asked.json["error"]["remedy"] == "dbsync failback --max-change-fraction 1.0 --max-change-rows 1000000 --yes"
     end = dbsync("failback", "--max-change-fraction", "1", "--yes", "--json")
     assert end.status == 0 and end.json["status"] == "SUCCESS" and end.json["report"]["primary"] == "windows", end.err
     again = dbsync("failback", "--yes")

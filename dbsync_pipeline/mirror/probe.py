@@ -22,8 +22,8 @@ Answer = TypeVar("Answer")
 def ask(databases: Sequence[Database], question: Callable[[Database], Answer], seconds: float) -> dict[str, Answer | DbsyncError]:
     """By name, in their order, what the question returns for each database, or the DbsyncError that it raised.
 
-    Unavailable stands for those that have not answered within `seconds`, and for those that are starting; their question may go on in the background, so it should
-    change nothing that a late answer would spoil. An exception that is no DbsyncError is raised here.
+    Unavailable stands for those that have not answered within `seconds`, and for those that are starting. Their question may go on in
+    the background, so it should change nothing that a late answer would spoil. An exception that is no DbsyncError is raised here.
     """
     answers: queue.SimpleQueue[tuple[str, Answer | BaseException]] = queue.SimpleQueue()
 
