@@ -346,7 +346,8 @@ class SQLite(Dialect):
         """All rows as SQLite holds them. Raises Unholdable where a text is not UTF-8: the driver does not name the row of it."""
         query = f"SELECT {_names(table.columns)} FROM {quote(table.sa.name)}"
         try:
-            yield from self._raw.execute(query)
+            for row in self._raw.execute(query):
+                yield row  # not `yield from`, which closes the cursor when it is left, also where the database is closed already
         except sqlite3.OperationalError as error:
             if _QUOTES in str(error):
                 self._raw.text_factory = _text
