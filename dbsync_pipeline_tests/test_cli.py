@@ -287,6 +287,8 @@ def test_the_command_that_a_refusal_names_does_what_was_asked_for_and_no_more(pl
     assert dbsync("sync", "--target", "linux").status == 0
     execute(linux, (users.insert(), [user(300)]))
     execute(linux, (MODEL.table("user_memory").sa.insert(), [memory(300, "a")]))
+    narrower = dbsync("plan", "--target", "linux", "--table", "user_memory", "--max-change-rows", "70")
+    assert "--overwrite --max-change-rows 70`" in narrower.err
     refused = dbsync("sync", "--target", "linux", "--table", "user_memory")
     assert refused.status == 1 and dbsync(*_commands(refused.err)[0]).status == 0
     assert len(content(linux)["users"]) == len(content(windows)["users"]) + 1

@@ -855,9 +855,13 @@ _IN_COPY = re.compile(r'COPY [^\n]*, line (?P<line>\d+), column (?P<column>[^\n]
 
 
 def _without_value(error: Any) -> str:
-    """The server's own words, without the value that those of the class "data exception" end with."""
+    """The server's own words, without the value that those of the class "data exception" quote."""
     words = getattr(getattr(error, "diag", None), "message_primary", None) or ""
-    return re.sub(r': ".*"$', "", words, flags=re.DOTALL) if (getattr(error, "pgcode", None) or "").startswith("22") else words
+    return (
+        re.sub(r':?\s*".*"', "", words, flags=re.DOTALL).strip()
+        if (getattr(error, "pgcode", None) or "").startswith("22")
+        else words
+    )
 
 
 def _why_unreachable(error: Exception) -> str:

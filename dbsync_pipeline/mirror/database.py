@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 import tenacity
@@ -34,6 +34,11 @@ class Database:
     @property
     def dialect(self) -> type[Dialect]:
         return REGISTRY[self.engine_name]
+
+    @property
+    def at_once(self) -> Database:
+        """The same, of which is told at once that its server is starting."""
+        return replace(self, start_seconds=0)
 
     def engine(self, label: str = "dbsync", *, create: bool = False) -> sa.Engine:
         """An engine without a pool. `create` lets a SQLite file come into being; without it Unavailable is raised where there is none."""

@@ -119,9 +119,19 @@ def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
         "--max-change-fraction 1": policy.max_change_fraction >= 1,
     }
     needed = [option for option in given if given[option] or any(one.option == option for one in objections)]
+    if "--max-change-fraction 1" not in needed:
+        needed += _limits(policy)
     return tuple(
         Finding(one.guard, one.table, one.found, one.remedy + (_through(plan, needed) if one.option else ""))
         for one in objections
+    )
+
+
+def _limits(policy: Policy) -> list[str]:
+    usual = Policy()
+    fraction, rows = policy.max_change_fraction, policy.max_change_rows
+    return [f"--max-change-fraction {fraction}"] * (fraction != usual.max_change_fraction) + [f"--max-change-rows {rows}"] * (
+        rows != usual.max_change_rows
     )
 
 

@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from dbsync_pipeline.errors import DbsyncError, Unavailable
@@ -29,7 +28,7 @@ def ask(databases: Sequence[Database], question: Callable[[Database], Answer], s
 
     def run(database: Database) -> None:
         try:
-            answers.put((database.name, question(replace(database, start_seconds=0))))
+            answers.put((database.name, question(database.at_once)))
         except BaseException as error:
             answers.put((database.name, error))
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -399,7 +400,7 @@ def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[
 
 
 def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
-    """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`); returns the files. Overwrites files of that name.
+    """Write the rescued rows of a run as Parquet, one file a table (`<table>.parquet`, blanks and the like as %20); returns the files. Overwrites files of that name.
 
     A column is text where the table's type, or one of the values, has no exact form in Parquet: JSON, a decimal NaN, an infinite moment.
     """
@@ -415,7 +416,7 @@ def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
             name = table.name
             if name not in writers:
                 schema = _arrow_schema(table, as_text.get(name, set()))
-                paths[name] = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.parquet"
+                paths[name] = folder / f"{quote(name, safe='')}.parquet"
                 writers[name] = open_files.enter_context(pq.ParquetWriter(paths[name], schema))
             fields = writers[name].schema
             columns = [_arrow_values([row[field.name] for row in rows], field.type) for field in fields]

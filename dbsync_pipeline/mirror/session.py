@@ -414,8 +414,8 @@ class Session:
             self._state, self._numbered, self._snapshot_at = received.state, received.numbered, received.snapshot_at
 
     def _number_by_source(self) -> None:
-        at_once = replace(self._source_database, start_seconds=0)  # the target's writers wait meanwhile
-        with suppress(DatabaseError, Busy), at_once.connect(f"dbsync run {self._run_id}") as source:
+        # at once, since the target's writers wait meanwhile
+        with suppress(DatabaseError, Busy), self._source_database.at_once.connect(f"dbsync run {self._run_id}") as source:
             source.wait_at_most(self._settings.lock_seconds)
             ledger = Ledger(source)
             self._number, self._numbered = ledger.claim_number(self._highest, self._snapshot_at), True

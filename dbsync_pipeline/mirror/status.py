@@ -60,7 +60,7 @@ class DatabaseStatus:
 
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
     """The status of every configured database, in their order; all are asked at the same time, and none is changed."""
-    known = databases(settings)
+    known = [database.at_once for database in databases(settings)]
     standing = term.standing(known, settings)
     with ThreadPoolExecutor(len(known), thread_name_prefix="dbsync-status") as pool:
         found = list(pool.map(lambda one: _alone(one, standing, settings, model), known))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,19 @@ def test_an_undo_holds_the_target_until_it_is_released(twins: Pair) -> None:
         assert run.run_id in (Ledger(dialect).fact(rescue.HELD) or "")
     assert rescue.hold(target, None) is not None
     assert rescue.hold(target, None) is None
+
+
+def test_each_table_has_a_file_of_its_own(new_database: NewDatabase, tmp_path: Path) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    model = Model(sa.MetaData())
+    for name in ("a b", "a_b", "ä b"):
+        sa.Table(name, model.metadata, sa.Column("id", sa.Uuid, primary_key=True))
+    prepare(source, {name: [{"id": uuid.UUID(int=1)}] for name in model.names}, model)
+    sync(source, target, model=model)
+    for name in model.names:
+        execute(target, f"INSERT INTO \"{name}\" VALUES ('{uuid.UUID(int=2).hex}')")
+    files = rescue.export(target, model, sync(source, target, model=model, policy=ANYTHING).run_id, tmp_path)
+    assert {file.name for file in files} == {"a%20b.parquet", "a_b.parquet", "%C3%A4%20b.parquet"}
 
 
 def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import mssql
 from dbsync_pipeline.errors import Unholdable
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.conftest import PAIRS, NewDatabase
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, memory, prepare, sync, user
@@ -171,6 +172,9 @@ def test_what_sqlite_lets_in_past_the_models_is_refused_by_key_and_column_and_no
             sync(source, fresh, model=KINDS)
         said = str(refused.value)
         assert id_ in said.replace("-", "") and "table kinds" in said and "Remedy: " in said and "secret" not in said
+    if why == "its text is not UTF-8":
+        with pytest.raises(Unholdable, match=f"column {column} of the row with key"):
+            verify(source, target, KINDS)
 
 
 @pytest.mark.parametrize("pair", INTO_MSSQL, indirect=True)
