@@ -26,6 +26,7 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 
 bench: $(INSTALLED)

@@ -40,7 +40,7 @@ from dbsync_pipeline import settings
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import database
 from dbsync_pipeline.mirror.model import load_model
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.sync.session import Session
 
 PSQL = POSTGRES_BIN_PATH / "psql"
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,12 @@ COMMIT;
 def psql(url: str, text: str, values: dict[str, int]) -> str:
     """The answer of psql to SQL text, bare; the benchmark stops when there is an error."""
     variables = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": 1, **values}.items()]
-    done = subprocess.run([PSQL, url, "--no-psqlrc", "--quiet", "-At", *variables], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [PSQL, url, "--no-psqlrc", "--quiet", "-At", *variables],
+        input=text,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"psql failed: {done.stderr[-2_000:]}")
     return done.stdout.strip()
@@ -121,10 +126,16 @@ class Cost:
 class Bench:
     """Two servers, the source's data, and what is measured on them."""
 
-    def __init__(self, folder: Path, source: PostgresServer, target: PostgresServer, messages: int) -> None:
+    def __init__(
+        self, folder: Path, source: PostgresServer, target: PostgresServer, messages: int
+    ) -> None:
         self.folder = folder
         self.servers = {"windows": source, "linux": target, "limit": target}
-        self.url = {"windows": source.get_uri("app"), "linux": target.get_uri("app"), "limit": target.get_uri("pipe")}
+        self.url = {
+            "windows": source.get_uri("app"),
+            "linux": target.get_uri("app"),
+            "limit": target.get_uri("pipe"),
+        }
         self.counts = {
             "users": messages // 40,
             "chats": messages * 3 // 40,
@@ -149,7 +160,11 @@ class Bench:
     def fresh(self, name: str) -> None:
         """A new database with the five tables, empty, made by the mirror as the application has them."""
         called = self.url[name].split("?")[0].rsplit("/")[-1]
-        psql(self.servers[name].get_uri(), f"DROP DATABASE IF EXISTS {called} WITH (FORCE); CREATE DATABASE {called}", {})
+        psql(
+            self.servers[name].get_uri(),
+            f"DROP DATABASE IF EXISTS {called} WITH (FORCE); CREATE DATABASE {called}",
+            {},
+        )
         os.environ[f"DBSYNC_{name.upper()}_URL"] = self.url[name]
         schema.ensure(database(settings.load(), name), load_model("dbsync_pipeline.models"))
 
@@ -173,7 +188,9 @@ class Bench:
         for server in ("windows", "linux"):
             psql(self.servers[server].get_uri(), "CHECKPOINT", {})
         log = self.folder / "log"
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DBSYNC_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("DBSYNC_")
+        }
         environment |= {
             "DBSYNC_WINDOWS_URL": self.url["windows"],
             "DBSYNC_LINUX_URL": self.url["linux"],
@@ -182,7 +199,9 @@ class Bench:
         }
         with log.open("wb") as output:
             begin = time.perf_counter()
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=self.folder)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=self.folder
+            )
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - begin
         text = log.read_text(errors="replace")
@@ -195,7 +214,11 @@ class Bench:
         return f"{shlex.quote(str(PSQL))} '{self.url['windows']}' -qc 'COPY (SELECT {self.columns[table]} FROM {table}) TO STDOUT (FORMAT binary)'"
 
     def _copied_bytes(self, table: str) -> int:
-        return int(subprocess.run(f"{self._copy_out(table)} | wc -c", shell=True, check=True, capture_output=True).stdout)
+        return int(
+            subprocess.run(
+                f"{self._copy_out(table)} | wc -c", shell=True, check=True, capture_output=True
+            ).stdout
+        )
 
     def pipe(self, schema: str) -> Cost:
         """psql into psql, every table, parents first."""
@@ -204,7 +227,9 @@ class Bench:
             f"{self._copy_out(table)} | {target} 'COPY {schema}.{table} ({columns}) FROM STDIN (FORMAT binary)'"
             for table, columns in self.columns.items()
         )
-        return self.measure(["bash", "-c", "set -eo pipefail; " + "; ".join(steps)], lambda _: self.piped)
+        return self.measure(
+            ["bash", "-c", "set -eo pipefail; " + "; ".join(steps)], lambda _: self.piped
+        )
 
     def dagster(self) -> Cost:
         home = self.folder / "home" / "dagster"
@@ -230,22 +255,39 @@ class Bench:
 
     def session(self) -> Cost:
         return self.measure(
-            [sys.executable, __file__, "--session"], lambda text: json.loads(text.splitlines()[-1])["bytes"] / 1e6
+            [sys.executable, __file__, "--session"],
+            lambda text: json.loads(text.splitlines()[-1])["bytes"] / 1e6,
         )
 
     def run(self) -> dict[str, Cost]:
         """Every measurement once."""
         self.fresh("limit")
         for table in self.counts:
-            self.sql("limit", f"CREATE SCHEMA IF NOT EXISTS bare; CREATE TABLE bare.{table} (LIKE public.{table})")
-        costs = {"psql | psql, keys and indexes in place": self.pipe("public"), "psql | psql, bare tables": self.pipe("bare")}
-        for name, sync in {"dagster job execute": self.dagster, "session alone": self.session}.items():
+            self.sql(
+                "limit",
+                f"CREATE SCHEMA IF NOT EXISTS bare; CREATE TABLE bare.{table} (LIKE public.{table})",
+            )
+        costs = {
+            "psql | psql, keys and indexes in place": self.pipe("public"),
+            "psql | psql, bare tables": self.pipe("bare"),
+        }
+        for name, sync in {
+            "dagster job execute": self.dagster,
+            "session alone": self.session,
+        }.items():
             self.fresh("linux")
             costs[f"{name}: first sync"] = sync()
             self.equal()
             self.sql("linux", "VACUUM ANALYZE")  # hours pass between two syncs
             costs[f"{name}: nothing changed"] = sync()
-            self.sql("windows", CHANGE, {"many": self.counts["messages"] * 8 // 10_000, "few": self.counts["messages"] // 10_000})
+            self.sql(
+                "windows",
+                CHANGE,
+                {
+                    "many": self.counts["messages"] * 8 // 10_000,
+                    "few": self.counts["messages"] // 10_000,
+                },
+            )
             costs[f"{name}: 0.1 % of messages changed"] = sync()
             self.equal()
         return costs
@@ -256,7 +298,12 @@ def one_session() -> None:
     here = settings.load()
     model = load_model(here.models)
     with Session(
-        database(here, "windows"), database(here, "linux"), model, model.names, run_id=uuid.uuid4().hex, settings=here
+        database(here, "windows"),
+        database(here, "linux"),
+        model,
+        model.names,
+        run_id=uuid.uuid4().hex,
+        settings=here,
     ) as session:
         session.ensure_schema()
         for table in model.names:
@@ -273,7 +320,11 @@ def report(runs: list[dict[str, Cost]]) -> None:
     for name in runs[0]:
         costs = [run[name] for run in runs]
         seconds = statistics.median(cost.seconds for cost in costs)
-        moved = "-" if costs[0].moved is None else f"{statistics.median(cost.moved or 0 for cost in costs):.1f}"
+        moved = (
+            "-"
+            if costs[0].moved is None
+            else f"{statistics.median(cost.moved or 0 for cost in costs):.1f}"
+        )
         memory = max(cost.memory for cost in costs)
         print(
             f"{name:<48}{seconds:>9.2f}{seconds / limit:>8.2f}{memory:>9.0f}{moved:>10}  {' '.join(f'{c.seconds:.2f}' for c in costs)}"
@@ -281,11 +332,18 @@ def report(runs: list[dict[str, Cost]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A sync between two PostgreSQL servers, beside psql | psql.")
-    parser.add_argument(
-        "--messages", type=int, default=1_000_000, help="rows of the messages table; the others are in proportion"
+    parser = argparse.ArgumentParser(
+        description="A sync between two PostgreSQL servers, beside psql | psql."
     )
-    parser.add_argument("--runs", type=int, default=3, help="how often everything is measured; medians are printed")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=1_000_000,
+        help="rows of the messages table; the others are in proportion",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=3, help="how often everything is measured; medians are printed"
+    )
     parser.add_argument("--session", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.session:
@@ -300,7 +358,11 @@ def main() -> None:
             f"PostgreSQL {bench.sql('windows', 'SHOW server_version')}, Python {platform.python_version()}, {os.cpu_count()} cores, "
             f"{bench.sql('windows', 'SELECT pg_size_pretty(pg_database_size(current_database()))')}:"
         )
-        print(", ".join(f"{count:,} {table}" for table, count in bench.counts.items()), end="\n\n", flush=True)
+        print(
+            ", ".join(f"{count:,} {table}" for table, count in bench.counts.items()),
+            end="\n\n",
+            flush=True,
+        )
         report([bench.run() for _ in range(asked.runs)])
 
 

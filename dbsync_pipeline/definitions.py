@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
-from dbsync_pipeline.defs import failover, readiness, retention, schedules, watch
+from dbsync_pipeline.defs import alerts, failover, readiness, retention, schedules
 from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror.model import load_model
@@ -26,9 +26,19 @@ retention_job = retention.retention_job()
 
 defs = Definitions(
     assets=[tables, standby],
-    jobs=[sync_job, readiness_job, retention_job, failover.failover_job, failover.failback_job, failover.primary_back_job],
-    schedules=[*schedules.sync_schedules(_settings), *schedules.upkeep_schedules(readiness_job, retention_job, _settings)],
-    sensors=[*watch.sensors(), *failover.sensors(_settings)],
+    jobs=[
+        sync_job,
+        readiness_job,
+        retention_job,
+        failover.failover_job,
+        failover.failback_job,
+        failover.primary_back_job,
+    ],
+    schedules=[
+        *schedules.sync_schedules(_settings),
+        *schedules.upkeep_schedules(readiness_job, retention_job, _settings),
+    ],
+    sensors=[*alerts.sensors(), *failover.sensors(_settings)],
     resources={"sync": Sync()},
     # The ops of a run share one session, so they share one process; a run is what a launcher spreads over machines.
     executor=in_process_executor,

@@ -26,7 +26,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Table
+from dbsync_pipeline.dialects.contract import Table
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -66,7 +66,9 @@ def fill(database: Database, model: Model) -> DemoReport:
         if any(present.values()):
             return DemoReport(False, present, 0)
         dialect.begin(tables, wait_seconds=database.connect_seconds)
-        present = {table.name: dialect.count(table) for table in tables}  # once more, now that nobody else can write
+        present = {
+            table.name: dialect.count(table) for table in tables
+        }  # once more, now that nobody else can write
         if any(present.values()):
             return DemoReport(False, present, 0)
         size = _write(dialect.connection, tables)
@@ -79,20 +81,33 @@ def fill(database: Database, model: Model) -> DemoReport:
 
 def check_models(model: Model) -> None:
     """Raises SettingsError unless the models hold the five tables with the dataset's columns, and need no others."""
-    remedy = "unset DBSYNC_MODELS to see the demo; `dbsync sync` works with your own models and data"
+    remedy = (
+        "unset DBSYNC_MODELS to see the demo; `dbsync sync` works with your own models and data"
+    )
     for name, rows in DATASET.items():
         if name not in model.names:
             raise SettingsError(
-                f"the demo's data are for the project's own tables, and the models have no table {name}", remedy=remedy
+                f"the demo's data are for the project's own tables, and the models have no table {name}",
+                remedy=remedy,
             )
         written = set(next(rows()))
         columns = {column.name: column for column in model.table(name).sa.columns}
         lacking = sorted(written - set(columns))
-        needed = sorted(key for key, column in columns.items() if key not in written and not _may_be_left_out(column))
+        needed = sorted(
+            key
+            for key, column in columns.items()
+            if key not in written and not _may_be_left_out(column)
+        )
         if lacking or needed:
-            found = f"no column {', '.join(lacking)}" if lacking else f"the column {', '.join(needed)}, which the data lack"
+            found = (
+                f"no column {', '.join(lacking)}"
+                if lacking
+                else f"the column {', '.join(needed)}, which the data lack"
+            )
             raise SettingsError(
-                f"the demo's data are for the project's own tables, and here is {found}", table=name, remedy=remedy
+                f"the demo's data are for the project's own tables, and here is {found}",
+                table=name,
+                remedy=remedy,
             )
 
 
@@ -105,7 +120,9 @@ def _write(connection: sa.Connection, tables: Sequence[Table]) -> int:
     size = 0
     with warnings.catch_warnings():
         # SQLite holds decimals as floats, which is exact for the 12 digits of these.
-        warnings.filterwarnings("ignore", "Dialect sqlite.* does .not. support Decimal", sa.exc.SAWarning)
+        warnings.filterwarnings(
+            "ignore", "Dialect sqlite.* does .not. support Decimal", sa.exc.SAWarning
+        )
         for table in tables:
             insert = _insert(table.sa)
             source = DATASET[table.name]()
@@ -121,7 +138,11 @@ def _json_text(column: sa.Column[Any]) -> str | None:
 
 def _insert(table: sa.Table) -> sa.Insert:
     """The table's INSERT, with JSON columns bound as text: their type would serialise the text once more."""
-    texts = {column.name: sa.bindparam(name, type_=sa.UnicodeText()) for column in table.columns if (name := _json_text(column))}
+    texts = {
+        column.name: sa.bindparam(name, type_=sa.UnicodeText())
+        for column in table.columns
+        if (name := _json_text(column))
+    }
     return table.insert().values(texts) if texts else table.insert()
 
 
@@ -131,7 +152,9 @@ def _renamed(table: sa.Table, row: Row) -> Row:
 
 def _size(row: Row) -> int:
     return sum(
-        len(value.encode()) if isinstance(value, str) else len(value) for value in row.values() if isinstance(value, str | bytes)
+        len(value.encode()) if isinstance(value, str) else len(value)
+        for value in row.values()
+        if isinstance(value, str | bytes)
     )
 
 
@@ -230,7 +253,20 @@ JSON_TEXTS = (
 )
 
 HARD_COSTS = tuple(
-    map(decimal.Decimal, ("0", "0.000001", "-0.000001", "999999.999999", "-999999.999999", "1.10", "100", "0.1", "123456.789012"))
+    map(
+        decimal.Decimal,
+        (
+            "0",
+            "0.000001",
+            "-0.000001",
+            "999999.999999",
+            "-999999.999999",
+            "1.10",
+            "100",
+            "0.1",
+            "123456.789012",
+        ),
+    )
 )
 
 HARD_FLOATS = (
@@ -303,9 +339,36 @@ MEMORY_KEYS = (
     "k" * 200,
 )
 
-FILE_STEMS = ("report", "Résumé – naïve", "報告書", "..\\..\\boot", 'it\'s 100% "final"', "تقرير", "🧾", "n" * 251)
+FILE_STEMS = (
+    "report",
+    "Résumé – naïve",
+    "報告書",
+    "..\\..\\boot",
+    'it\'s 100% "final"',
+    "تقرير",
+    "🧾",
+    "n" * 251,
+)
 
-FILE_SIZES = (None, 0, 1, 2, 255, 256, 257, 4_095, 4_096, 8_191, 8_192, 8_193, 65_535, 65_536, 65_537, 1_000_000, 1_048_576)
+FILE_SIZES = (
+    None,
+    0,
+    1,
+    2,
+    255,
+    256,
+    257,
+    4_095,
+    4_096,
+    8_191,
+    8_192,
+    8_193,
+    65_535,
+    65_536,
+    65_537,
+    1_000_000,
+    1_048_576,
+)
 
 FILE_KINDS = (
     ("pdf", "application/pdf", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n"),
@@ -327,7 +390,11 @@ def _instant(chance: random.Random) -> dt.datetime:
 
 
 def _maybe_later(chance: random.Random, moment: dt.datetime) -> dt.datetime | None:
-    return moment + dt.timedelta(microseconds=chance.randrange(30 * 86_400 * 1_000_000)) if chance.randrange(3) else None
+    return (
+        moment + dt.timedelta(microseconds=chance.randrange(30 * 86_400 * 1_000_000))
+        if chance.randrange(3)
+        else None
+    )
 
 
 def _prose(chance: random.Random, most: int) -> str:
@@ -351,7 +418,9 @@ def _json(chance: random.Random, number: int) -> str | None:
         "model": chance.choice(("small", "large")),
         "latency_ms": chance.randrange(9_000),
         "stop": chance.choice((None, "end", "length")),
-        "tags": [chance.choice(("código", "日本", "ops", "🧪")) for _ in range(chance.randrange(4))],
+        "tags": [
+            chance.choice(("código", "日本", "ops", "🧪")) for _ in range(chance.randrange(4))
+        ],
     }
     return json.dumps(value, ensure_ascii=bool(chance.randrange(2)))
 
@@ -382,7 +451,9 @@ def users() -> Iterator[Row]:
         created = _instant(chance)
         yield {
             "id": key,
-            "email": HARD_EMAILS[number] if number < len(HARD_EMAILS) else f"user{number}@example.org",
+            "email": HARD_EMAILS[number]
+            if number < len(HARD_EMAILS)
+            else f"user{number}@example.org",
             "name": NAMES[number % len(NAMES)],
             "password_hash": f"$argon2id$v=19$m=65536,t=3,p=4${chance.getrandbits(128):032x}${chance.getrandbits(256):064x}",
             "is_active": chance.randrange(10) > 0,
@@ -418,14 +489,20 @@ def messages() -> Iterator[Row]:
             key += 2**32
         chat = _chat_ids()[int(chance.random() ** 2 * COUNTS["chats"])]
         earlier = said.setdefault(chat, [])
-        role = "system" if not earlier else chance.choice(("user", "user", "assistant", "assistant", "assistant", "tool"))
+        role = (
+            "system"
+            if not earlier
+            else chance.choice(("user", "user", "assistant", "assistant", "assistant", "tool"))
+        )
         yield {
             "id": key,
             "chat_id": chat,
             "parent_id": _parent(chance, earlier),
             "role": role,
             "content": _content(chance, number),
-            "tokens": None if role == "system" else _nth((0, 2**31 - 1), number, 500) or chance.randrange(4_000),
+            "tokens": None
+            if role == "system"
+            else _nth((0, 2**31 - 1), number, 500) or chance.randrange(4_000),
             "cost": _cost(chance, number, role),
             "metadata": _json(chance, number + 3),
             "created_at": _instant(chance),

@@ -63,12 +63,14 @@ class StructureError(DbsyncError):
 class Refused(DbsyncError):
     """A guard held the sync back. `findings` has what each guard found: `guard`, `table`, `found`, `remedy`."""
 
-    def __init__(self, cause: str, *, findings: Sequence[Mapping[str, str | None]] = (), **place: str | None) -> None:
+    def __init__(
+        self, cause: str, *, findings: Sequence[Mapping[str, str | None]] = (), **place: str | None
+    ) -> None:
         super().__init__(cause, **place)
         self.findings = tuple(findings)
 
 
-class Unholdable(DbsyncError):
+class Unrepresentable(DbsyncError):
     """The target cannot hold a value exactly; nothing is ever rounded, cut or shifted."""
 
 

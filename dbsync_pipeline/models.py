@@ -17,7 +17,6 @@ from sqlalchemy import (
     Boolean,
     Enum,
     Float,
-    ForeignKey,
     Integer,
     LargeBinary,
     MetaData,
@@ -26,35 +25,13 @@ from sqlalchemy import (
     UnicodeText,
     Uuid,
 )
-from sqlalchemy.dialects.mssql import NVARCHAR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from dbsync_pipeline.types import Instant
-
-Key = BigInteger().with_variant(Integer, "sqlite")
-"""A generated key: SQLite generates for INTEGER PRIMARY KEY only."""
-
-
-def distinct(length: int) -> Unicode:
-    """A text that keys and unique constraints tell apart to the letter: by its code points on SQL Server, as everywhere else."""
-    return Unicode(length).with_variant(NVARCHAR(length, collation="Latin1_General_100_BIN2"), "mssql")
-
-
-NAMES = {
-    "ix": "ix_%(table_name)s_%(column_0_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s",
-    "pk": "pk_%(table_name)s",
-}
+from dbsync_pipeline.columns import NAMING, Instant, Key, distinct, reference
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData(naming_convention=NAMES)
-
-
-def reference(column: str) -> ForeignKey:
-    """A foreign key that a mirror can hold off until its commit. It does not cascade: SQL Server allows one cascade path only."""
-    return ForeignKey(column, deferrable=True, initially="IMMEDIATE")
+    metadata = MetaData(naming_convention=NAMING)
 
 
 class User(Base):
@@ -89,7 +66,9 @@ class Message(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     chat_id: Mapped[uuid.UUID] = mapped_column(reference("chats.id"), index=True)
     parent_id: Mapped[int | None] = mapped_column(reference("messages.id"), index=True)
-    role: Mapped[str] = mapped_column(Enum("user", "assistant", "system", "tool", name="message_role"))
+    role: Mapped[str] = mapped_column(
+        Enum("user", "assistant", "system", "tool", name="message_role")
+    )
     content: Mapped[str] = mapped_column(UnicodeText)
     tokens: Mapped[int | None] = mapped_column(Integer)
     cost: Mapped[decimal.Decimal | None] = mapped_column(Numeric(12, 6))

@@ -30,7 +30,9 @@ SHORTEST_TOKEN = 20
 _URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
 _NEARLY = 0.8
 """From here on two names are so alike that one may be the other misspelt, as difflib has it: ALERTS and ALERT, not HEART and HEARTBEAT."""
-_OTHERS = re.compile(r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$")
+_OTHERS = re.compile(
+    r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$"
+)
 """What is no misspelt setting: the test suite's own, and what Kubernetes sets for each of its services, of which one may be `dbsync`."""
 
 
@@ -46,7 +48,9 @@ class DatabaseSetting(BaseModel):
 class Settings(BaseSettings):
     """Every setting, with its default. Frozen; `load()` makes one."""
 
-    model_config = SettingsConfigDict(env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore"
+    )
 
     home: Path = Path(".dbsync")
     models: str = "dbsync_pipeline.models"
@@ -81,7 +85,9 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError("no time zone of that name is known; write it as in Europe/Madrid") from None
+            raise ValueError(
+                "no time zone of that name is known; write it as in Europe/Madrid"
+            ) from None
         return value
 
     @classmethod
@@ -111,7 +117,10 @@ class Settings(BaseSettings):
                 f"there is no database {name!r}, which is the primary by DBSYNC_PRIMARY; the databases are: {known}",
                 remedy=f"name one of them in DBSYNC_PRIMARY, or {own}",
             )
-        raise SettingsError(f"there is no database {name!r}; the databases are: {known}", remedy=f"name one of them, or {own}")
+        raise SettingsError(
+            f"there is no database {name!r}; the databases are: {known}",
+            remedy=f"name one of them, or {own}",
+        )
 
     def required_api_token(self) -> str:
         """The token that every request to the HTTP API has to bring; raises SettingsError where there is none, or a short one."""
@@ -146,10 +155,18 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        wrong = ", ".join(f"DBSYNC_{str(problem['loc'][0]).upper()} ({problem['msg']})" for problem in error.errors())
-        raise SettingsError(f"wrong settings: {wrong}", remedy="mend them in the environment or in .env") from None
+        wrong = ", ".join(
+            f"DBSYNC_{str(problem['loc'][0]).upper()} ({problem['msg']})"
+            for problem in error.errors()
+        )
+        raise SettingsError(
+            f"wrong settings: {wrong}", remedy="mend them in the environment or in .env"
+        ) from None
     urls = _urls() or _embedded(settings.home)
-    found = tuple(DatabaseSetting(name=name, url=SecretStr(url)) for name, url in sorted(urls.items(), key=_order))
+    found = tuple(
+        DatabaseSetting(name=name, url=SecretStr(url))
+        for name, url in sorted(urls.items(), key=_order)
+    )
     return settings.model_copy(update={"databases": found})
 
 
@@ -163,7 +180,10 @@ def _refuse_unknown() -> None:
     unknown = [
         name
         for name in _environment()
-        if name.upper().startswith("DBSYNC_") and name.upper() not in settings and not _named_by(name) and not _OTHERS.match(name)
+        if name.upper().startswith("DBSYNC_")
+        and name.upper() not in settings
+        and not _named_by(name)
+        and not _OTHERS.match(name)
     ]
     if unknown:
         known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
@@ -193,8 +213,16 @@ def _urls() -> dict[str, str]:
 def _named_by(variable: str) -> str | None:
     """The database that the variable is the setting of."""
     match = _URL.match(variable)
-    others = [name.upper().rpartition("_URL")[0] for name in Settings.model_fields if name.endswith(("_url", "_urls"))]
-    return match[1].lower() if match and not difflib.get_close_matches(match[1], others, cutoff=_NEARLY) else None
+    others = [
+        name.upper().rpartition("_URL")[0]
+        for name in Settings.model_fields
+        if name.endswith(("_url", "_urls"))
+    ]
+    return (
+        match[1].lower()
+        if match and not difflib.get_close_matches(match[1], others, cutoff=_NEARLY)
+        else None
+    )
 
 
 def _embedded(home: Path) -> dict[str, str]:

@@ -31,7 +31,9 @@ from dbsync_pipeline_tests.roles import Roles
 _MOST_WORKERS = 4
 _numbers = itertools.count(1)
 _NAMED = os.environ.get("DBSYNC_TEST_URLS", "").split()
-_servers: dict[str, list[str]] = {engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")}
+_servers: dict[str, list[str]] = {
+    engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")
+}
 
 ENGINES = ("postgresql", *(["mssql"] if _servers["mssql"] else []), "sqlite")
 """The engines that there are to be tested."""
@@ -47,14 +49,18 @@ def _need_not_survive_a_crash(connection: Any, _record: Any) -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A part of the suite that somebody chose is over before further processes would have begun."""
-    chosen = any(config.getoption(option, None) for option in ("file_or_dir", "keyword", "markexpr", "lf"))
+    chosen = any(
+        config.getoption(option, None) for option in ("file_or_dir", "keyword", "markexpr", "lf")
+    )
     return 0 if chosen else min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     _keep_what_is_compiled()
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
-    for variable in [name for name in os.environ if name.startswith("DBSYNC_") and name != "DBSYNC_TEST_URLS"]:
+    for variable in [
+        name for name in os.environ if name.startswith("DBSYNC_") and name != "DBSYNC_TEST_URLS"
+    ]:
         del os.environ[variable]
     if hasattr(config, "workerinput"):
         _servers.update(config.workerinput["servers"])
@@ -95,9 +101,19 @@ def pytest_report_header() -> list[str]:
     for engine, urls in _servers.items():
         for number, url in enumerate(urls, 1):
             with Database("test", sa.make_url(url)).engine().connect() as connection:
-                version = str(connection.scalar(sa.text("SELECT version()" if engine == "postgresql" else "SELECT @@version")))
+                version = str(
+                    connection.scalar(
+                        sa.text(
+                            "SELECT version()" if engine == "postgresql" else "SELECT @@version"
+                        )
+                    )
+                )
                 lines.append(f"{engine} server {number}: {' '.join(version.split())}")
-    return lines if _servers["mssql"] else [*lines, "mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server"]
+    return (
+        lines
+        if _servers["mssql"]
+        else [*lines, "mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server"]
+    )
 
 
 NewDatabase = Callable[..., Database]
@@ -193,4 +209,6 @@ def pair(request: pytest.FixtureRequest, new_database: NewDatabase) -> tuple[Dat
 @pytest.fixture(params=ENGINES)
 def twins(request: pytest.FixtureRequest, new_database: NewDatabase) -> tuple[Database, Database]:
     """An empty source and an empty target of one engine: for what one side decides alone, whatever engine the other is."""
-    return new_database(request.param, "windows", server=0), new_database(request.param, "linux", server=1)
+    return new_database(request.param, "windows", server=0), new_database(
+        request.param, "linux", server=1
+    )

@@ -22,7 +22,9 @@ def mail_server() -> Iterator[tuple[str, list[Message]]]:
                 word = line.split(b" ")[0].strip().upper()
                 if word == b"DATA":
                     self._say(354)
-                    taken.append(email.message_from_bytes(b"".join(iter(self.rfile.readline, b".\r\n"))))
+                    taken.append(
+                        email.message_from_bytes(b"".join(iter(self.rfile.readline, b".\r\n")))
+                    )
                 self._say(221 if word == b"QUIT" else 250)
 
         def _say(self, code: int) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance
 
-from dbsync_pipeline import runs
 from dbsync_pipeline.mirror.database import Database, database, databases
+from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.worlds import prepare, small_world
 
@@ -52,7 +52,7 @@ class Places:
 
     @contextmanager
     def dagster(self) -> Iterator[DagsterInstance]:
-        with runs.dagster_instance(load()) as instance:
+        with launch.dagster_instance(load()) as instance:
             yield instance
 
     def environment(self, root: Path) -> dict[str, str]:
@@ -61,4 +61,6 @@ class Places:
 
     def shown(self) -> bytes:
         """Every byte that Dagster keeps."""
-        return b"".join(path.read_bytes() for path in self.dagster_home.rglob("*") if path.is_file())
+        return b"".join(
+            path.read_bytes() for path in self.dagster_home.rglob("*") if path.is_file()
+        )

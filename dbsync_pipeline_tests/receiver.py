@@ -18,7 +18,9 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                said: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                said: dict[str, Any] = json.loads(
+                    self.rfile.read(int(self.headers["Content-Length"]))
+                )
                 receiver.alerts.append((said["title"], said["message"]))
                 self.send_response(200)
                 self.end_headers()

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dbsync_pipeline import api
+from dbsync_pipeline.http import app
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, user
@@ -37,10 +37,15 @@ class Server:
     log: Path
     places: Places
 
-    def ask(self, method: str, path: str, body: Any = None, token: str | None = TOKEN) -> tuple[int, Any, dict[str, str]]:
+    def ask(
+        self, method: str, path: str, body: Any = None, token: str | None = TOKEN
+    ) -> tuple[int, Any, dict[str, str]]:
         """Status, JSON and headers of the answer. A body that is bytes goes as it is."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+        headers = {
+            "Content-Type": "application/json",
+            **({"Authorization": f"Bearer {token}"} if token else {}),
+        }
         try:
             with urllib.request.urlopen(
                 urllib.request.Request(self.url + path, data, headers, method=method), timeout=200
@@ -58,9 +63,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     places, port, log = Places(tmp_path, monkeypatch), free_port(), tmp_path / "log"
     places.set(DBSYNC_API_TOKEN=TOKEN)
     with log.open("w") as output:
-        process = started(places, "dbsync_pipeline.entry", "serve", "--port", str(port), output=output)
+        process = started(
+            places, "dbsync_pipeline.cli.app.entry", "serve", "--port", str(port), output=output
+        )
         try:
-            until("the server answers", lambda: "Uvicorn running" in log.read_text() or process.poll() is not None)
+            until(
+                "the server answers",
+                lambda: "Uvicorn running" in log.read_text() or process.poll() is not None,
+            )
             yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, places)
         finally:
             process.terminate()
@@ -71,10 +81,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_it_answers_what_the_command_line_answers(server: Server) -> None:
     places = server.places
     status, done = server.sync(source="windows", target=["linux"])
-    assert (status, done["source"], done["equal"], [run["target"] for run in done["runs"]]) == (200, "windows", True, ["linux"])
+    assert (status, done["source"], done["equal"], [run["target"] for run in done["runs"]]) == (
+        200,
+        "windows",
+        True,
+        ["linux"],
+    )
     assert content(places.named("linux")) == content(places.named("windows"))
-    assert server.ask("POST", "/admin/sync")[1]["equal"] and content(places.named("azure")) == content(places.named("windows"))
-    assert server.ask("GET", "/admin/sync-history?limit=2")[1] == dbsync(places, "history", "--limit", "2")
+    assert server.ask("POST", "/admin/sync")[1]["equal"] and content(
+        places.named("azure")
+    ) == content(places.named("windows"))
+    assert server.ask("GET", "/admin/sync-history?limit=2")[1] == dbsync(
+        places, "history", "--limit", "2"
+    )
     assert server.ask("GET", "/admin/sync-history?target=azure")[1][0]["launched_by"] == "api"
     ours, theirs = server.ask("GET", "/admin/db-status")[1], dbsync(places, "status")
     assert [steady(place) for place in ours] == [steady(place) for place in theirs]
@@ -82,18 +101,25 @@ def test_it_answers_what_the_command_line_answers(server: Server) -> None:
 
 def steady(place: dict[str, Any]) -> dict[str, Any]:
     """A database's status without what is another at every look."""
-    last = {key: value for key, value in (place["last_publish"] or {}).items() if key != "age_seconds"}
+    last = {
+        key: value for key, value in (place["last_publish"] or {}).items() if key != "age_seconds"
+    }
     return {**place, "latency_ms": None, "last_publish": last}
 
 
-def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(server: Server) -> None:
+def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(
+    server: Server,
+) -> None:
     linux = server.places.named("linux")
     assert server.sync(target=["linux"])[0] == 200
     execute(linux, users.update().where(users.c.id == 1).values(name="written on the standby"))
     before = content(linux)
     status, done = server.sync(target=["linux"])
     assert (status, done["equal"]) == (409, False)
-    assert done["runs"][0]["verdicts"][0]["guard"] == "foreign writes" and "--overwrite" in done["runs"][0]["reason"]
+    assert (
+        done["runs"][0]["verdicts"][0]["guard"] == "foreign writes"
+        and "--overwrite" in done["runs"][0]["reason"]
+    )
     assert content(linux) == before
     assert server.sync(target=["linux"], overwrite=True)[0] == 200
     assert content(linux) == content(server.places.named("windows"))
@@ -111,7 +137,10 @@ def test_nothing_is_said_without_the_token(server: Server) -> None:
     for token in (None, "x", TOKEN[:-1], TOKEN + "1", "ñ"):
         for method, path, body in asked:
             status, answer, headers = server.ask(method, path, body, token)
-            assert (status, headers["www-authenticate"]) == (401, "Bearer") and "DBSYNC_API_TOKEN" in answer["error"]["remedy"]
+            assert (status, headers["www-authenticate"]) == (
+                401,
+                "Bearer",
+            ) and "DBSYNC_API_TOKEN" in answer["error"]["remedy"]
     assert dbsync(server.places, "history") == []
 
 
@@ -135,7 +164,9 @@ def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -
         ("GET", "/admin/sync", None, 405, "GET /admin/sync"),
     ):
         told, answer, _ = server.ask(method, path, body)
-        assert told == status and cause in answer["error"]["cause"] and answer["error"]["remedy"], answer
+        assert told == status and cause in answer["error"]["cause"] and answer["error"]["remedy"], (
+            answer
+        )
     assert dbsync(server.places, "history") == []
 
 
@@ -147,11 +178,16 @@ def test_it_names_its_addresses_to_a_program(server: Server) -> None:
 def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:
     status, answer = server.sync(target=["linux"], wait=False)
     assert (status, answer) == (202, {"source": "windows", "target": ["linux"]})
-    until("the sync is in history", lambda: [run for run in dbsync(server.places, "history") if run["status"] == "SUCCESS"])
+    until(
+        "the sync is in history",
+        lambda: [run for run in dbsync(server.places, "history") if run["status"] == "SUCCESS"],
+    )
     assert content(server.places.named("linux")) == content(server.places.named("windows"))
 
 
-def test_a_server_that_is_told_to_end_waits_for_a_sync_that_nobody_waits_for(server: Server) -> None:
+def test_a_server_that_is_told_to_end_waits_for_a_sync_that_nobody_waits_for(
+    server: Server,
+) -> None:
     assert server.sync(target=["linux"], wait=False)[0] == 202
     server.process.terminate()
     server.process.wait(120)
@@ -170,24 +206,31 @@ def test_a_sync_whose_process_is_killed_is_told(server: Server) -> None:
     asking = threading.Thread(target=lambda: answers.append(server.sync(target=["linux"])))
     asking.start()
     child = until(
-        "the sync's process", lambda: [one for one in server.process.children() if "spawn_main" in " ".join(one.cmdline())]
+        "the sync's process",
+        lambda: [
+            one for one in server.process.children() if "spawn_main" in " ".join(one.cmdline())
+        ],
     )
     os.kill(child[0].pid, signal.SIGKILL)
     asking.join(60)
     ((status, answer),) = answers
-    assert status == 409 and "killed" in answer["error"]["cause"] and "dbsync history" in answer["error"]["remedy"]
+    assert (
+        status == 409
+        and "killed" in answer["error"]["cause"]
+        and "dbsync history" in answer["error"]["remedy"]
+    )
 
 
 def test_no_more_syncs_run_at_once_than_a_machine_bears(server: Server) -> None:
     """Those that run all wait for the same target's lock."""
     with (
         closing(sqlite3.connect(server.places.folder / ".dbsync" / "linux.db")) as writer,
-        ThreadPoolExecutor(api.AT_ONCE) as clients,
+        ThreadPoolExecutor(app.AT_ONCE) as clients,
     ):
         writer.execute("BEGIN IMMEDIATE")
         assert server.sync(target=["linux"], wait=False)[0] == 202
-        waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(api.AT_ONCE - 1)]
-        until("so many run", lambda: len(server.process.children()) >= api.AT_ONCE)
+        waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(app.AT_ONCE - 1)]
+        until("so many run", lambda: len(server.process.children()) >= app.AT_ONCE)
         until("one more is refused", lambda: server.sync(target=["azure"])[0] == 503)
         assert server.sync(target=["azure"], wait=False)[0] == 503, "and not promised either"
         writer.rollback()
@@ -208,5 +251,7 @@ def test_concurrent_syncs_do_not_hinder_each_other(server: Server) -> None:
         done = list(both.map(lambda name: server.sync(target=[name]), ("linux", "azure")))
     assert [status for status, _ in done] == [200, 200]
     assert (
-        content(server.places.named("linux")) == content(server.places.named("windows")) == content(server.places.named("azure"))
+        content(server.places.named("linux"))
+        == content(server.places.named("windows"))
+        == content(server.places.named("azure"))
     )

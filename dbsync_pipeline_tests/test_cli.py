@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from dbsync_pipeline import cli
+from dbsync_pipeline.cli import app
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.settings import load
-from dbsync_pipeline.words import count
+from dbsync_pipeline.text import count
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, memory, prepare, user
@@ -28,7 +28,19 @@ from dbsync_pipeline_tests.worlds import MODEL, content, execute, memory, prepar
 users = MODEL.table("users").sa
 
 VERBS = (
-    *("demo", "sync", "plan", "status", "history", "verify", "undo", "pause", "release", "ui", "serve"),
+    *(
+        "demo",
+        "sync",
+        "plan",
+        "status",
+        "history",
+        "verify",
+        "undo",
+        "pause",
+        "release",
+        "ui",
+        "serve",
+    ),
     *("promote", "failover", "failback"),
     *("rescue list", "rescue show", "rescue export", "rescue merge"),
     *("tables create", "tables check", "tables recreate"),
@@ -66,7 +78,7 @@ def dbsync(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         capsys.readouterr()
         status = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as ended:
             status = int(ended.code or 0)
         out, err = capsys.readouterr()
@@ -93,7 +105,7 @@ def test_verify_tells_of_its_options_that_it_compares(dbsync: Dbsync) -> None:
 def test_what_does_not_run_dagster_does_not_import_it(places: Places) -> None:
     program = """
 import sys
-from dbsync_pipeline import cli
+from dbsync_pipeline.cli import app
 for words in (["--help"], ["status"], ["plan"], ["tables", "check"], ["tables", "create"]):
     sys.argv = ["dbsync", *words]
     try:
@@ -102,25 +114,41 @@ for words in (["--help"], ["status"], ["plan"], ["tables", "check"], ["tables", 
         pass
 print([name for name in ("dagster", "pandas", "pyarrow") if name in sys.modules], file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=places.environment(ROOT))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=places.environment(ROOT),
+    )
     assert done.stderr.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["sync", "--source", "linux", "--target", "linux"], "source and target are the same database, linux"),
+        (
+            ["sync", "--source", "linux", "--target", "linux"],
+            "source and target are the same database, linux",
+        ),
         (["sync", "--target", "mars"], "the databases are: windows, linux, azure"),
         (["sync", "--table", "moons"], "users, chats"),
         (["plan", "--source", "mars"], "the databases are: windows, linux, azure"),
-        (["tables", "recreate", "--database", "mars", "--yes-destroy", "mars"], "the databases are: windows, linux, azure"),
+        (
+            ["tables", "recreate", "--database", "mars", "--yes-destroy", "mars"],
+            "the databases are: windows, linux, azure",
+        ),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_ones(words: list[str], text: str, places: Places, dbsync: Dbsync) -> None:
+def test_a_wrong_word_is_answered_with_the_right_ones(
+    words: list[str], text: str, places: Places, dbsync: Dbsync
+) -> None:
     done = dbsync(*words)
     assert done.status == 2 and text in done.err and done.out == ""
     error = dbsync(*words, "--json").json["error"]
-    assert set(error) == {"operation", "database", "table", "cause", "remedy"} and text in error["cause"]
+    assert (
+        set(error) == {"operation", "database", "table", "cause", "remedy"}
+        and text in error["cause"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +167,9 @@ def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
 ) -> None:
     done = dbsync(*words, "--json")
     error = done.json["error"]
-    assert done.status == 2 and done.err == "" and text in error["cause"] and error["remedy"] == remedy
+    assert (
+        done.status == 2 and done.err == "" and text in error["cause"] and error["remedy"] == remedy
+    )
     told = dbsync(*words)
     assert told.status == 2 and told.out == "" and text in told.err
 
@@ -148,17 +178,30 @@ def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
     ("variable", "value", "words", "text"),
     [
         ("DBSYNC_HOME", "a_file/below", ["sync"], "Remedy: set DBSYNC_HOME"),
-        ("DBSYNC_HOME", "a_file/below", ["tables", "create", "--database", "linux"], "Remedy: mend DBSYNC_HOME"),
+        (
+            "DBSYNC_HOME",
+            "a_file/below",
+            ["tables", "create", "--database", "linux"],
+            "Remedy: mend DBSYNC_HOME",
+        ),
         ("DBSYNC_SCHEDULE", "never at all", ["sync"], "DBSYNC_SCHEDULE (not a cron expression"),
         ("DBSYNC_PRIMARY", "nosuch", ["plan"], "Remedy: name one of them in DBSYNC_PRIMARY"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_by_its_name(
-    variable: str, value: str, words: list[str], text: str, places: Places, dbsync: Dbsync, monkeypatch: pytest.MonkeyPatch
+    variable: str,
+    value: str,
+    words: list[str],
+    text: str,
+    places: Places,
+    dbsync: Dbsync,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (places.folder / "a_file").touch()
     places.set(**{variable: value})
-    monkeypatch.delitem(sys.modules, "dbsync_pipeline.definitions", raising=False)  # it reads the settings as it is imported
+    monkeypatch.delitem(
+        sys.modules, "dbsync_pipeline.definitions", raising=False
+    )  # it reads the settings as it is imported
     done = dbsync(*words)
     assert done.status != 0 and text in done.err and "unforeseen" not in done.err
 
@@ -180,7 +223,9 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
         ("DBSYNC_DAGSTERSTORAGE_URL", "probably DBSYNC_DAGSTER_STORAGE_URL)"),
     ],
 )
-def test_a_misspelt_setting_is_told_and_nothing_is_done(variable: str, meant: str, places: Places, dbsync: Dbsync) -> None:
+def test_a_misspelt_setting_is_told_and_nothing_is_done(
+    variable: str, meant: str, places: Places, dbsync: Dbsync
+) -> None:
     (places.folder / ".env").write_text(f"{variable}=hunter2\n")
     done = dbsync("sync")
     assert done.status == 2 and f"no such setting: {variable}" in done.err and meant in done.err
@@ -192,7 +237,18 @@ def test_a_misspelt_setting_is_told_and_nothing_is_done(variable: str, meant: st
 
 
 def test_a_database_may_be_named_as_nothing_else_is(places: Places, dbsync: Dbsync) -> None:
-    names = ["windows", "linux", "azure", "a", "berlin", "failover", "heart", "planetalert2", "primary", "storage"]
+    names = [
+        "windows",
+        "linux",
+        "azure",
+        "a",
+        "berlin",
+        "failover",
+        "heart",
+        "planetalert2",
+        "primary",
+        "storage",
+    ]
     for name in names:
         places.set(**{f"DBSYNC_{name.upper()}_URL": f"sqlite:///{places.folder / name}.db"})
     places.set(DBSYNC_HEARTBEAT_URL="http://127.0.0.1:1/", DBSYNC_ALERT_URLS="json://127.0.0.1:1")
@@ -202,8 +258,17 @@ def test_a_database_may_be_named_as_nothing_else_is(places: Places, dbsync: Dbsy
 def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Dbsync) -> None:
     """The tests' own, another database, a setting in another case, and what Kubernetes sets for services `dbsync` and `dbsync-ui`."""
     url = f"sqlite:///{places.folder / 'mars.db'}"
-    places.set(DBSYNC_TEST_URLS="sqlite://", DBSYNC_WINDOWS_URL=url, DBSYNC_MARS2_URL=url, dbsync_rescue_days="3")
-    places.set(DBSYNC_SERVICE_HOST="10.0.0.1", DBSYNC_PORT="tcp://10.0.0.1:80", DBSYNC_PORT_80_TCP_ADDR="10.0.0.1")
+    places.set(
+        DBSYNC_TEST_URLS="sqlite://",
+        DBSYNC_WINDOWS_URL=url,
+        DBSYNC_MARS2_URL=url,
+        dbsync_rescue_days="3",
+    )
+    places.set(
+        DBSYNC_SERVICE_HOST="10.0.0.1",
+        DBSYNC_PORT="tcp://10.0.0.1:80",
+        DBSYNC_PORT_80_TCP_ADDR="10.0.0.1",
+    )
     places.set(DBSYNC_UI_SERVICE_PORT_HTTP="3000", DBSYNC_UI_PORT_3000_TCP="tcp://10.0.0.2:3000")
     assert [one["name"] for one in dbsync("status", "--json").json] == ["windows", "mars2"]
 
@@ -217,27 +282,52 @@ def test_one_database_alone_is_no_mirror(places: Places, dbsync: Dbsync) -> None
 # sync, plan, history ---------------------------------------------------------------------------------------------------
 
 
-def test_sync_makes_all_others_equal_and_history_has_one_run_for_each(places: Places, dbsync: Dbsync) -> None:
+def test_sync_makes_all_others_equal_and_history_has_one_run_for_each(
+    places: Places, dbsync: Dbsync
+) -> None:
     done = dbsync("sync", "--json")
     assert done.status == 0 and done.json["equal"] is True and done.json["source"] == "windows"
     assert [run["target"] for run in done.json["runs"]] == ["linux", "azure"]
-    assert content(places.named("linux")) == content(places.named("azure")) == content(places.named("windows"))
+    assert (
+        content(places.named("linux"))
+        == content(places.named("azure"))
+        == content(places.named("windows"))
+    )
     assert "azure  messages  " in done.err  # its progress
 
     runs = dbsync("history", "--json").json
     assert [run["target"] for run in runs] == ["azure", "linux"]
     for run in runs:
-        assert set(run) >= {"run_id", "status", "source", "target", "started_at", "seconds", "tables", "reason"}
-        assert (run["published"], run["verdicts"], run["launched_by"]) == (True, [], "command line") and run["phases"][
-            "publish"
-        ] > 0
+        assert set(run) >= {
+            "run_id",
+            "status",
+            "source",
+            "target",
+            "started_at",
+            "seconds",
+            "tables",
+            "reason",
+        }
+        assert (run["published"], run["verdicts"], run["launched_by"]) == (
+            True,
+            [],
+            "command line",
+        ) and run["phases"]["publish"] > 0
         assert (run["status"], run["source"], run["reason"]) == ("SUCCESS", "windows", None)
         assert run["started_at"].endswith("+00:00") and run["seconds"] > 0
         users = {"rows": 20, "inserted": 20, "updated": 0, "deleted": 0}
-        assert users.items() <= run["tables"]["users"].items() and set(run["tables"]) == set(MODEL.names)
+        assert users.items() <= run["tables"]["users"].items() and set(run["tables"]) == set(
+            MODEL.names
+        )
     assert len(dbsync("history", "--json", "--limit", "1").json) == 1
-    assert [run["target"] for run in dbsync("history", "--json", "--target", "linux").json] == ["linux"]
-    assert dbsync("history", "--json", "--failed").json == [] == dbsync("history", "--json", "--source", "azure").json
+    assert [run["target"] for run in dbsync("history", "--json", "--target", "linux").json] == [
+        "linux"
+    ]
+    assert (
+        dbsync("history", "--json", "--failed").json
+        == []
+        == dbsync("history", "--json", "--source", "azure").json
+    )
     assert "windows → azure" in dbsync("history").out
     assert "nothing to do" in dbsync("sync", "--target", "azure").out
 
@@ -246,7 +336,11 @@ def test_a_target_that_fails_does_not_stop_the_others(places: Places, dbsync: Db
     places.out_of_reach("linux")
     done = dbsync("sync")
     assert done.status == 1
-    assert "azure: equal to windows" in done.out and "linux: not published" in done.err and "Remedy:" in done.err
+    assert (
+        "azure: equal to windows" in done.out
+        and "linux: not published" in done.err
+        and "Remedy:" in done.err
+    )
     assert content(places.named("azure")) == content(places.named("windows"))
     assert SECRET.decode() not in done.out + done.err and SECRET not in places.shown()
     assert dbsync("sync", "--target", "linux", "--json").json["equal"] is False
@@ -260,34 +354,52 @@ def test_a_selection_of_tables(places: Places, dbsync: Dbsync) -> None:
 
 def test_plan_says_what_a_sync_would_do_and_changes_nothing(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "azure").status == 0
-    execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1", "DELETE FROM user_memory WHERE user_id = 2")
+    execute(
+        places.named("windows"),
+        "UPDATE users SET name = 'new' WHERE id = 1",
+        "DELETE FROM user_memory WHERE user_id = 2",
+    )
     before = content(places.named("azure"))
     done = dbsync("plan", "--target", "azure", "--json")
     (target,) = done.json["targets"]
-    assert done.status == 0 and (target["target"], target["equal"], target["refusals"]) == ("azure", False, [])
+    assert done.status == 0 and (target["target"], target["equal"], target["refusals"]) == (
+        "azure",
+        False,
+        [],
+    )
     assert target["tables"]["users"] == {"rows": 20, "insert": 0, "update": 1, "delete": 0}
     assert target["tables"]["user_memory"]["delete"] == 1
     assert content(places.named("azure")) == before
     assert "user_memory" in dbsync("plan").out
 
 
-def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(places: Places, dbsync: Dbsync) -> None:
+def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(
+    places: Places, dbsync: Dbsync
+) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
     foretold = dbsync("plan", "--target", "azure")
-    assert foretold.status == 1 and "would be refused" in foretold.err and "--overwrite" in foretold.err
+    assert (
+        foretold.status == 1
+        and "would be refused" in foretold.err
+        and "--overwrite" in foretold.err
+    )
     assert dbsync("sync", "--target", "azure").status == 1
     assert dbsync("plan", "--target", "azure", "--overwrite").status == 0
     assert dbsync("sync", "--target", "azure", "--overwrite").status == 0
     assert content(places.named("azure")) == content(places.named("windows"))
 
 
-def test_the_command_that_a_refusal_names_does_what_was_asked_for_and_no_more(places: Places, dbsync: Dbsync) -> None:
+def test_the_command_that_a_refusal_names_does_what_was_asked_for_and_no_more(
+    places: Places, dbsync: Dbsync
+) -> None:
     """A table that was not chosen, and rows there that nobody was told of, are left."""
     windows, linux = places.named("windows"), places.named("linux")
     assert dbsync("sync", "--target", "linux").status == 0
     execute(linux, (users.insert(), [user(300)]))
     execute(linux, (MODEL.table("user_memory").sa.insert(), [memory(300, "a")]))
-    narrower = dbsync("plan", "--target", "linux", "--table", "user_memory", "--max-change-rows", "70")
+    narrower = dbsync(
+        "plan", "--target", "linux", "--table", "user_memory", "--max-change-rows", "70"
+    )
     assert "--overwrite --max-change-rows 70`" in narrower.err
     refused = dbsync("sync", "--target", "linux", "--table", "user_memory")
     assert refused.status == 1 and dbsync(*_commands(refused.err)[0]).status == 0
@@ -308,18 +420,27 @@ def test_the_command_that_a_refusal_names_is_refused_by_no_other_guard(
     assert content(linux) == content(windows)
 
 
-def test_who_agrees_to_an_undo_of_a_target_that_was_written_to_gets_there(places: Places, dbsync: Dbsync) -> None:
+def test_who_agrees_to_an_undo_of_a_target_that_was_written_to_gets_there(
+    places: Places, dbsync: Dbsync
+) -> None:
     (run,) = dbsync("sync", "--target", "linux", "--json").json["runs"]
     execute(places.named("linux"), (users.insert(), [user(300)]))
     refused = dbsync("undo", run["run_id"], "--yes")
     agreed = dbsync(*_commands(refused.err)[0])
-    assert refused.status == agreed.status == 1 and agreed.err.endswith("--overwrite --yes\n"), agreed.err
+    assert refused.status == agreed.status == 1 and agreed.err.endswith("--overwrite --yes\n"), (
+        agreed.err
+    )
     assert dbsync(*agreed.err.split("dbsync ")[-1].split()).status == 0
     assert content(places.named("linux"))["users"] == []
 
 
 def test_an_empty_name_is_no_database(places: Places, dbsync: Dbsync) -> None:
-    for words in (("sync", "--source", ""), ("sync", "--target", ""), ("history", "--source", ""), ("history", "--target", "")):
+    for words in (
+        ("sync", "--source", ""),
+        ("sync", "--target", ""),
+        ("history", "--source", ""),
+        ("history", "--target", ""),
+    ):
         assert dbsync(*words).status == 2, words
     assert dbsync("history", "--limit", str(10**30)).status == 2
 
@@ -328,7 +449,11 @@ def test_plan_shows_a_refusal_where_nothing_differs(places: Places, dbsync: Dbsy
     url = next(one.url for one in load().databases if one.name == "windows").get_secret_value()
     places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_LINUX_URL=url)
     done = dbsync("plan", "--target", "linux")
-    assert done.status == 1 and "one and the same database" in done.err and "Remedy: mend DBSYNC_LINUX_URL" in done.err
+    assert (
+        done.status == 1
+        and "one and the same database" in done.err
+        and "Remedy: mend DBSYNC_LINUX_URL" in done.err
+    )
     assert "nothing to do" not in done.out
 
 
@@ -344,11 +469,28 @@ def test_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbsync: Dbs
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     first = dbsync("demo", "--json")
-    assert first.status == 0 and first.json["created"] and first.json["equal"] and first.json["rows"]["messages"] == 20_000
-    assert all(counts["inserted"] == counts["rows"] for run in first.json["runs"] for counts in run["tables"].values())
-    assert {path.name for path in (tmp_path / ".dbsync").glob("*.db")} == {"windows.db", "linux.db", "azure.db"}
+    assert (
+        first.status == 0
+        and first.json["created"]
+        and first.json["equal"]
+        and first.json["rows"]["messages"] == 20_000
+    )
+    assert all(
+        counts["inserted"] == counts["rows"]
+        for run in first.json["runs"]
+        for counts in run["tables"].values()
+    )
+    assert {path.name for path in (tmp_path / ".dbsync").glob("*.db")} == {
+        "windows.db",
+        "linux.db",
+        "azure.db",
+    }
     again = dbsync("demo")
-    assert again.status == 0 and "Nothing to do: linux, azure equal windows." in again.out and "Try next" in again.out
+    assert (
+        again.status == 0
+        and "Nothing to do: linux, azure equal windows." in again.out
+        and "Try next" in again.out
+    )
 
 
 # status, tables --------------------------------------------------------------------------------------------------------
@@ -361,8 +503,16 @@ def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync)
     done = dbsync("status", "--json")
     windows, linux, azure = done.json
     assert done.status == 0
-    assert (windows["role"], windows["available"], windows["rows"]["messages"]) == ("primary", True, 200)
-    assert (linux["in_sync"], linux["behind"], linux["last_publish"]["source"]) == (False, {"users": 1}, "windows")
+    assert (windows["role"], windows["available"], windows["rows"]["messages"]) == (
+        "primary",
+        True,
+        200,
+    )
+    assert (linux["in_sync"], linux["behind"], linux["last_publish"]["source"]) == (
+        False,
+        {"users": 1},
+        "windows",
+    )
     assert (azure["available"], azure["last_publish"]) == (False, None) and azure["reason"]
     assert (linux["ready"], linux["not_ready"], windows["ready"]) == (True, {}, None)
     assert azure["ready"] is False and set(azure["not_ready"]) == {"reachable"}
@@ -383,7 +533,11 @@ def test_tables_are_created_where_a_database_answers(places: Places, dbsync: Dbs
     done = dbsync("tables", "create", "--json")
     windows, linux, azure = done.json
     assert done.status == 1
-    assert windows["created"] == [] and linux["created"] == list(MODEL.names) and azure["error"]["database"] == "azure"
+    assert (
+        windows["created"] == []
+        and linux["created"] == list(MODEL.names)
+        and azure["error"]["database"] == "azure"
+    )
     one = dbsync("tables", "create", "--database", "linux")
     assert one.status == 0 and "all tables are there" in one.out
 
@@ -424,7 +578,11 @@ def changed(places: Places, dbsync: Dbsync, monkeypatch: pytest.MonkeyPatch) -> 
     places.set(DBSYNC_MODELS="app.changing")
     assert dbsync("sync").status == 0
     models.write_text(
-        text.replace("    name: Mapped", "    phone: Mapped[str | None] = mapped_column(Unicode(40))\n    name: Mapped", 1)
+        text.replace(
+            "    name: Mapped",
+            "    phone: Mapped[str | None] = mapped_column(Unicode(40))\n    name: Mapped",
+            1,
+        )
     )
     _forget("app.changing")
     yield places
@@ -441,31 +599,54 @@ def test_a_change_of_the_models_reaches_every_database(changed: Places, dbsync: 
     assert refused.status == 1 and "dbsync migrate new" in refused.out + refused.err
     assert dbsync("migrate", "list", "--json").json["revisions"] == []
     written = dbsync("migrate", "new", "users phone", "--json").json
-    assert written["path"] == str(changed.folder / "app" / "dbsync_revisions" / "0001_users_phone.py") and written["left"] == []
+    assert (
+        written["path"] == str(changed.folder / "app" / "dbsync_revisions" / "0001_users_phone.py")
+        and written["left"] == []
+    )
     listed = dbsync("migrate", "list", "--json")
-    assert listed.status == 1 and {one["database"]: one["lacking"] for one in listed.json["databases"]} == {
+    assert listed.status == 1 and {
+        one["database"]: one["lacking"] for one in listed.json["databases"]
+    } == {
         "windows": ["0001"],
         "linux": ["0001"],
         "azure": ["0001"],
     }
     asked = dbsync("migrate")
-    assert asked.status == 1 and "windows gets 0001 (users phone)" in asked.err and "dbsync migrate --yes" in asked.err
+    assert (
+        asked.status == 1
+        and "windows gets 0001 (users phone)" in asked.err
+        and "dbsync migrate --yes" in asked.err
+    )
     done = dbsync("migrate", "--yes", "--json")
-    assert done.status == 0 and [one["database"] for one in done.json] == ["windows", "linux", "azure"]
+    assert done.status == 0 and [one["database"] for one in done.json] == [
+        "windows",
+        "linux",
+        "azure",
+    ]
     assert all([one["number"] for one in found["applied"]] == ["0001"] for found in done.json)
     assert dbsync("tables", "check").status == 0 and dbsync("migrate", "list").status == 0
-    assert dbsync("migrate").out.splitlines() == [f"{name}: lacks no revision" for name in ("windows", "linux", "azure")]
-    with closing(sqlite3.connect(changed.folder / ".dbsync" / "windows.db")) as connection, connection:
+    assert dbsync("migrate").out.splitlines() == [
+        f"{name}: lacks no revision" for name in ("windows", "linux", "azure")
+    ]
+    with (
+        closing(sqlite3.connect(changed.folder / ".dbsync" / "windows.db")) as connection,
+        connection,
+    ):
         connection.execute("UPDATE users SET phone = '1'")
     assert dbsync("sync").status == 0 and dbsync("verify").status == 0
 
 
-def test_where_the_primary_is_out_of_reach_no_database_is_altered(changed: Places, dbsync: Dbsync) -> None:
+def test_where_the_primary_is_out_of_reach_no_database_is_altered(
+    changed: Places, dbsync: Dbsync
+) -> None:
     assert dbsync("migrate", "new", "users phone").status == 0
     changed.out_of_reach("windows")
     done = dbsync("migrate", "--yes", "--json")
     assert done.status == 1 and [one["applied"] for one in done.json] == [None, None, None]
-    assert "windows comes first" in done.json[1]["error"]["cause"] and SECRET.decode() not in done.out + done.err
+    assert (
+        "windows comes first" in done.json[1]["error"]["cause"]
+        and SECRET.decode() not in done.out + done.err
+    )
     assert dbsync("migrate", "--database", "linux", "--yes").status == 0
 
 
@@ -488,41 +669,75 @@ def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsy
     assert dbsync("migrate", "new", " ").status == 2
 
 
-def test_an_option_of_migrate_that_would_not_be_heard_is_refused(changed: Places, dbsync: Dbsync) -> None:
-    for words in (("--database", "linux", "new", "x"), ("--json", "list"), ("--as-applied", "--from-start")):
+def test_an_option_of_migrate_that_would_not_be_heard_is_refused(
+    changed: Places, dbsync: Dbsync
+) -> None:
+    for words in (
+        ("--database", "linux", "new", "x"),
+        ("--json", "list"),
+        ("--as-applied", "--from-start"),
+    ):
         told = dbsync("migrate", *words)
         assert told.status == 2 and "migrate" in told.out + told.err, words
 
 
 def test_what_a_revision_prints_is_no_part_of_the_answer(changed: Places, dbsync: Dbsync) -> None:
     path = Path(dbsync("migrate", "new", "users phone", "--json").json["path"])
-    path.write_text(path.read_text().replace("def upgrade() -> None:", "def upgrade() -> None:\n    print('filling')"))
+    path.write_text(
+        path.read_text().replace(
+            "def upgrade() -> None:", "def upgrade() -> None:\n    print('filling')"
+        )
+    )
     done = dbsync("migrate", "--yes", "--json")
     assert done.status == 0 and done.json[0]["applied"] and "filling" in done.err
 
 
 def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "dbsync_pipeline.entry", "ui", "--port", str(port), "--json"]
-    server = subprocess.Popen(command, env=places.environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "dbsync_pipeline.cli.app.entry",
+        "ui",
+        "--port",
+        str(port),
+        "--json",
+    ]
+    server = subprocess.Popen(
+        command,
+        env=places.environment(ROOT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         wait_for(f"http://127.0.0.1:{port}/server_info", server)
-        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+        family = [
+            psutil.Process(server.pid),
+            *psutil.Process(server.pid).children(recursive=True),
+        ]
         assert len(family) >= 3  # itself, the pages, the daemon
-        taken = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
+        taken = subprocess.run(
+            command, env=places.environment(ROOT), capture_output=True, text=True
+        )
         assert taken.returncode == 2 and "is taken" in json.loads(taken.stdout)["error"]["cause"]
     finally:
         server.terminate()
     printed, _ = server.communicate(timeout=60)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert alive == []
-    assert json.loads(printed) == {"url": f"http://127.0.0.1:{port}", "dagster_home": str(places.dagster_home)}
+    assert json.loads(printed) == {
+        "url": f"http://127.0.0.1:{port}",
+        "dagster_home": str(places.dagster_home),
+    }
 
 
 # What syncs took away --------------------------------------------------------------------------------------------------
 
 
-def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places: Places, dbsync: Dbsync, tmp_path: Path) -> None:
+def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(
+    places: Places, dbsync: Dbsync, tmp_path: Path
+) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     users = MODEL.table("users").sa
     execute(places.named("linux"), (users.insert(), [user(777, name="precious")]))
@@ -530,8 +745,12 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places
     refused = dbsync("sync", "--target", "linux", "--json")
     assert refused.status == 1 and "--overwrite" in refused.json["runs"][0]["reason"]
     run = dbsync("sync", "--target", "linux", "--overwrite", "--json").json["runs"][0]["run_id"]
-    (linux,) = [place for place in dbsync("rescue", "list", "--json").json if place["database"] == "linux"]
-    assert [(part["table"], part["deleted"]) for _, parts in linux["rescued"] for part in parts] == [("users", 1)]
+    (linux,) = [
+        place for place in dbsync("rescue", "list", "--json").json if place["database"] == "linux"
+    ]
+    assert [
+        (part["table"], part["deleted"]) for _, parts in linux["rescued"] for part in parts
+    ] == [("users", 1)]
     assert dbsync("rescue", "show", run[:8], "--json").json[0]["name"] == "precious"
     assert "precious" in dbsync("rescue", "show", run[:8]).out
     assert dbsync("rescue", "export", run, str(tmp_path / "out"), "--json").json["files"] == [
@@ -549,20 +768,32 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(places
     assert content(places.named("linux")) == before
 
 
-def test_a_paused_target_is_synced_by_an_explicit_command_and_released(places: Places, dbsync: Dbsync) -> None:
+def test_a_paused_target_is_synced_by_an_explicit_command_and_released(
+    places: Places, dbsync: Dbsync
+) -> None:
     assert "dbsync tables create --database azure" in dbsync("pause", "azure").err
     assert dbsync("tables", "create").status == 0
     done = dbsync("pause", "azure", "--reason", "we look at it", "--json").json
-    assert done["database"] == "azure" and done["held"].endswith("UTC: we look at it") and done["was_held"] is None
+    assert (
+        done["database"] == "azure"
+        and done["held"].endswith("UTC: we look at it")
+        and done["was_held"] is None
+    )
     assert dbsync("sync", "--target", "azure").status == 0
     assert dbsync("status", "--json").json[2]["held"] == done["held"]
-    assert dbsync("release", "azure", "--json").json == {"database": "azure", "was_held": done["held"]}
+    assert dbsync("release", "azure", "--json").json == {
+        "database": "azure",
+        "was_held": done["held"],
+    }
 
 
 def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     assert dbsync("verify", "--target", "linux").status == 0
-    execute(places.named("linux"), MODEL.table("users").sa.update().where(MODEL.table("users").sa.c.id == 3).values(name="x"))
+    execute(
+        places.named("linux"),
+        MODEL.table("users").sa.update().where(MODEL.table("users").sa.c.id == 3).values(name="x"),
+    )
     found = dbsync("verify", "--target", "linux", "--json")
     assert found.status == 1
     assert [table["keys"] for table in found.json[0]["tables"] if table["differing"]] == [[[3]]]
@@ -570,7 +801,10 @@ def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
 
 def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
-    execute(places.named("linux"), MODEL.table("users").sa.update().values(name="x").where(MODEL.table("users").sa.c.id == 3))
+    execute(
+        places.named("linux"),
+        MODEL.table("users").sa.update().values(name="x").where(MODEL.table("users").sa.c.id == 3),
+    )
     assert "table users: 1 row not equal to windows" in dbsync("verify", "--target", "linux").err
     assert "up to 1 row would be at risk" in dbsync("plan", "--target", "linux").err
     assert "(1 row changed, " in dbsync("sync", "--target", "linux", "--overwrite").out
@@ -579,7 +813,9 @@ def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
     assert "(1 row put back)" in dbsync("undo", run, "--yes").out
 
 
-@pytest.mark.parametrize(("number", "words"), [(0, "0 rows"), (1, "1 row"), (25_300, "25,300 rows")])
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 rows"), (1, "1 row"), (25_300, "25,300 rows")]
+)
 def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
     assert count(number, "row") == words
 
@@ -588,12 +824,18 @@ def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbs
     assert dbsync("sync", "--target", "linux").status == 0
     execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them"))
     strict = ("--target", "linux", "--max-change-rows", "5", "--json")
-    assert [refusal["guard"] for refusal in dbsync("plan", *strict).json["targets"][0]["refusals"]] == ["shrunken source"]
+    assert [
+        refusal["guard"] for refusal in dbsync("plan", *strict).json["targets"][0]["refusals"]
+    ] == ["shrunken source"]
     assert dbsync("sync", *strict).status == 1
     assert dbsync("sync", *strict, "--max-change-fraction", "1").status == 0
     part = ("--target", "linux", "--table", "users", "--no-partial", "--json")
-    execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them again"))
-    assert "partial" in [refusal["guard"] for refusal in dbsync("plan", *part).json["targets"][0]["refusals"]]
+    execute(
+        places.named("windows"), MODEL.table("users").sa.update().values(name="all of them again")
+    )
+    assert "partial" in [
+        refusal["guard"] for refusal in dbsync("plan", *part).json["targets"][0]["refusals"]
+    ]
 
 
 # A primary that was restored from a backup ------------------------------------------------------------------------------
@@ -623,7 +865,10 @@ def restored(request: pytest.FixtureRequest, places: Places, dbsync: Dbsync) -> 
 
 
 def _copy(database: Database, file: Path) -> None:
-    with closing(sqlite3.connect(database.url.database or "")) as live, closing(sqlite3.connect(file)) as copy:
+    with (
+        closing(sqlite3.connect(database.url.database or "")) as live,
+        closing(sqlite3.connect(file)) as copy,
+    ):
         live.backup(copy)
 
 
@@ -632,9 +877,13 @@ def _commands(text: str) -> list[list[str]]:
     return [command.split() for command in re.findall(r"`dbsync ([^`]+)`", text)]
 
 
-def test_a_restored_primary_is_told_of_and_the_remedy_brings_it_up(restored: Places, dbsync: Dbsync) -> None:
+def test_a_restored_primary_is_told_of_and_the_remedy_brings_it_up(
+    restored: Places, dbsync: Dbsync
+) -> None:
     told = dbsync("status")
-    assert "windows: it was restored from an older state" in told.err and "on linux, state" in told.err
+    assert (
+        "windows: it was restored from an older state" in told.err and "on linux, state" in told.err
+    )
     newest = content(restored.named("azure"))
     assert dbsync("sync").status == 1, "every standby refuses it"
     assert content(restored.named("azure")) == newest
@@ -643,14 +892,24 @@ def test_a_restored_primary_is_told_of_and_the_remedy_brings_it_up(restored: Pla
     assert dbsync(*remedy).status == 0
     assert content(restored.named("windows")) == newest
     found = {one["name"]: one for one in dbsync("status", "--json").json}
-    assert found["windows"]["role"] == "primary" and found["windows"]["term"] == 2 and found["windows"]["lacks"] == {}
+    assert (
+        found["windows"]["role"] == "primary"
+        and found["windows"]["term"] == 2
+        and found["windows"]["lacks"] == {}
+    )
     execute(restored.named("windows"), "UPDATE users SET name = 'it goes on' WHERE id = 6")
     assert dbsync("sync").status == 0
-    assert content(restored.named("linux")) == content(restored.named("azure")) == content(restored.named("windows"))
+    assert (
+        content(restored.named("linux"))
+        == content(restored.named("azure"))
+        == content(restored.named("windows"))
+    )
 
 
 @pytest.mark.parametrize("restored", ["before any term"], indirect=True)
-def test_each_refusal_of_a_restored_primary_names_a_way_out(restored: Places, dbsync: Dbsync) -> None:
+def test_each_refusal_of_a_restored_primary_names_a_way_out(
+    restored: Places, dbsync: Dbsync
+) -> None:
     for target in ("azure", "linux"):
         refused = dbsync("sync", "--target", target)
         assert refused.status == 1 and f"{target} holds state" in refused.err
@@ -664,12 +923,18 @@ def test_each_refusal_of_a_restored_primary_names_a_way_out(restored: Places, db
     assert dbsync("sync").status == 0
 
 
-def test_the_loss_of_what_a_restored_primary_lacks_is_accepted_by_name(restored: Places, dbsync: Dbsync) -> None:
+def test_the_loss_of_what_a_restored_primary_lacks_is_accepted_by_name(
+    restored: Places, dbsync: Dbsync
+) -> None:
     refused = dbsync("sync", "--target", "azure")
     accept = _commands(refused.err)[-1]
     if accept[0] == "promote":
         unasked = dbsync("promote", "windows", "--yes")
-        assert unasked.status == 1 and "it does not know state" in unasked.err and accept in _commands(unasked.err)
+        assert (
+            unasked.status == 1
+            and "it does not know state" in unasked.err
+            and accept in _commands(unasked.err)
+        )
     assert dbsync(*accept).status == 0
     assert dbsync("sync", "--target", "azure").status == 0
     assert content(restored.named("azure")) == content(restored.named("windows"))

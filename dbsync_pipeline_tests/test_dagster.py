@@ -26,13 +26,13 @@ from dagster import (
 )
 from dagster._cli import main as dagster_command_line
 
-from dbsync_pipeline import runs
 from dbsync_pipeline.defs.assets import asset_key, slug, table_assets
-from dbsync_pipeline.defs.resources import Sync, told_plainly
+from dbsync_pipeline.defs.resources import Sync, as_dagster_failure
 from dbsync_pipeline.errors import Busy, DatabaseError
-from dbsync_pipeline.history import read, read_one
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.runs import launch
+from dbsync_pipeline.runs.history import read, read_one
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, job_execute, started, until
@@ -43,7 +43,12 @@ ODD = ["we ird", 'qu"ote', "per%cent", "😀", "type", "users", "users_digest", 
 
 metadata = sa.MetaData()  # named by DBSYNC_MODELS in the test of odd names
 for _name in ODD:
-    sa.Table(_name, metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("t", sa.UnicodeText))
+    sa.Table(
+        _name,
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("t", sa.UnicodeText),
+    )
 
 
 @pytest.fixture
@@ -66,7 +71,11 @@ def store(places: Places) -> Iterator[DagsterInstance]:
 
 
 def run(
-    instance: DagsterInstance, target: str | None, tables: Sequence[str] = TABLES, source: str = "", **allowed: Any
+    instance: DagsterInstance,
+    target: str | None,
+    tables: Sequence[str] = TABLES,
+    source: str = "",
+    **allowed: Any,
 ) -> JobExecutionResult:
     """A run of `sync_job` in this process."""
     config = {
@@ -77,7 +86,7 @@ def run(
     partition = {"dagster/partition": target} if target else {}
     keys = [asset_key(table) for table in tables]
     with execute_job(
-        reconstructable(runs.sync_job),
+        reconstructable(launch.sync_job),
         instance,
         run_config=config,
         tags=partition,
@@ -89,7 +98,11 @@ def run(
 
 def said(result: JobExecutionResult) -> dict[str, Mapping[str, MetadataValue[Any]]]:
     """Per materialized asset, its metadata."""
-    events = [event.step_materialization_data.materialization for event in result.all_events if event.is_step_materialization]
+    events = [
+        event.step_materialization_data.materialization
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
     return {one.asset_key.to_user_string(): one.metadata for one in events}
 
 
@@ -99,7 +112,11 @@ def checks(result: JobExecutionResult) -> dict[tuple[str, str], bool]:
 
 
 def skipped(result: JobExecutionResult) -> set[str]:
-    return {str(event.step_key) for event in result.all_events if event.event_type == DagsterEventType.STEP_SKIPPED}
+    return {
+        str(event.step_key)
+        for event in result.all_events
+        if event.event_type == DagsterEventType.STEP_SKIPPED
+    }
 
 
 def reason(instance: DagsterInstance, result: JobExecutionResult) -> str:
@@ -123,7 +140,9 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
     assert result.success
     assert content(places.named("azure")) == content(places.named("windows"))
     assert set(said(result)) == set(TABLES)
-    assert checks(result) == {(table, check): True for table in TABLES for check in ("row_count", "digest")}
+    assert checks(result) == {
+        (table, check): True for table in TABLES for check in ("row_count", "digest")
+    }
     users = {key: value.value for key, value in said(result)["users"].items()}
     expected = {
         "dagster/row_count": 20,
@@ -139,9 +158,20 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
         "partial": False,
     }
     assert expected.items() <= users.items()
-    assert {"bytes moved", "seconds", "seconds compare", "seconds publish", "source snapshot", "digest"} <= set(users)
+    assert {
+        "bytes moved",
+        "seconds",
+        "seconds compare",
+        "seconds publish",
+        "source snapshot",
+        "digest",
+    } <= set(users)
     latest = store.get_latest_materialization_event(AssetKey("users"))
-    assert latest and latest.asset_materialization and latest.asset_materialization.partition == "azure"
+    assert (
+        latest
+        and latest.asset_materialization
+        and latest.asset_materialization.partition == "azure"
+    )
 
 
 def test_one_table_of_one_target(places: Places, instance: DagsterInstance) -> None:
@@ -157,9 +187,17 @@ def test_one_table_of_one_target(places: Places, instance: DagsterInstance) -> N
 def test_every_partition_is_green_and_true(places: Places, instance: DagsterInstance) -> None:
     results = {name: run(instance, name) for name in ("windows", "linux", "azure")}
     assert all(result.success for result in results.values())
-    assert content(places.named("linux")) == content(places.named("azure")) == content(places.named("windows"))
+    assert (
+        content(places.named("linux"))
+        == content(places.named("azure"))
+        == content(places.named("windows"))
+    )
     primary = {key: value.value for key, value in said(results["windows"])["messages"].items()}
-    assert (primary["role"], primary["dagster/row_count"], primary["bytes moved"]) == ("primary", 200, 0)
+    assert (primary["role"], primary["dagster/row_count"], primary["bytes moved"]) == (
+        "primary",
+        200,
+        0,
+    )
     assert "publish number" not in primary
     assert all(checks(results["windows"]).values())
 
@@ -168,7 +206,10 @@ def test_a_second_run_moves_nothing(places: Places, instance: DagsterInstance) -
     run(instance, "azure")
     again = run(instance, "azure")
     assert again.success
-    assert all(metadata["inserted"].value == metadata["bytes moved"].value == 0 for metadata in said(again).values())
+    assert all(
+        metadata["inserted"].value == metadata["bytes moved"].value == 0
+        for metadata in said(again).values()
+    )
 
 
 def test_from_a_standby_to_another(places: Places, instance: DagsterInstance) -> None:
@@ -177,11 +218,15 @@ def test_from_a_standby_to_another(places: Places, instance: DagsterInstance) ->
     assert result.success and said(result)["users"]["source"].value == "linux"
 
 
-def test_checks_alone_compare_and_publish_nothing(places: Places, instance: DagsterInstance) -> None:
+def test_checks_alone_compare_and_publish_nothing(
+    places: Places, instance: DagsterInstance
+) -> None:
     assert run(instance, "azure").success
     execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
     before = content(places.named("azure"))
-    job = runs.sync_job().get_subset(asset_selection=set(), asset_check_selection={AssetCheckKey(AssetKey("users"), "digest")})
+    job = launch.sync_job().get_subset(
+        asset_selection=set(), asset_check_selection={AssetCheckKey(AssetKey("users"), "digest")}
+    )
     result = job.execute_in_process(partition_key="azure", instance=instance)
     (evaluation,) = result.get_asset_check_evaluations()
     assert not evaluation.passed and evaluation.metadata["update"].value == 1
@@ -193,7 +238,10 @@ def test_checks_alone_compare_and_publish_nothing(places: Places, instance: Dags
 
 def test_foreign_keys_are_the_lineage() -> None:
     graph = table_assets(MODEL, ["windows", "linux"])
-    parents = {key.to_user_string(): {parent.to_user_string() for parent in deps} for key, deps in graph.asset_deps.items()}
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in deps}
+        for key, deps in graph.asset_deps.items()
+    }
     assert parents == {
         "users": set(),
         "chats": {"users"},
@@ -219,17 +267,27 @@ def test_odd_table_names_are_mirrored(places: Places, instance: DagsterInstance)
     assert len({slug(name) for name in ODD}) == len(ODD) and slug("users") == "users"
 
 
-def test_the_run_is_tagged_with_source_and_target(places: Places, instance: DagsterInstance) -> None:
+def test_the_run_is_tagged_with_source_and_target(
+    places: Places, instance: DagsterInstance
+) -> None:
     tags = instance.get_run_by_id(run(instance, "linux").run_id)
-    assert tags and tags.tags["dbsync/source"] == "windows" and tags.tags["dbsync/target"] == "linux"
+    assert (
+        tags and tags.tags["dbsync/source"] == "windows" and tags.tags["dbsync/target"] == "linux"
+    )
 
 
-def test_the_store_queues_one_run_per_target_and_ends_dead_runs(places: Places, store: DagsterInstance) -> None:
+def test_the_store_queues_one_run_per_target_and_ends_dead_runs(
+    places: Places, store: DagsterInstance
+) -> None:
     (limit,) = store.get_concurrency_config().run_queue_config.tag_concurrency_limits  # type: ignore[union-attr]
-    assert limit == {"key": "dagster/partition", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    assert limit == {
+        "key": "dagster/partition",
+        "value": {"applyLimitPerUniqueValue": True},
+        "limit": 1,
+    }
     assert store.run_monitoring_enabled and store.run_monitoring_max_runtime_seconds > 0
     assert store.run_retries_enabled and not store.run_retries_retry_on_asset_or_op_failure
-    job = runs.sync_job()
+    job = launch.sync_job()
     assert job.tags["dagster/retry_strategy"] == "ALL_STEPS"
     assert not store.telemetry_enabled and not store.nux_enabled
 
@@ -247,7 +305,9 @@ def test_definitions_load_as_the_server_loads_them() -> None:
 # How a failure reads ---------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_partition_names_the_known_ones(places: Places, instance: DagsterInstance) -> None:
+def test_an_unknown_partition_names_the_known_ones(
+    places: Places, instance: DagsterInstance
+) -> None:
     assert "windows, linux, azure" in reason(instance, run(instance, "mars"))
 
 
@@ -256,10 +316,14 @@ def test_no_partition_says_how_to_give_one(places: Places, instance: DagsterInst
 
 
 def test_source_and_target_the_same(places: Places, instance: DagsterInstance) -> None:
-    assert "source and target are the same database, linux" in reason(instance, run(instance, "linux", source="linux"))
+    assert "source and target are the same database, linux" in reason(
+        instance, run(instance, "linux", source="linux")
+    )
 
 
-def test_an_unreachable_database_is_named_and_no_secret_is_kept(places: Places, store: DagsterInstance) -> None:
+def test_an_unreachable_database_is_named_and_no_secret_is_kept(
+    places: Places, store: DagsterInstance
+) -> None:
     places.out_of_reach("azure")
     result = run(store, "azure")
     text = reason(store, result)
@@ -268,14 +332,18 @@ def test_an_unreachable_database_is_named_and_no_secret_is_kept(places: Places, 
     assert SECRET not in places.shown()
 
 
-def test_a_table_that_differs_in_structure_is_named(places: Places, instance: DagsterInstance) -> None:
+def test_a_table_that_differs_in_structure_is_named(
+    places: Places, instance: DagsterInstance
+) -> None:
     schema.ensure(places.named("azure"), MODEL)
     execute(places.named("azure"), "ALTER TABLE users DROP COLUMN name")
     text = reason(instance, run(instance, "azure"))
     assert "table users" in text and "name is missing" in text
 
 
-def test_what_the_guards_refuse_the_runs_config_lets_through(places: Places, store: DagsterInstance) -> None:
+def test_what_the_guards_refuse_the_runs_config_lets_through(
+    places: Places, store: DagsterInstance
+) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
     refused = run(store, "azure")
     assert "was never published to" in reason(store, refused) and not tried_again(store, refused)
@@ -287,31 +355,41 @@ def test_what_the_guards_refuse_the_runs_config_lets_through(places: Places, sto
     assert run(store, "azure", ["users"], partial=True).success
 
 
-def test_what_a_person_allows_is_read_before_anything_is_done(places: Places, instance: DagsterInstance) -> None:
+def test_what_a_person_allows_is_read_before_anything_is_done(
+    places: Places, instance: DagsterInstance
+) -> None:
     with pytest.raises(DagsterInvalidConfigError):
         run(instance, "azure", overwrite="yes please")
     assert "max_change_fraction" in reason(instance, run(instance, "azure", max_change_fraction=2))
 
 
 def test_a_step_without_the_first_one_says_so(places: Places, instance: DagsterInstance) -> None:
-    result = runs.sync_job().execute_in_process(
-        partition_key="azure", instance=instance, op_selection=["sync.publish"], raise_on_error=False
+    result = launch.sync_job().execute_in_process(
+        partition_key="azure",
+        instance=instance,
+        op_selection=["sync.publish"],
+        raise_on_error=False,
     )
     assert not result.success
     assert "run all steps" in (read_one(instance, result.run_id).reason or "")
 
 
 def test_an_unforeseen_exception_keeps_its_place_and_loses_its_secrets() -> None:
-    with pytest.raises(Failure) as caught, told_plainly():
+    with pytest.raises(Failure) as caught, as_dagster_failure():
         raise RuntimeError("cannot reach postgresql://bob:hunter2@host/db\nDETAIL: (1, 'a row')")
     text = caught.value.description or ""
-    assert text.startswith("unforeseen RuntimeError at dbsync_pipeline/") and text.endswith(": cannot reach [hidden]")
+    assert text.startswith("unforeseen RuntimeError at dbsync_pipeline/") and text.endswith(
+        ": cannot reach [hidden]"
+    )
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(("error", "retries"), [(Busy("somebody holds the lock"), True), (DatabaseError("disk full"), False)])
+@pytest.mark.parametrize(
+    ("error", "retries"),
+    [(Busy("somebody holds the lock"), True), (DatabaseError("disk full"), False)],
+)
 def test_whether_a_retry_helps_is_said_by_the_type(error: Exception, retries: bool) -> None:
-    with pytest.raises(Failure) as caught, told_plainly():
+    with pytest.raises(Failure) as caught, as_dagster_failure():
         raise error
     assert caught.value.allow_retries is retries
 
@@ -328,9 +406,14 @@ def test_job_execute_exits_zero_when_it_published(places: Places, store: Dagster
     assert [one.status for one in read(store)] == ["SUCCESS"]
 
 
-@pytest.mark.filterwarnings("ignore:Function `job_execute_command`")  # Dagster has begun to recommend `dg launch`
+@pytest.mark.filterwarnings(
+    "ignore:Function `job_execute_command`"
+)  # Dagster has begun to recommend `dg launch`
 def test_job_execute_does_not_exit_zero_when_it_did_not_publish(
-    places: Places, store: DagsterInstance, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    places: Places,
+    store: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In this process, as `python -m dagster` begins; test_secrets.py and the next test see other failures' exit status from outside."""
     places.set(DAGSTER_HOME=str(places.dagster_home))
@@ -340,7 +423,9 @@ def test_job_execute_does_not_exit_zero_when_it_did_not_publish(
         with pytest.raises(SystemExit) as ended:
             dagster_command_line()
         out, err = capfd.readouterr()
-        assert ended.value.code not in (0, None) and cause in err and SECRET.decode() not in out + err
+        assert (
+            ended.value.code not in (0, None) and cause in err and SECRET.decode() not in out + err
+        )
     assert [one.status for one in read(store)] == ["FAILURE", "FAILURE"]
 
 

@@ -94,7 +94,10 @@ def test_references_hold_and_replies_follow_in_one_chat() -> None:
     people = {row["id"] for row in demo.users()}
     rooms = {row["id"] for row in demo.chats()}
     assert all(row["user_id"] in people for row in demo.chats())
-    assert all(row["user_id"] in people and (row["chat_id"] is None or row["chat_id"] in rooms) for row in demo.documents())
+    assert all(
+        row["user_id"] in people and (row["chat_id"] is None or row["chat_id"] in rooms)
+        for row in demo.documents()
+    )
     assert all(row["user_id"] in people for row in demo.user_memory())
     depth: dict[int, int] = {}
     chat: dict[int, Any] = {}
@@ -126,8 +129,12 @@ def test_hard_numbers_instants_and_json_are_there() -> None:
     assert any(row["id"] > 2**32 for row in messages)
     memory = _rows("user_memory")
     assert set(demo.HARD_FLOATS) <= {row["importance"] for row in memory}
-    assert not any(row["importance"] == 0 and str(row["importance"]).startswith("-") for row in memory)
-    assert {row["embedding"] if row["embedding"] is None else len(row["embedding"]) for row in memory} == {None, 0, 512}
+    assert not any(
+        row["importance"] == 0 and str(row["importance"]).startswith("-") for row in memory
+    )
+    assert {
+        row["embedding"] if row["embedding"] is None else len(row["embedding"]) for row in memory
+    } == {None, 0, 512}
 
 
 def test_documents_are_of_many_sizes() -> None:
@@ -151,7 +158,9 @@ def test_every_value_fits_its_column(name: str, model: Model) -> None:
                 if isinstance(column.type, sa.String) and column.type.length:
                     assert len(value.encode("utf-16-le")) // 2 <= column.type.length
             if isinstance(value, decimal.Decimal):
-                assert value == value.quantize(decimal.Decimal("0.000001")) and abs(value) < 1_000_000
+                assert (
+                    value == value.quantize(decimal.Decimal("0.000001")) and abs(value) < 1_000_000
+                )
 
 
 def test_the_first_call_writes_everything(filled: OnSQLite) -> None:
@@ -160,7 +169,10 @@ def test_the_first_call_writes_everything(filled: OnSQLite) -> None:
     assert report.rows == demo.COUNTS
     assert 25_000_000 < report.bytes < 50_000_000
     with sqlite3.connect(file) as connection:
-        assert {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in demo.COUNTS} == demo.COUNTS
+        assert {
+            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
+            for name in demo.COUNTS
+        } == demo.COUNTS
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()
 
@@ -173,9 +185,17 @@ def test_what_goes_in_comes_out(engine: str, filled_on: Callable[[str], Filled])
     with windows.engine().connect() as connection:
         for name, rows in demo.DATASET.items():
             columns = models.Base.metadata.tables[name].columns
-            read = [sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column for column in columns]
-            stored = {tuple(_fetched(engine, value) for value in row) for row in connection.execute(sa.select(*read))}
-            assert stored == {tuple(_fetched(engine, row[column.name]) for column in columns) for row in rows()}
+            read = [
+                sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column
+                for column in columns
+            ]
+            stored = {
+                tuple(_fetched(engine, value) for value in row)
+                for row in connection.execute(sa.select(*read))
+            }
+            assert stored == {
+                tuple(_fetched(engine, row[column.name]) for column in columns) for row in rows()
+            }
 
 
 def _fetched(engine: str, value: Any) -> Any:
@@ -184,7 +204,9 @@ def _fetched(engine: str, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_application_can_write_afterwards(engine: str, filled_on: Callable[[str], Filled]) -> None:
+def test_the_application_can_write_afterwards(
+    engine: str, filled_on: Callable[[str], Filled]
+) -> None:
     windows, _ = filled_on(engine)
     user = models.User(email="new", password_hash="", created_at=demo.HARD_INSTANTS[0])
     with sa.orm.Session(windows.engine()) as session:
@@ -198,8 +220,15 @@ def test_the_application_reads_the_json(filled: OnSQLite) -> None:
     table = models.Base.metadata.tables["messages"]
     engine = sa.create_engine(f"sqlite:///{filled[1]}")
     with engine.connect() as connection:
-        stored = {row.id: row.metadata for row in connection.execute(sa.select(table.c.id, table.c.metadata))}
-        nothing = set(connection.execute(sa.select(table.c.id).where(table.c.metadata.is_(sa.null()))).scalars())
+        stored = {
+            row.id: row.metadata
+            for row in connection.execute(sa.select(table.c.id, table.c.metadata))
+        }
+        nothing = set(
+            connection.execute(
+                sa.select(table.c.id).where(table.c.metadata.is_(sa.null()))
+            ).scalars()
+        )
     engine.dispose()
     for row in demo.messages():
         text = row["metadata"]
@@ -214,17 +243,23 @@ def test_a_second_call_changes_nothing(filled: OnSQLite, model: Model) -> None:
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
-def test_one_row_of_anybodys_is_enough_to_leave_the_database_alone(tmp_path: Path, model: Model) -> None:
+def test_one_row_of_anybodys_is_enough_to_leave_the_database_alone(
+    tmp_path: Path, model: Model
+) -> None:
     windows = _windows(tmp_path / "windows.db")
     schema.ensure(windows, model)
     with sqlite3.connect(tmp_path / "windows.db") as connection:
-        connection.execute("INSERT INTO users (email, password_hash, is_active, created_at) VALUES ('a@b', '', 1, '2026-01-01')")
+        connection.execute(
+            "INSERT INTO users (email, password_hash, is_active, created_at) VALUES ('a@b', '', 1, '2026-01-01')"
+        )
     connection.close()
     report = demo.fill(windows, model)
     assert report == demo.DemoReport(False, {**dict.fromkeys(demo.COUNTS, 0), "users": 1}, 0)
 
 
-def test_a_failure_midway_leaves_no_rows(tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_midway_leaves_no_rows(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     windows = _windows(tmp_path / "windows.db")
 
     def broken() -> Iterator[demo.Row]:

@@ -21,10 +21,10 @@ import sqlalchemy as sa
 from dagster import DagsterRun, DagsterRunStatus
 
 from dbsync_pipeline.errors import Refused, Starting
-from dbsync_pipeline.mirror import term
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Term
-from dbsync_pipeline.mirror.probe import ask
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
@@ -91,9 +91,19 @@ def server() -> Iterator[Server]:
 def dagster_running(places: Places) -> Iterator[None]:
     """The pages and the daemon, as `dbsync ui` runs them."""
     port = free_port()
-    command = [sys.executable, "-m", "dbsync_pipeline.entry", "ui", "--port", str(port), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "dbsync_pipeline.cli.app.entry",
+        "ui",
+        "--port",
+        str(port),
+        "--json",
+    ]
     with open(places.folder / "dagster.log", "wb") as log:
-        running = subprocess.Popen(command, env=places.environment(ROOT), stdout=log, stderr=log, text=True)
+        running = subprocess.Popen(
+            command, env=places.environment(ROOT), stdout=log, stderr=log, text=True
+        )
         try:
             wait_for(f"http://127.0.0.1:{port}/server_info", running)
             yield
@@ -111,7 +121,9 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
         new_database("sqlite", "azure"),
     )
     for one in (windows, linux, azure):
-        monkeypatch.setenv(f"DBSYNC_{one.name.upper()}_URL", one.url.render_as_string(hide_password=False))
+        monkeypatch.setenv(
+            f"DBSYNC_{one.name.upper()}_URL", one.url.render_as_string(hide_password=False)
+        )
     for name, value in {"PROBE_SECONDS": "1", "AFTER_FAILURES": "2", "GRACE_SECONDS": "2"}.items():
         monkeypatch.setenv(f"DBSYNC_FAILOVER_{name}", value)
     monkeypatch.setenv("DBSYNC_CONNECT_SECONDS", "2")
@@ -119,15 +131,27 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
     before = set(content(windows)["users"])
     for standby in (linux, azure):
         sync(windows, standby)
-    execute(windows, (users.insert(), [user(500 + n, name="written on windows, and not synced") for n in range(3)]))
+    execute(
+        windows,
+        (
+            users.insert(),
+            [user(500 + n, name="written on windows, and not synced") for n in range(3)],
+        ),
+    )
 
     def runs_of(job: str) -> list[DagsterRun]:
         with places.dagster() as instance:
-            return [run for run in instance.get_runs() if run.job_name == job and run.status == DagsterRunStatus.SUCCESS]
+            return [
+                run
+                for run in instance.get_runs()
+                if run.job_name == job and run.status == DagsterRunStatus.SUCCESS
+            ]
 
     with dagster_running(places):
         server.kill()
-        execute(linux, (users.insert(), [user(200_000 + n, name="written on linux") for n in range(10)]))
+        execute(
+            linux, (users.insert(), [user(200_000 + n, name="written on linux") for n in range(10)])
+        )
         moved = content(linux)
         until("azure follows linux", lambda: content(azure) == moved)
         assert term.read_term(linux) == term.read_term(azure) == Term(1, "linux")
@@ -147,8 +171,12 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
     assert set(moved["users"]) > before and len(moved["users"]) == len(before) + 10, (
         "every row of both, but those of windows alone"
     )
-    (rescued,) = [one["rescued"] for one in dbsync(places, "rescue", "list") if one["database"] == "windows"]
-    assert [(part["table"], part["deleted"]) for _, parts in rescued for part in parts] == [("users", 3)]
+    (rescued,) = [
+        one["rescued"] for one in dbsync(places, "rescue", "list") if one["database"] == "windows"
+    ]
+    assert [(part["table"], part["deleted"]) for _, parts in rescued for part in parts] == [
+        ("users", 3)
+    ]
     assert term.standing([windows, linux, azure], load()).primary == "windows"
     execute(windows, (users.insert(), [user(300_000, name="written on windows again")]))
     for standby in (linux, azure):
@@ -156,7 +184,9 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
         assert content(standby) == content(windows)
 
 
-def test_a_server_that_says_that_it_is_starting_is_waited_for(server: Server, new_database: NewDatabase) -> None:
+def test_a_server_that_says_that_it_is_starting_is_waited_for(
+    server: Server, new_database: NewDatabase
+) -> None:
     standby, source = Database("linux", server.url), new_database("sqlite", "windows")
     prepare(source, {"users": [user(1)]})
     sync(source, standby)
@@ -165,7 +195,9 @@ def test_a_server_that_says_that_it_is_starting_is_waited_for(server: Server, ne
     starting = server.recover()
     with pytest.raises(Starting, match="in recovery"):
         replace(standby, start_seconds=0).open()
-    assert isinstance(ask([standby], Database.open, 5)["linux"], Starting), "whoever only asks is told at once"
+    assert isinstance(ask([standby], Database.open, 5)["linux"], Starting), (
+        "whoever only asks is told at once"
+    )
     threading.Timer(3, server.recovered).start()
     sync(source, standby)
     starting.join()

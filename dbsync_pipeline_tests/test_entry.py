@@ -13,7 +13,7 @@ import pytest
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import ROOT, dbsync
 
-PROGRAM = [sys.executable, "-m", "dbsync_pipeline.entry"]
+PROGRAM = [sys.executable, "-m", "dbsync_pipeline.cli.app.entry"]
 FULL = Path("/dev/full")
 INTERRUPTED = (130, -signal.SIGINT)
 """Python ends itself by the signal where it met code that is made from text; a shell calls both 130."""
@@ -30,7 +30,7 @@ class Lingering:
 
 module = sys.argv.pop(1)
 sys.meta_path.insert(0, Lingering())
-runpy.run_module("dbsync_pipeline.entry", run_name="__main__")
+runpy.run_module("dbsync_pipeline.cli.app.entry", run_name="__main__")
 """
 """The program, which takes its time over the import of the module that its first word names."""
 
@@ -49,7 +49,12 @@ def interrupted(places: Places, command: list[str], at: str) -> tuple[int, list[
     """Ctrl-C as soon as stderr says so; how the program ended, and the lines of stderr after that."""
     environment = places.environment(ROOT)
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hearing
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hearing,
     ) as program:
         assert program.stderr is not None
         next(line for line in program.stderr if at in line)
@@ -62,7 +67,9 @@ def interrupted(places: Places, command: list[str], at: str) -> tuple[int, list[
 @pytest.mark.skipif(os.name != "posix", reason="another Ctrl-C")
 def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(places: Places) -> None:
     for module in ("typer.models", "sqlalchemy.engine"):
-        status, lines = interrupted(places, [sys.executable, "-c", LINGERS, module, "status"], "lingering")
+        status, lines = interrupted(
+            places, [sys.executable, "-c", LINGERS, module, "status"], "lingering"
+        )
         assert (status, lines) == (130, [])
 
 
@@ -70,17 +77,35 @@ def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(places: Places) -> N
 def test_ctrl_c_ends_a_sync_and_what_would_have_come_after(places: Places) -> None:
     status, lines = interrupted(places, [*PROGRAM, "sync"], "linux  users  compare")
     assert status in INTERRUPTED
-    assert [line for line in lines if "  " not in line] == ["interrupted: `dbsync history` says what was published"]
+    assert [line for line in lines if "  " not in line] == [
+        "interrupted: `dbsync history` says what was published"
+    ]
     assert {run["target"] for run in dbsync(places, "history")} == {"linux"}
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no file that is always full")
-@pytest.mark.parametrize("words", [["--help"], ["status"], ["status", "--json"], ["nope", "--json"]])
-def test_output_that_cannot_be_written_is_told_in_one_line(words: list[str], places: Places) -> None:
+@pytest.mark.parametrize(
+    "words", [["--help"], ["status"], ["status", "--json"], ["nope", "--json"]]
+)
+def test_output_that_cannot_be_written_is_told_in_one_line(
+    words: list[str], places: Places
+) -> None:
     with FULL.open("w") as full:
-        done = subprocess.run([*PROGRAM, *words], env=places.environment(ROOT), stdout=full, stderr=subprocess.PIPE, text=True)
-    told = [line for line in done.stderr.splitlines() if line.startswith("the output") or "Error" in line]
-    assert done.returncode == 1 and told == ["the output could not be written: No space left on device"]
+        done = subprocess.run(
+            [*PROGRAM, *words],
+            env=places.environment(ROOT),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    told = [
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith("the output") or "Error" in line
+    ]
+    assert done.returncode == 1 and told == [
+        "the output could not be written: No space left on device"
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")

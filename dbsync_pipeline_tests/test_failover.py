@@ -13,20 +13,39 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import failover, rescue, schema, term
+from dbsync_pipeline.errors import (
+    Busy,
+    DatabaseError,
+    DbsyncError,
+    Refused,
+    SettingsError,
+    Unavailable,
+)
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database, databases
-from dbsync_pipeline.mirror.failover import Observation, Outage, decide, due, tally
+from dbsync_pipeline.mirror.failover import failover, term
+from dbsync_pipeline.mirror.failover.failover import Observation, Outage, decide, due, tally
 from dbsync_pipeline.mirror.ledger import Ledger, Term
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.status import status
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.silent import slow_server
 from dbsync_pipeline_tests.test_privileges import LEDGER, NUMBERING, STANDBY, bare, give
-from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, NOON, content, execute, prepare, small_world, sync, user
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    MODEL,
+    NOON,
+    content,
+    execute,
+    prepare,
+    small_world,
+    sync,
+    user,
+)
 
 users = MODEL.table("users").sa
 PATIENT = Settings(failover_after_failures=3, failover_grace_seconds=300)
@@ -36,7 +55,9 @@ DOWN = Observation("windows", False, "nothing answers at that address")
 # The decision -----------------------------------------------------------------------------------------------------------
 
 
-def standby(name: str, number: int = 5, *writes: str, at: dt.datetime = NOON, **given: Any) -> Observation:
+def standby(
+    name: str, number: int = 5, *writes: str, at: dt.datetime = NOON, **given: Any
+) -> Observation:
     return Observation(name, True, number=number, snapshot_at=at, own_writes=writes, **given)
 
 
@@ -85,7 +106,12 @@ def seen(linux: str, azure: str, windows: Observation = DOWN) -> list[Observatio
     ],
 )
 def test_the_decision(
-    linux: str, azure: str, newest: str | None, targets: tuple[str, ...], promoted: str | None, why: str
+    linux: str,
+    azure: str,
+    newest: str | None,
+    targets: tuple[str, ...],
+    promoted: str | None,
+    why: str,
 ) -> None:
     found = decide(seen(linux, azure), "windows", 300)
     assert (found.newest, found.targets, found.promote) == (newest, targets, promoted)
@@ -98,8 +124,13 @@ def test_over_every_combination_the_decision_is_safe() -> None:
 
 
 def _is_safe(linux: str, azure: str) -> None:
-    for windows in (Observation("windows", True), Observation("windows", True, "permission denied")):
-        assert decide(seen(linux, azure, windows), "windows", 300).nothing, "a primary that answers is left alone"
+    for windows in (
+        Observation("windows", True),
+        Observation("windows", True, "permission denied"),
+    ):
+        assert decide(seen(linux, azure, windows), "windows", 300).nothing, (
+            "a primary that answers is left alone"
+        )
     places = seen(linux, azure)
     found, by_name = decide(places, "windows", 300), {one.name: one for one in places}
     touched = {*found.targets, *filter(None, [found.promote])}
@@ -110,11 +141,13 @@ def _is_safe(linux: str, azure: str) -> None:
     assert all(not by_name[name].own_writes for name in found.targets)
     if found.promote:
         assert found.promote == found.newest and by_name[found.newest].own_writes
-        assert sum(one.answers for one in places) >= 2 and [one.name for one in places if one.electable and one.own_writes] == [
-            found.newest
-        ]
+        assert sum(one.answers for one in places) >= 2 and [
+            one.name for one in places if one.electable and one.own_writes
+        ] == [found.newest]
     else:
-        assert not by_name[found.newest].own_writes, "writes that are nobody's yet are not carried on"
+        assert not by_name[found.newest].own_writes, (
+            "writes that are nobody's yet are not carried on"
+        )
         assert all(by_name[name].number < by_name[found.newest].number for name in found.targets)
 
 
@@ -124,7 +157,11 @@ def test_a_primary_that_is_no_database_is_not_missed() -> None:
 
 
 def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
-    places = [standby("windows", 0), Observation("linux", False, "no answer"), standby("azure", 5, "users")]
+    places = [
+        standby("windows", 0),
+        Observation("linux", False, "no answer"),
+        standby("azure", 5, "users"),
+    ]
     assert decide(places, "linux", 300).promote == "azure"
 
 
@@ -137,8 +174,13 @@ def after(probes: str, every: float = 60) -> tuple[Outage | None, bool]:
     for number, word in enumerate(probes):
         now = NOON + dt.timedelta(seconds=number * every)
         windows = Observation("windows", word == "u", None if word == "u" else "no answer")
-        others = [replace(STATES["silent" if word == "b" else "fresh"], name=name) for name in ("linux", "azure")]
-        outage = tally(Outage.from_text(outage.to_text()) if outage else None, [windows, *others], PATIENT, now)
+        others = [
+            replace(STATES["silent" if word == "b" else "fresh"], name=name)
+            for name in ("linux", "azure")
+        ]
+        outage = tally(
+            Outage.from_text(outage.to_text()) if outage else None, [windows, *others], PATIENT, now
+        )
     return outage, outage is not None and due(outage, PATIENT, now)
 
 
@@ -178,8 +220,14 @@ def test_an_outage_keeps_its_start_and_another_primary_begins_another_one() -> N
     assert other == Outage("linux", 1, NOON)
 
 
-def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(new_database: NewDatabase) -> None:
-    three = Three(new_database("postgresql", "windows"), new_database("sqlite", "linux"), new_database("sqlite", "azure"))
+def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(
+    new_database: NewDatabase,
+) -> None:
+    three = Three(
+        new_database("postgresql", "windows"),
+        new_database("sqlite", "linux"),
+        new_database("sqlite", "azure"),
+    )
     execute(three.linux, (users.insert(), [user(900)]))
     with slow_server(three.windows.url, 3) as url:
         three.windows = Database("windows", sa.make_url(url))
@@ -208,7 +256,9 @@ class Three:
         places = (self.windows, self.linux, self.azure)
         urls = {one.name: one.url.render_as_string(hide_password=False) for one in places}
         urls |= dict.fromkeys(self.silent, UNREACHABLE)
-        settings = tuple(DatabaseSetting(name=name, url=SecretStr(url)) for name, url in urls.items())
+        settings = tuple(
+            DatabaseSetting(name=name, url=SecretStr(url)) for name, url in urls.items()
+        )
         return Settings(lock_seconds=1, databases=settings)
 
     def terms(self) -> dict[str, Term | None]:
@@ -220,7 +270,12 @@ class Three:
 
 @pytest.fixture(params=ENGINES)
 def three(request: pytest.FixtureRequest, new_database: NewDatabase) -> Three:
-    return Three(*(new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux", "azure"))))
+    return Three(
+        *(
+            new_database(request.param, name, server=n)
+            for n, name in enumerate(("windows", "linux", "azure"))
+        )
+    )
 
 
 @pytest.fixture
@@ -233,8 +288,12 @@ def test_without_evidence_the_standbys_are_brought_up_and_nobody_is_promoted(fil
     sync(files.windows, files.azure)  # the newest
     files.silent = {"windows"}
     report = files.fail_over()
-    assert [(one.source, one.target, one.tables["users"].inserted) for one in report.published] == [("azure", "linux", 1)]
-    assert report.promotion is None and files.terms() == dict.fromkeys(("windows", "linux", "azure"))
+    assert [(one.source, one.target, one.tables["users"].inserted) for one in report.published] == [
+        ("azure", "linux", 1)
+    ]
+    assert report.promotion is None and files.terms() == dict.fromkeys(
+        ("windows", "linux", "azure")
+    )
     assert content(files.linux) == content(files.azure)
     assert "dbsync promote azure" in report.note and report.matters
     assert files.fail_over().decision.nothing, "a second one finds nothing to do"
@@ -244,7 +303,10 @@ def test_a_standby_that_the_application_writes_to_is_promoted_and_carried_on(thr
     execute(three.linux, (users.insert(), [user(900)]))
     three.silent = {"windows"}
     report = three.fail_over()
-    assert report.promotion is not None and (report.promotion.primary, report.promotion.former) == ("linux", "windows")
+    assert report.promotion is not None and (report.promotion.primary, report.promotion.former) == (
+        "linux",
+        "windows",
+    )
     assert three.terms() == {"windows": None, "linux": Term(1, "linux"), "azure": Term(1, "linux")}
     assert content(three.azure) == content(three.linux)
     assert term.primary(three.settings) == "linux"
@@ -296,35 +358,56 @@ def test_held_and_mixed_standbys_are_not_touched(files: Three) -> None:
     execute(files.linux, (users.insert(), [user(901)]))
     files.silent = {"windows"}
     report = files.fail_over()
-    assert report.decision.nothing and "linux is held (a person looks at it)" in report.note and "azure is mixed" in report.note
+    assert (
+        report.decision.nothing
+        and "linux is held (a person looks at it)" in report.note
+        and "azure is mixed" in report.note
+    )
     assert content(files.azure) == mixed
     with pytest.raises(Refused, match="it is held: a person looks at it"):
         failover.promote(files.settings, "linux")
 
 
-def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(files: Three) -> None:
+def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(
+    files: Three,
+) -> None:
     execute(files.windows, (users.insert(), [user(700)]))
     sync(files.windows, files.azure)  # linux was synced just before that write
     execute(files.linux, (users.insert(), [user(900)]))
     files.silent = {"windows"}
     report = files.fail_over()
     assert report.promotion is not None and report.promotion.primary == "linux"
-    assert [(one.target, one.tables["users"].deleted) for one in report.published] == [("azure", 1)], report.failed
-    assert rescue.rescued_keys(files.azure, MODEL, "failover-1") == {"users": {"deleted": [(700,)], "replaced": []}}
+    assert [(one.target, one.tables["users"].deleted) for one in report.published] == [
+        ("azure", 1)
+    ], report.failed
+    assert rescue.rescued_keys(files.azure, MODEL, "failover-1") == {
+        "users": {"deleted": [(700,)], "replaced": []}
+    }
 
 
 def test_a_target_that_fails_is_named_and_the_promotion_stands(files: Three) -> None:
     execute(files.linux, (users.insert(), [user(900)]))
-    execute(files.azure, "CREATE TRIGGER no BEFORE INSERT ON users BEGIN SELECT RAISE(ABORT, 'no'); END")
+    execute(
+        files.azure, "CREATE TRIGGER no BEFORE INSERT ON users BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
     files.silent = {"windows"}
     report = files.fail_over()
-    assert report.promotion is not None and list(report.failed) == ["azure"] and "azure was not brought up" in report.note
+    assert (
+        report.promotion is not None
+        and list(report.failed) == ["azure"]
+        and "azure was not brought up" in report.note
+    )
 
 
 def test_a_person_promotes_without_evidence_and_twice_is_once(files: Three) -> None:
     files.silent = {"windows"}
     done = failover.promote(files.settings, "azure")
-    assert (done.primary, done.former, done.term, set(done.took)) == ("azure", "windows", Term(1, "azure"), {"linux", "azure"})
+    assert (done.primary, done.former, done.term, set(done.took)) == (
+        "azure",
+        "windows",
+        Term(1, "azure"),
+        {"linux", "azure"},
+    )
     assert list(done.missing) == ["windows"] and done.held_at is not None
     again = failover.promote(files.settings, "azure")
     assert (again.former, again.term) == ("azure", Term(1, "azure"))
@@ -334,7 +417,9 @@ def test_a_person_promotes_without_evidence_and_twice_is_once(files: Three) -> N
     assert failover.promote(files.settings, "linux").term == Term(2, "linux")
 
 
-def test_a_promotion_that_was_cut_off_changes_nothing_and_the_next_goes_above_it(files: Three) -> None:
+def test_a_promotion_that_was_cut_off_changes_nothing_and_the_next_goes_above_it(
+    files: Three,
+) -> None:
     assert term.give(Term(1, "linux"), [files.azure], 5) == {}  # linux itself takes its term last
     found = term.standing([files.windows, files.linux, files.azure], files.settings)
     assert (found.primary, found.pending) == ("windows", Term(1, "linux"))
@@ -362,7 +447,9 @@ def test_two_promotions_at_once_make_one_primary(files: Three) -> None:
     assert found.primary == (max(promoted).primary if promoted else "windows")
 
 
-def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_overwritten(files: Three) -> None:
+def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_overwritten(
+    files: Three,
+) -> None:
     execute(files.windows, (users.insert(), [user(700, name="on azure alone")]))
     sync(files.windows, files.azure)
     files.silent = {"windows"}
@@ -374,7 +461,9 @@ def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_ov
         failover.at_stake(strict, "linux")
     assert "goes into the rescue tables" in failover.at_stake(strict, "linux", overwrite=True)
     assert files.terms() == dict.fromkeys(("windows", "linux", "azure")), "nobody took a term"
-    assert failover.promote(files.settings, "linux").term == Term(1, "linux"), "within the grace the standbys are of one round"
+    assert failover.promote(files.settings, "linux").term == Term(1, "linux"), (
+        "within the grace the standbys are of one round"
+    )
 
 
 def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(files: Three) -> None:
@@ -399,7 +488,11 @@ def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(fi
 def moved(three: Three) -> None:
     """linux was promoted and has rows of its own, and so has windows, which is back."""
     execute(three.windows, (users.insert(), [user(700, name="after the last sync")]))
-    execute(three.linux, (users.insert(), [user(800), user(801)]), users.update().where(users.c.id == 2).values(name="on linux"))
+    execute(
+        three.linux,
+        (users.insert(), [user(800), user(801)]),
+        users.update().where(users.c.id == 2).values(name="on linux"),
+    )
     three.silent = {"windows"}
     three.fail_over()
     three.silent = set()
@@ -414,7 +507,12 @@ def test_failback_brings_the_rows_over_and_keeps_those_that_were_alone(three: Th
     expected = content(three.linux)
     done = fail_back(three)
     assert content(three.windows) == expected == content(three.linux)
-    assert (done.primary, done.former, done.term, done.missing) == ("windows", "linux", Term(2, "windows"), {})
+    assert (done.primary, done.former, done.term, done.missing) == (
+        "windows",
+        "linux",
+        Term(2, "windows"),
+        {},
+    )
     assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
     assert done.rescued == {"users": {"deleted": [(700,)], "replaced": [(2,)]}}
     assert "1 row deleted, with keys 700" in done.note
@@ -464,7 +562,9 @@ def test_what_the_application_writes_during_a_failback_waits_and_is_not_lost_sil
     writer.join()
     monkeypatch.undo()
     assert seen_waiting == [True], "the writer waited until the publish was made"
-    assert any(row[2] == "late" for row in content(three.linux)["users"]), "it succeeded afterwards, on what is a standby now"
+    assert any(row[2] == "late" for row in content(three.linux)["users"]), (
+        "it succeeded afterwards, on what is a standby now"
+    )
     assert not any(row[2] == "late" for row in content(three.windows)["users"])
     with pytest.raises(Refused, match=r"somebody has written to linux since its last publish.*950"):
         sync(three.windows, three.linux)
@@ -487,7 +587,9 @@ def test_a_failback_waits_for_a_writer_only_so_long(three: Three) -> None:
     moved(three)
     before = content(three.windows)
     with three.linux.engine("application").connect() as application:
-        application.execution_options(**({"begin": "BEGIN IMMEDIATE"} if three.linux.engine_name == "sqlite" else {}))
+        application.execution_options(
+            **({"begin": "BEGIN IMMEDIATE"} if three.linux.engine_name == "sqlite" else {})
+        )
         with application.begin():
             application.execute(users.insert(), [user(950)])
             with pytest.raises(Busy):
@@ -497,7 +599,9 @@ def test_a_failback_waits_for_a_writer_only_so_long(three: Three) -> None:
     assert content(three.windows) == content(three.linux)
 
 
-def test_a_failback_that_was_cut_off_is_completed_by_another(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failback_that_was_cut_off_is_completed_by_another(
+    three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved(three)
 
     def cut(*_: object) -> None:
@@ -507,7 +611,11 @@ def test_a_failback_that_was_cut_off_is_completed_by_another(three: Three, monke
     with pytest.raises(DatabaseError, match="cut off"):
         fail_back(three)
     monkeypatch.undo()
-    assert three.terms() == {"windows": Term(2, "windows"), "linux": Term(1, "linux"), "azure": Term(1, "linux")}
+    assert three.terms() == {
+        "windows": Term(2, "windows"),
+        "linux": Term(1, "linux"),
+        "azure": Term(1, "linux"),
+    }
     assert term.primary(three.settings) == "linux", "nothing has changed hands"
     execute(three.linux, (users.insert(), [user(951)]))  # the application goes on there
     with pytest.raises(Refused, match="says that windows is the primary"):
@@ -518,9 +626,13 @@ def test_a_failback_that_was_cut_off_is_completed_by_another(three: Three, monke
     assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(3, "windows"))
 
 
-def test_a_failback_cut_off_after_the_former_primary_took_the_term_stands(files: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failback_cut_off_after_the_former_primary_took_the_term_stands(
+    files: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved(files)
-    monkeypatch.setattr(term, "give", lambda new, among, seconds: {one.name: "cut off" for one in among})
+    monkeypatch.setattr(
+        term, "give", lambda new, among, seconds: {one.name: "cut off" for one in among}
+    )
     assert fail_back(files).missing == {"azure": "cut off"}
     monkeypatch.undo()
     assert term.primary(files.settings) == "windows" and files.terms()["azure"] == Term(1, "linux")
@@ -555,8 +667,15 @@ def test_whoever_stays_on_the_new_primary_makes_the_old_one_its_standby(files: T
     assert content(files.windows) == content(files.linux)
 
 
-def test_the_rights_of_a_standby_and_of_a_source_are_enough(new_database: NewDatabase, roles: Roles) -> None:
-    three = Three(*(new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux", "azure"))))
+def test_the_rights_of_a_standby_and_of_a_source_are_enough(
+    new_database: NewDatabase, roles: Roles
+) -> None:
+    three = Three(
+        *(
+            new_database("postgresql", name, server=n)
+            for n, name in enumerate(("windows", "linux", "azure"))
+        )
+    )
     execute(three.windows, (users.insert(), [user(700)]))
     execute(three.linux, (users.insert(), [user(900)]))
     for database in (three.windows, three.linux, three.azure):
@@ -583,7 +702,9 @@ def test_a_failback_needs_the_configured_primary_and_a_majority(files: Three) ->
     assert term.primary(files.settings) == "windows"
 
 
-def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing(three: Three) -> None:
+def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing(
+    three: Three,
+) -> None:
     moved(three)
     before, newest = content(three.windows), content(three.linux)
     fail_back(three)
@@ -606,7 +727,9 @@ def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing
     assert content(three.linux) == content(three.windows)
 
 
-def test_after_an_undone_failback_the_former_primary_is_promoted_and_the_failback_done_again(files: Three) -> None:
+def test_after_an_undone_failback_the_former_primary_is_promoted_and_the_failback_done_again(
+    files: Three,
+) -> None:
     moved(files)
     fail_back(files)
     rescue.undo(files.windows, MODEL, "back-1", by="undo-1", settings=files.settings)
@@ -621,13 +744,20 @@ def test_the_former_primary_says_that_it_holds_what_the_new_one_does(files: Thre
     done = fail_back(files)
     with files.linux.connect() as dialect:
         last = Ledger(dialect).last()
-    assert last is not None and (last.number, last.source, last.changed) == (done.publication.number, "windows", 0)
+    assert last is not None and (last.number, last.source, last.changed) == (
+        done.publication.number,
+        "windows",
+        0,
+    )
 
 
 def test_a_return_is_told_of_while_another_is_the_primary(files: Three) -> None:
     def note() -> str | None:
         settings = files.settings
-        places = [Database(one.name, sa.make_url(one.url.get_secret_value())) for one in settings.databases]
+        places = [
+            Database(one.name, sa.make_url(one.url.get_secret_value()))
+            for one in settings.databases
+        ]
         return failover.back_note(failover.probe(places, 10), settings)
 
     assert note() is None
@@ -637,6 +767,10 @@ def test_a_return_is_told_of_while_another_is_the_primary(files: Three) -> None:
     assert note() is None
     files.silent = set()
     told = note()
-    assert told is not None and "linux is the primary (term 1 (linux))" in told and "dbsync failback" in told
+    assert (
+        told is not None
+        and "linux is the primary (term 1 (linux))" in told
+        and "dbsync failback" in told
+    )
     fail_back(files)
     assert note() is None

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, SensorDefinition, build_sensor_context
 
-from dbsync_pipeline import history, runs
-from dbsync_pipeline.choice import Allowed
 from dbsync_pipeline.defs import failover
-from dbsync_pipeline.defs.traces import NOTE_TAG
-from dbsync_pipeline.mirror import term
+from dbsync_pipeline.defs.run_tags import NOTE_TAG
 from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.request import Overrides
+from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.silent import silent_server
@@ -58,15 +58,21 @@ class Sensor:
 
     def __init__(self, name: str, instance: DagsterInstance | None = None) -> None:
         self._instance = instance or DagsterInstance.ephemeral()
-        self._sensor: SensorDefinition = next(one for one in failover.sensors(load()) if one.name == name)
+        self._sensor: SensorDefinition = next(
+            one for one in failover.sensors(load()) if one.name == name
+        )
         self.cursor: str | None = None
 
     def tick(self) -> tuple[list[str], str]:
         """(run keys requested, why none is)."""
-        found: Any = self._sensor.evaluate_tick(build_sensor_context(self._instance, self.cursor, sensor_name=self._sensor.name))
+        found: Any = self._sensor.evaluate_tick(
+            build_sensor_context(self._instance, self.cursor, sensor_name=self._sensor.name)
+        )
         self.cursor = found.cursor
         self.tags = [request.tags for request in found.run_requests or []]
-        return [str(request.run_key) for request in found.run_requests or []], found.skip_message or ""
+        return [
+            str(request.run_key) for request in found.run_requests or []
+        ], found.skip_message or ""
 
 
 # The failover sensor ----------------------------------------------------------------------------------------------------
@@ -77,7 +83,10 @@ def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> 
     sensor = Sensor("failover")
     assert sensor.tick() == ([], "windows answers")
     gone(places)
-    assert "did not answer 1 probe in a row" in sensor.tick()[1] and "did not answer 2 probes" in sensor.tick()[1]
+    assert (
+        "did not answer 1 probe in a row" in sensor.tick()[1]
+        and "did not answer 2 probes" in sensor.tick()[1]
+    )
     (first,), _ = sensor.tick()
     (again,), _ = sensor.tick()
     assert first == again and first.startswith("windows 20")
@@ -89,7 +98,9 @@ def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> 
     assert other != first
 
 
-def test_a_run_that_failed_is_followed_by_another_to_a_limit(places: Places, instance: DagsterInstance) -> None:
+def test_a_run_that_failed_is_followed_by_another_to_a_limit(
+    places: Places, instance: DagsterInstance
+) -> None:
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1")
     gone(places)
     sensor, keys = Sensor("failover", instance), list[str]()
@@ -97,7 +108,9 @@ def test_a_run_that_failed_is_followed_by_another_to_a_limit(places: Places, ins
         (key,), _ = sensor.tick()
         assert sensor.tick()[0] == [key], "no other one before it failed"
         keys.append(key)
-        instance.create_run_for_job(failover.failover_job, tags=sensor.tags[0], status=DagsterRunStatus.FAILURE)
+        instance.create_run_for_job(
+            failover.failover_job, tags=sensor.tags[0], status=DagsterRunStatus.FAILURE
+        )
     assert len(set(keys)) == 3 and keys[2] == keys[3] == keys[4]
 
 
@@ -107,13 +120,18 @@ def test_a_sensor_changes_nothing(places: Places) -> None:
     gone(places)
     before = {path: path.read_bytes() for path in places.folder.rglob("*.db")}
     keys, _ = Sensor("failover").tick()
-    assert len(keys) == 1 and {path: path.read_bytes() for path in places.folder.rglob("*.db")} == before
+    assert (
+        len(keys) == 1
+        and {path: path.read_bytes() for path in places.folder.rglob("*.db")} == before
+    )
 
 
 def test_within_the_grace_and_when_nothing_is_seen_nothing_is_requested(places: Places) -> None:
     sensor = Sensor("failover")
     gone(places)
-    assert [sensor.tick()[0] for _ in range(5)] == [[]] * 5, "five failures within seconds are no outage"
+    assert [sensor.tick()[0] for _ in range(5)] == [[]] * 5, (
+        "five failures within seconds are no outage"
+    )
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     for name in ("linux", "azure"):
         places.set(**{f"DBSYNC_{name.upper()}_URL": "postgresql://bob:hunter2@127.0.0.1:1/nowhere"})
@@ -121,7 +139,9 @@ def test_within_the_grace_and_when_nothing_is_seen_nothing_is_requested(places: 
 
 
 def test_off_and_alert(places: Places) -> None:
-    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1", DBSYNC_FAILOVER="off")
+    places.set(
+        DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1", DBSYNC_FAILOVER="off"
+    )
     gone(places)
     sensor = Sensor("failover")
     assert sensor.tick() == ([], "DBSYNC_FAILOVER is off")
@@ -130,13 +150,19 @@ def test_off_and_alert(places: Places) -> None:
 
 
 def test_a_database_that_hangs_does_not_hang_the_sensor(places: Places) -> None:
-    places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1", DBSYNC_CONNECT_SECONDS="2")
+    places.set(
+        DBSYNC_FAILOVER_GRACE_SECONDS="0",
+        DBSYNC_FAILOVER_AFTER_FAILURES="1",
+        DBSYNC_CONNECT_SECONDS="2",
+    )
     gone(places)
     with silent_server() as url:
         places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_AZURE_URL=url)
         started = time.monotonic()
         keys, _ = Sensor("failover").tick()
-        assert len(keys) == 1 and time.monotonic() - started < 30, "both are waited for at the same time, and not for a minute"
+        assert len(keys) == 1 and time.monotonic() - started < 30, (
+            "both are waited for at the same time, and not for a minute"
+        )
 
 
 def test_the_sensors_are_loaded_and_run_by_themselves() -> None:
@@ -151,36 +177,57 @@ def test_the_sensors_are_loaded_and_run_by_themselves() -> None:
 # The jobs ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_job_promotes_with_evidence_and_history_and_alerts_know_it(places: Places, instance: DagsterInstance) -> None:
+def test_the_job_promotes_with_evidence_and_history_and_alerts_know_it(
+    places: Places, instance: DagsterInstance
+) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
     gone(places)
-    done = runs.failover(instance)
-    assert done.succeeded and done.report is not None and done.report["promotion"]["primary"] == "linux"
+    done = launch.failover(instance)
+    assert (
+        done.succeeded
+        and done.report is not None
+        and done.report["promotion"]["primary"] == "linux"
+    )
     back(places)
     assert terms(places) == {"windows": None, "linux": Term(1, "linux"), "azure": Term(1, "linux")}
     assert content(places.named("azure")) == content(places.named("linux"))
     (run,) = history.read(instance)
-    assert (run.run_id, run.source, run.target, run.tables["users"].inserted) == (done.run_id, "linux", "azure", 1)
+    assert (run.run_id, run.source, run.target, run.tables["users"].inserted) == (
+        done.run_id,
+        "linux",
+        "azure",
+        1,
+    )
     tags = instance.get_run_by_id(done.run_id).tags  # type: ignore[union-attr]
     assert "point the application to it" in tags[NOTE_TAG] and done.note == tags[NOTE_TAG]
     assert SECRET not in places.shown()
 
 
-def test_a_primary_that_answers_meanwhile_is_left_alone(places: Places, instance: DagsterInstance) -> None:
+def test_a_primary_that_answers_meanwhile_is_left_alone(
+    places: Places, instance: DagsterInstance
+) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
-    done = runs.failover(instance)  # the sensor asked for it, and the primary answers meanwhile
+    done = launch.failover(instance)  # the sensor asked for it, and the primary answers meanwhile
     assert done.succeeded and done.note == "windows answers"
     assert NOTE_TAG not in instance.get_run_by_id(done.run_id).tags  # type: ignore[union-attr]
     assert terms(places) == dict.fromkeys(("windows", "linux", "azure"))
 
 
-def test_with_alert_the_run_fails_with_what_is_to_be_done(places: Places, instance: DagsterInstance) -> None:
+def test_with_alert_the_run_fails_with_what_is_to_be_done(
+    places: Places, instance: DagsterInstance
+) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
     gone(places)
-    job = runs.failover_job()
-    result = job.execute_in_process(instance=instance, tags={failover.MODE_TAG: "alert"}, raise_on_error=False)
+    job = launch.failover_job()
+    result = job.execute_in_process(
+        instance=instance, tags={failover.MODE_TAG: "alert"}, raise_on_error=False
+    )
     reason = history.read_one(instance, result.run_id).reason or ""
-    assert not result.success and "the application writes to linux (users)" in reason and "promote linux" in reason
+    assert (
+        not result.success
+        and "the application writes to linux (users)" in reason
+        and "promote linux" in reason
+    )
     back(places)
     assert terms(places) == dict.fromkeys(("windows", "linux", "azure"))
 
@@ -189,15 +236,15 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     execute(places.named("windows"), (users.insert(), [user(700)]))
     execute(places.named("linux"), (users.insert(), [user(900)]))
     gone(places)
-    assert runs.failover(instance).succeeded
+    assert launch.failover(instance).succeeded
     sensor = Sensor("primary_back")
     assert sensor.tick()[0] == []
     back(places)
     (key,), _ = sensor.tick()
     assert sensor.tick()[0] == [key], "once for each return: a key is good for one run"
-    told = runs.primary_back_job().execute_in_process(instance=instance)
+    told = launch.primary_back_job().execute_in_process(instance=instance)
     assert "linux is the primary" in instance.get_run_by_id(told.run_id).tags[NOTE_TAG]  # type: ignore[union-attr]
-    done = runs.failback(instance, Allowed(), lambda *_: None)
+    done = launch.failback(instance, Overrides(), lambda *_: None)
     assert done.succeeded and done.report is not None, done.reason
     assert done.report["rescued"] == {"users": {"deleted": [[700]], "replaced": []}}
     assert terms(places) == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
@@ -205,7 +252,7 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     assert sensor.tick()[0] == [] and sensor.cursor == "nothing"
     (run, *_) = history.read(instance)
     assert (run.source, run.target) == ("linux", "windows")
-    assert "already" in (runs.failback(instance, Allowed(), lambda *_: None).reason or "")
+    assert "already" in (launch.failback(instance, Overrides(), lambda *_: None).reason or "")
 
 
 # The command line -------------------------------------------------------------------------------------------------------
@@ -218,7 +265,11 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     assert dbsync("failover", "--down").status == 2
     gone(places)
     shown = dbsync("failover", "--dry-run", "--json").json
-    assert shown["run_id"] is None and [one["answers"] for one in shown["seen"]] == [False, True, True]
+    assert shown["run_id"] is None and [one["answers"] for one in shown["seen"]] == [
+        False,
+        True,
+        True,
+    ]
     refused = dbsync("promote", "linux", "--json")
     assert refused.status == 1 and "minutes ago" in refused.json["error"]["cause"]
     assert refused.json["error"]["remedy"] == "dbsync promote linux --yes"
@@ -234,10 +285,19 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     execute(places.named("linux"), "DELETE FROM user_memory")
     refused = dbsync("failback", "--yes")
     assert refused.status == 1 and "`dbsync failback --max-change-fraction 1`" in refused.err
-    asked = dbsync("failback", "--max-change-fraction", "1", "--max-change-rows", "1000000", "--json")
-    assert asked.json["error"]["remedy"] == "dbsync failback --max-change-fraction 1.0 --max-change-rows 1000000 --yes"
+    asked = dbsync(
+        "failback", "--max-change-fraction", "1", "--max-change-rows", "1000000", "--json"
+    )
+    assert (
+        asked.json["error"]["remedy"]
+        == "dbsync failback --max-change-fraction 1.0 --max-change-rows 1000000 --yes"
+    )
     end = dbsync("failback", "--max-change-fraction", "1", "--yes", "--json")
-    assert end.status == 0 and end.json["status"] == "SUCCESS" and end.json["report"]["primary"] == "windows", end.err
+    assert (
+        end.status == 0
+        and end.json["status"] == "SUCCESS"
+        and end.json["report"]["primary"] == "windows"
+    ), end.err
     again = dbsync("failback", "--yes")
     assert again.status == 1 and "windows is the primary already" in again.err
     assert dbsync("sync", "--json").json["source"] == "windows"

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter, reconstructable
-from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from dbsync_pipeline import history, runs
-from dbsync_pipeline.defs import traces
+from dbsync_pipeline.defs import run_tags
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import job_execute, started, until
@@ -73,12 +76,16 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def queue(instance: DagsterInstance, target: str) -> str:
     """A run in the daemon's queue, as the pages and the schedules put it there; its id."""
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name=traces.LOCATION), traces.LOCATION)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name=run_tags.LOCATION), run_tags.LOCATION
+    )
     run = instance.create_run_for_job(
-        runs.sync_job(),
-        tags={traces.PARTITION_TAG: target},
-        remote_job_origin=RemoteRepositoryOrigin(location, "__repository__").get_job_origin(traces.JOB),
-        job_code_origin=reconstructable(runs.sync_job).get_python_origin(),
+        launch.sync_job(),
+        tags={run_tags.PARTITION_TAG: target},
+        remote_job_origin=RemoteRepositoryOrigin(location, "__repository__").get_job_origin(
+            run_tags.JOB
+        ),
+        job_code_origin=reconstructable(launch.sync_job).get_python_origin(),
     )
     instance.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # type: ignore[arg-type]
     return run.run_id
@@ -93,13 +100,19 @@ def status(instance: DagsterInstance, run_id: str) -> DagsterRunStatus:
 def worker_of(instance: DagsterInstance, run_id: str) -> int:
     """The process of a run that the daemon has launched."""
     events = instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT)
-    (pid,) = [found[1] for event in events if (found := re.match(r"Started process for run \(pid: (\d+)\)", event.message))]
+    (pid,) = [
+        found[1]
+        for event in events
+        if (found := re.match(r"Started process for run \(pid: (\d+)\)", event.message))
+    ]
     return int(pid)
 
 
 def retry_of(instance: DagsterInstance, run_id: str) -> str | None:
     """The run that Dagster tries that one again by, once it runs."""
-    found = instance.get_run_ids(RunsFilter(tags={"dagster/root_run_id": run_id}, statuses=[STARTED]))
+    found = instance.get_run_ids(
+        RunsFilter(tags={"dagster/root_run_id": run_id}, statuses=[STARTED])
+    )
     return found[0] if found else None
 
 
@@ -121,21 +134,34 @@ def waits(database: Database) -> bool:
 def let_minutes_pass(instance: DagsterInstance, store: Database, run_id: str) -> None:
     """As if the daemon had been down for four minutes, in which that run gave no sign of life."""
     ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=4)
-    instance.add_run_tags(run_id, {traces.ALIVE_TAG: ago.isoformat()})
+    instance.add_run_tags(run_id, {run_tags.ALIVE_TAG: ago.isoformat()})
     earlier = "UPDATE runs SET update_timestamp = update_timestamp - interval '4 minutes' WHERE run_id = :id"
     execute(store, sa.text(earlier).bindparams(id=run_id))
     for sensor in instance.all_instigator_state():
         data = sensor.sensor_instigator_data
         if sensor.name == "end_dead_runs" and data is not None:
-            ticked = data._replace(last_tick_timestamp=ago.timestamp(), last_tick_start_timestamp=ago.timestamp())
+            ticked = data._replace(
+                last_tick_timestamp=ago.timestamp(), last_tick_start_timestamp=ago.timestamp()
+            )
             instance.update_instigator_state(sensor.with_data(ticked))
 
 
 def test_a_worker_the_daemon_and_a_command_are_killed_and_the_targets_are_synced_all_the_same(
-    new_database: NewDatabase, start: Start, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_database: NewDatabase,
+    start: Start,
+    receiver: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    windows, linux, azure, store = (new_database("postgresql", name) for name in ("windows", "linux", "azure", "store"))
-    for name, database in {"WINDOWS": windows, "LINUX": linux, "AZURE": azure, "DAGSTER_STORAGE": store}.items():
+    windows, linux, azure, store = (
+        new_database("postgresql", name) for name in ("windows", "linux", "azure", "store")
+    )
+    for name, database in {
+        "WINDOWS": windows,
+        "LINUX": linux,
+        "AZURE": azure,
+        "DAGSTER_STORAGE": store,
+    }.items():
         monkeypatch.setenv(f"DBSYNC_{name}_URL", database.url.render_as_string(hide_password=False))
     monkeypatch.setenv("DBSYNC_ALERT_URLS", f"json://{receiver.address}/in")
     monkeypatch.setenv("DBSYNC_LOCK_SECONDS", "600")
@@ -154,13 +180,17 @@ def test_a_worker_the_daemon_and_a_command_are_killed_and_the_targets_are_synced
 
                 kill(command)
                 until("the database has noticed", lambda: not waits(azure))
-            (commanded,) = [run.run_id for run in instance.get_runs() if run.remote_job_origin is None]
+            (commanded,) = [
+                run.run_id for run in instance.get_runs() if run.remote_job_origin is None
+            ]
             after_command = queue(instance, "azure")
 
             os.kill(worker_of(instance, worked), signal.SIGKILL)
             until("its run has failed", lambda: status(instance, worked) == FAILURE)
             until("the database has noticed", lambda: not waits(linux))
-            retried = until("it is tried again, and waits", lambda: waits(linux) and retry_of(instance, worked))
+            retried = until(
+                "it is tried again, and waits", lambda: waits(linux) and retry_of(instance, worked)
+            )
             after_retry = queue(instance, "linux")
 
             kill(daemon)
@@ -177,12 +207,25 @@ def test_a_worker_the_daemon_and_a_command_are_killed_and_the_targets_are_synced
             until("the queue moves on", lambda run_id=queued: status(instance, run_id) == SUCCESS)  # type: ignore[misc]
         assert content(linux) == content(azure) == content(windows)
 
-        told = until("it is told of", lambda: [one for one in receiver.alerts if "was not synced" in one[0]])
+        told = until(
+            "it is told of", lambda: [one for one in receiver.alerts if "was not synced" in one[0]]
+        )
         ((title, body),) = told  # and not of what was tried again
         assert title == "dbsync: azure was not synced from windows" and commanded in body
 
-        past = {run.run_id: run for run in history.past(instance, places.all(), history.Wanted(), seconds=60).runs}
+        past = {
+            run.run_id: run
+            for run in history.past(instance, places.all(), history.Wanted(), seconds=60).runs
+        }
     for run_id, why in {worked: "it was killed", commanded: "no sign of life"}.items():
-        assert not past[run_id].succeeded and past[run_id].published is False and why in (past[run_id].reason or "")
+        assert (
+            not past[run_id].succeeded
+            and past[run_id].published is False
+            and why in (past[run_id].reason or "")
+        )
     for run_id in (retried, after_retry, after_command):
-        assert past[run_id].succeeded and past[run_id].published and past[run_id].tables["users"].inserted > 0
+        assert (
+            past[run_id].succeeded
+            and past[run_id].published
+            and past[run_id].tables["users"].inserted > 0
+        )

@@ -13,7 +13,9 @@ from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import execute, prepare, user
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the peak is read from Linux's /proc"
+)
 MOST_MB = 56
 """What a sync may take beyond what the program has when it begins; each test moves more, even as the bytes alone."""
 
@@ -38,7 +40,9 @@ print(changed, peak() - before)
 def synced(source: Database, target: Database) -> tuple[int, int]:
     """Rows changed by a sync in a process of its own, and by how many MB it raised the peak of the process's resident memory."""
     urls = [database.url.render_as_string(hide_password=False) for database in (source, target)]
-    done = subprocess.run([sys.executable, "-c", SYNC, *urls], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SYNC, *urls], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     changed, taken = done.stdout.split()
     return int(changed), int(taken)
@@ -63,7 +67,10 @@ def test_documents_of_many_megabytes_between_engines(new_database: NewDatabase) 
 
 
 def test_a_large_table_within_one_engine_and_all_of_it_changed(new_database: NewDatabase) -> None:
-    source, target = new_database("postgresql", "windows"), new_database("postgresql", "linux", server=1)
+    source, target = (
+        new_database("postgresql", "windows"),
+        new_database("postgresql", "linux", server=1),
+    )
     prepare(source, {})
     execute(
         source,

@@ -34,11 +34,17 @@ def test_a_column_with_a_name_of_the_rescue_tables_is_refused(name: str, folder:
     ("module", "text", "told"),
     [
         ("models_misspelt", "class Base(:", "SyntaxError: invalid syntax"),
-        ("models_that_fail", "raise ValueError('postgresql://bob:hunter2@host/db')", r"ValueError: \[hidden\]"),
+        (
+            "models_that_fail",
+            "raise ValueError('postgresql://bob:hunter2@host/db')",
+            r"ValueError: \[hidden\]",
+        ),
         ("models_that_are_not", None, "ModuleNotFoundError: No module named 'models_that_are_not'"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_the_reason(module: str, text: str | None, told: str, folder: Path) -> None:
+def test_a_module_that_cannot_be_imported_is_told_with_the_reason(
+    module: str, text: str | None, told: str, folder: Path
+) -> None:
     if text is not None:
         (folder / f"{module}.py").write_text(text)
     with pytest.raises(SettingsError, match=f"'{module}' cannot be imported: {told}") as refused:

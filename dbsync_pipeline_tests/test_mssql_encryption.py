@@ -15,7 +15,11 @@ pytestmark = pytest.mark.parametrize("engine", [engine for engine in ENGINES if 
 
 @pytest.mark.parametrize("driver", ["mssql", "mssql+pyodbc"])
 def test_a_certificate_that_nobody_vouches_for_is_refused(
-    engine: str, driver: str, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str,
+    driver: str,
+    new_database: NewDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server without any certificate is refused with other words."""
     nobody = tmp_path / "trusted.crt"
@@ -24,5 +28,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     given = new_database(engine, "linux")
     verified = Database(given.name, given.url.set(drivername=driver, query={}))
-    with pytest.raises(Unavailable, match=r"certificate|no encrypted connection"), verified.connect():
+    with (
+        pytest.raises(Unavailable, match=r"certificate|no encrypted connection"),
+        verified.connect(),
+    ):
         pytest.fail("a server that nobody vouches for was believed")

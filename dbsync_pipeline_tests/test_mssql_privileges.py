@@ -19,9 +19,23 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.roles import administer
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, is_babelfish, prepare, small_world, sync, user
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    content,
+    execute,
+    is_babelfish,
+    prepare,
+    small_world,
+    sync,
+    user,
+)
 
-PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text().split("\n## SQL Server", 1)[1].split("\n## ", 1)[0]
+PAGE = (
+    (Path(__file__).parent.parent / "docs" / "security.md")
+    .read_text()
+    .split("\n## SQL Server", 1)[1]
+    .split("\n## ", 1)[0]
+)
 PASSWORD = "Only-for-1-test"
 ONLY_MICROSOFT = re.compile("VIEW DEFINITION|db_ddladmin|ALLOW_SNAPSHOT_ISOLATION")
 MISSING = r"docs/security\.md|the table is missing"
@@ -38,7 +52,9 @@ def listed(title: str) -> list[str]:
     assert block
     lines = [line.split(" --")[0].strip().rstrip(";") for line in block[1].splitlines()]
     return [
-        line.replace("dbo.users", f"dbo.{table}") for line in lines for table in (MODEL.names if "dbo.users" in line else [""])
+        line.replace("dbo.users", f"dbo.{table}")
+        for line in lines
+        for table in (MODEL.names if "dbo.users" in line else [""])
     ]
 
 
@@ -51,16 +67,30 @@ class Logins:
     def new(self, database: Database, statements: list[str]) -> Database:
         login = f"l{os.getpid()}_{next(_numbers)}"
         self._made.append((database, login))
-        self.run(database, *(re.sub("dbsync_(standby|source)", login, one).replace("...", PASSWORD) for one in statements))
-        return Database(database.name, database.url.set(username=login, password=PASSWORD), database.connect_seconds)
+        self.run(
+            database,
+            *(
+                re.sub("dbsync_(standby|source)", login, one).replace("...", PASSWORD)
+                for one in statements
+            ),
+        )
+        return Database(
+            database.name,
+            database.url.set(username=login, password=PASSWORD),
+            database.connect_seconds,
+        )
 
     def run(self, database: Database, *statements: str) -> None:
-        known = [one for one in statements if not (is_babelfish(database) and ONLY_MICROSOFT.search(one))]
+        known = [
+            one for one in statements if not (is_babelfish(database) and ONLY_MICROSOFT.search(one))
+        ]
         administer(database, *known)
 
     def drop(self) -> None:
         for database, login in self._made:
-            administer(Database("server", database.url.set(database="master")), f"DROP LOGIN {login}")
+            administer(
+                Database("server", database.url.set(database="master")), f"DROP LOGIN {login}"
+            )
 
 
 @pytest.fixture
@@ -80,12 +110,21 @@ def places(engine: str, logins: Logins, new_database: NewDatabase) -> tuple[Data
 
 def rights(statements: list[str]) -> list[str]:
     """The statements that give rights on a table, each of one right."""
-    found = [re.fullmatch(r"GRANT ([A-Z, ]+) ON (\S+) TO (\w+)", statement) for statement in statements]
-    return [f"GRANT {right} ON {one[2]} TO {one[3]}" for one in found if one for right in one[1].split(", ")]
+    found = [
+        re.fullmatch(r"GRANT ([A-Z, ]+) ON (\S+) TO (\w+)", statement) for statement in statements
+    ]
+    return [
+        f"GRANT {right} ON {one[2]} TO {one[3]}"
+        for one in found
+        if one
+        for right in one[1].split(", ")
+    ]
 
 
 def without(right: str, login: Database) -> str:
-    return re.sub("TO dbsync_source", f"FROM {login.url.username}", right).replace("GRANT", "REVOKE")
+    return re.sub("TO dbsync_source", f"FROM {login.url.username}", right).replace(
+        "GRANT", "REVOKE"
+    )
 
 
 def again(right: str, login: Database) -> str:
@@ -114,23 +153,35 @@ def test_a_source_that_notes_its_numbers_runs_under_the_rights_of_the_page(
     assert content(target) == content(source)
 
 
-def test_a_read_only_source_runs_under_the_rights_of_the_page(logins: Logins, places: tuple[Database, Database]) -> None:
+def test_a_read_only_source_runs_under_the_rights_of_the_page(
+    logins: Logins, places: tuple[Database, Database]
+) -> None:
     source, target = places
-    statements = [one for one in listed("A source that notes the numbers of its publishes") if "dbsync." not in one]
+    statements = [
+        one
+        for one in listed("A source that notes the numbers of its publishes")
+        if "dbsync." not in one
+    ]
     administer(
-        source, *(f"DROP TABLE dbsync.{table}" for table in ("facts", "publishes", "digests", "rescues")), "DROP SCHEMA dbsync"
+        source,
+        *(f"DROP TABLE dbsync.{table}" for table in ("facts", "publishes", "digests", "rescues")),
+        "DROP SCHEMA dbsync",
     )
     reader = logins.new(source, statements)
     assert not sync(reader, target).numbered
     assert content(target) == content(source)
 
 
-def test_a_standby_runs_under_the_rights_of_the_page(engine: str, logins: Logins, new_database: NewDatabase) -> None:
+def test_a_standby_runs_under_the_rights_of_the_page(
+    engine: str, logins: Logins, new_database: NewDatabase
+) -> None:
     source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
     prepare(source, small_world())
     schema.ensure(target, MODEL)
     before = content(target)
-    statements = [one for one in listed("A standby") if one != "CREATE SCHEMA dbsync"]  # made with the tables
+    statements = [
+        one for one in listed("A standby") if one != "CREATE SCHEMA dbsync"
+    ]  # made with the tables
     standby = logins.new(target, statements)
     if is_babelfish(target):
         with pytest.raises(DatabaseError, match=r"docs/security\.md"):

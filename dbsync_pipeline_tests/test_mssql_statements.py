@@ -25,9 +25,10 @@ from sqlalchemy.dialects import mssql
 from sqlalchemy.dialects.mssql import pyodbc
 from sqlglot import exp
 
-from dbsync_pipeline.dialects import _tds, _tsql
-from dbsync_pipeline.dialects import mssql as ours
-from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Kind, Row, Table, kind_of
+from dbsync_pipeline.columns import Instant
+from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Kind, Row, Table, kind_of
+from dbsync_pipeline.dialects.mssql import dialect as ours
+from dbsync_pipeline.dialects.mssql import driver, tsql
 from dbsync_pipeline.dialects.values import converter, to_mssql
 from dbsync_pipeline.errors import (
     Busy,
@@ -38,11 +39,10 @@ from dbsync_pipeline.errors import (
     StructureError,
     Transient,
     Unavailable,
-    Unholdable,
+    Unrepresentable,
 )
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.worlds import MODEL
 
 NATIVE = "mssql"
@@ -67,7 +67,9 @@ def _every_kind(*columns: sa.Column[Any]) -> Model:
         sa.Column("parent", sa.Unicode(20)),
         sa.Column("parent_moment", sa.DateTime(timezone=True)),
         sa.ForeignKeyConstraint(
-            ["parent", "parent_moment"], ["a schema.of every]kind.a key", "a schema.of every]kind.moment"], name="fk_kind"
+            ["parent", "parent_moment"],
+            ["a schema.of every]kind.a key", "a schema.of every]kind.moment"],
+            name="fk_kind",
         ),
         *columns,
         schema="a schema",
@@ -109,7 +111,9 @@ class Written:
 
 ANSWERS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
-    r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [(7,)],
+    r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
+        (7,)
+    ],
     r"relrowsecurity|masked": [(7,)],
     r"VIEW DEFINITION": [(150, 1)],
     r"set_config": [("replica",)],
@@ -118,8 +122,16 @@ ANSWERS: dict[str, list[Row]] = {
     r"FROM sys.tables WHERE schema_id": [("loaded_by_a_dead_run",)],
     r"FROM sys.tables t": [("[dbo].[users]",)],
     r"sys.identity_columns": [(1,)],
-    r"collation_name": [("key", "Latin1_General_100_BIN2", 1252), ("varchar", "Latin1_General_CI_AS", 1252)],
-    r"WITH mirrored": [("ALTER TABLE [dbo].[c] NOCHECK CONSTRAINT [f]", "ALTER TABLE [dbo].[c] WITH CHECK CHECK CONSTRAINT [f]")],
+    r"collation_name": [
+        ("key", "Latin1_General_100_BIN2", 1252),
+        ("varchar", "Latin1_General_CI_AS", 1252),
+    ],
+    r"WITH mirrored": [
+        (
+            "ALTER TABLE [dbo].[c] NOCHECK CONSTRAINT [f]",
+            "ALTER TABLE [dbo].[c] WITH CHECK CHECK CONSTRAINT [f]",
+        )
+    ],
 }
 
 
@@ -167,11 +179,18 @@ class _Source(Dialect):
     """Gives one row of nothing but keys."""
 
     def read(self, table: Table, keys: Any = None) -> Iterator[list[Row]]:
-        yield [tuple(PLAIN[column.kind] if column in table.key else None for column in table.columns)]
+        yield [
+            tuple(PLAIN[column.kind] if column in table.key else None for column in table.columns)
+        ]
 
 
 _Source.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-PLAIN: dict[Kind, Any] = {Kind.INTEGER: 7, Kind.UUID: "1" * 8 + "-1111-1111-1111-" + "1" * 12, Kind.TEXT: "k", Kind.INSTANT: -1}
+PLAIN: dict[Kind, Any] = {
+    Kind.INTEGER: 7,
+    Kind.UUID: "1" * 8 + "-1111-1111-1111-" + "1" * 12,
+    Kind.TEXT: "k",
+    Kind.INSTANT: -1,
+}
 
 
 def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
@@ -180,22 +199,35 @@ def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
     form, tables = Form(family, 127), model.tables
     source = _Source("windows", None)  # type: ignore[arg-type]
     dialect.snapshot()
-    dialect.leave_mark(5), dialect.sees_mark(6), dialect.size_bytes(), dialect.family()
+    dialect.set_marker(5), dialect.sees_marker(6), dialect.size_bytes(), dialect.digest_format()
     dialect.begin(tables, wait_seconds=1)
-    dialect.hidden(tables), dialect.may_look(tables)
+    dialect.hidden(tables), dialect.require_visible(tables)
     for table in tables:
         keys = [tuple(PLAIN[column.kind] for column in table.key)]
-        dialect.count(table), dialect.rows(table), dialect.digests(table, form), dialect.digests(table, form, np.arange(3))
+        (
+            dialect.count(table),
+            dialect.rows(table),
+            dialect.digests(table, form),
+            dialect.digests(table, form, np.arange(3)),
+        )
         list(dialect.row_digests(table, form, np.arange(3)))
         list(dialect._rows(table, None, form)), list(dialect._rows(table, keys, form))
-        dialect.create_staging(table), dialect.stage_rows(table, source, keys, form), dialect.stage_keys(table, keys, form)
+        (
+            dialect.create_staging(table),
+            dialect.stage_rows(table, source, keys, form),
+            dialect.stage_keys(table, keys, form),
+        )
         dialect.create_like("rescued_users_1234", table)
         dialect.counter(table)
         if table.counter:
             dialect.move_counter(table, 100_000)
-    dialect.hold_constraints_off(tables)
+    dialect.suspend_constraints(tables)
     for table in tables:
-        dialect.delete_staged(table), dialect.insert_staged(table), dialect.fill(table, source, form)
+        (
+            dialect.delete_staged(table),
+            dialect.insert_staged(table),
+            dialect.fill(table, source, form),
+        )
     dialect.prove_constraints(tables)
     dialect.commit(), dialect.close()
     return raw.statements
@@ -229,20 +261,33 @@ def test_everything_that_is_said_is_tsql(model: Model, babelfish: bool, family: 
         _parsed(statement)
     said = "\n".join(statements)
     assert "MERGE" not in said.upper() and "NOCOUNT" not in said.upper()
-    assert said.count("DROP TABLE [dbsync].[loaded_") == said.count("CREATE TABLE [dbsync].[loaded_") + 1, (
-        "and what a dead run left"
-    )
+    assert (
+        said.count("DROP TABLE [dbsync].[loaded_")
+        == said.count("CREATE TABLE [dbsync].[loaded_") + 1
+    ), "and what a dead run left"
 
 
 def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
     table = MODEL.table("users")
-    for locks, level, hint in ((False, "SNAPSHOT", "[users] t"), (True, "READ COMMITTED", "[users] t WITH (TABLOCK, HOLDLOCK)")):
+    for locks, level, hint in (
+        (False, "SNAPSHOT", "[users] t"),
+        (True, "READ COMMITTED", "[users] t WITH (TABLOCK, HOLDLOCK)"),
+    ):
         dialect, raw = _opened(babelfish=False, locks=locks)
         dialect.snapshot()
         assert f"SET TRANSACTION ISOLATION LEVEL {level}" in raw.statements
         before = len(raw.statements)
-        dialect.count(table), dialect.digests(table, Form(CANONICAL, 3)), list(dialect.read(table)), dialect.counter(table)
-        reads = [statement for statement in raw.statements[before:] if "[users]" in statement and "object_id" not in statement]
+        (
+            dialect.count(table),
+            dialect.digests(table, Form(CANONICAL, 3)),
+            list(dialect.read(table)),
+            dialect.counter(table),
+        )
+        reads = [
+            statement
+            for statement in raw.statements[before:]
+            if "[users]" in statement and "object_id" not in statement
+        ]
         assert len(reads) == 4 and all(f"FROM {hint}" in statement for statement in reads)
 
 
@@ -258,21 +303,32 @@ def test_a_source_has_a_transaction_before_it_leaves_its_mark(locks: bool) -> No
     """A mark is a lock of the transaction, which the server begins with the first read of a table and with nothing before."""
     dialect, raw = _opened(babelfish=False, locks=locks)
     dialect.snapshot()
-    dialect.leave_mark(5)
-    (mark,) = [number for number, statement in enumerate(raw.statements) if "sp_getapplock" in statement]
+    dialect.set_marker(5)
+    (mark,) = [
+        number for number, statement in enumerate(raw.statements) if "sp_getapplock" in statement
+    ]
     assert any("FROM sys.tables" in statement for statement in raw.statements[:mark])
 
 
 @pytest.mark.parametrize("type_", [mssql.SQL_VARIANT, mssql.ROWVERSION, mssql.TIMESTAMP])
 def test_a_type_that_cannot_be_carried_exactly_is_refused_by_column(type_: Any) -> None:
-    table = Table(sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("odd", type_)))
+    table = Table(
+        sa.Table(
+            "t",
+            sa.MetaData(),
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("odd", type_),
+        )
+    )
     with pytest.raises(StructureError, match="column odd is of type"):
-        _tsql.hashed(table.columns, True, _tsql.MICROSOFT)
+        tsql.hashed(table.columns, True, tsql.MICROSOFT)
 
 
 def test_a_broken_statement_would_be_found() -> None:
     table = MODEL.table("users")
-    broken = _tsql.digests(table, Form(CANONICAL, 3), _tsql.MICROSOFT, "[users] t", True).replace("OPENJSON(?)", "OPENJSON(?", 1)
+    broken = tsql.digests(table, Form(CANONICAL, 3), tsql.MICROSOFT, "[users] t", True).replace(
+        "OPENJSON(?)", "OPENJSON(?", 1
+    )
     with pytest.raises(sqlglot.errors.SqlglotError):
         _parsed(broken)
 
@@ -295,25 +351,40 @@ def test_the_tables_are_made_as_sql_server_has_them() -> None:
 
 def test_the_form_of_many_columns_is_not_cut_at_8000_bytes() -> None:
     columns = [sa.Column(f"c{n}", sa.Integer, primary_key=n == 0) for n in range(500)]
-    said = _tsql.hashed(Table(sa.Table("wide", sa.MetaData(), *columns)).columns, False, _tsql.MICROSOFT)
+    said = tsql.hashed(
+        Table(sa.Table("wide", sa.MetaData(), *columns)).columns, False, tsql.MICROSOFT
+    )
     _parsed(f"SELECT {said} FROM [wide] t")
-    assert said.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(") and said.count("concat(") == 5
+    assert (
+        said.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(")
+        and said.count("concat(") == 5
+    )
 
 
 def test_names_are_quoted() -> None:
     table = EVERYTHING.tables[0]
-    assert _tsql.quote_table(table.sa) == "[a schema].[of every]]kind]"
-    assert _tsql.literal("it's") == "'it''s'"
+    assert tsql.quote_table(table.sa) == "[a schema].[of every]]kind]"
+    assert tsql.literal("it's") == "'it''s'"
 
 
 def test_every_kind_of_date_has_its_kind() -> None:
-    kinds = [kind_of(type_) for type_ in (mssql.DATETIMEOFFSET(6), mssql.DATETIME2(), mssql.SMALLDATETIME(), mssql.MONEY())]
+    kinds = [
+        kind_of(type_)
+        for type_ in (
+            mssql.DATETIMEOFFSET(6),
+            mssql.DATETIME2(),
+            mssql.SMALLDATETIME(),
+            mssql.MONEY(),
+        )
+    ]
     assert kinds == [Kind.INSTANT, Kind.DATETIME, Kind.DATETIME, Kind.OPAQUE]
 
 
 # -- what a column cannot hold
 
-MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.timedelta(microseconds=1)
+MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.timedelta(
+    microseconds=1
+)
 
 
 @pytest.mark.parametrize(
@@ -337,12 +408,22 @@ MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.ti
         (sa.Integer(), 2**31, "32 bits"),
     ],
 )
-def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(type_: Any, value: Any, why: str) -> None:
-    table = Table(sa.Table("t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("c", type_)))
+def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(
+    type_: Any, value: Any, why: str
+) -> None:
+    table = Table(
+        sa.Table(
+            "t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("c", type_)
+        )
+    )
     column = table.columns[1]
     code_page = 1252 if type(type_) is sa.String else None
-    convert = converter(table, table.columns, [int, to_mssql(column, _tsql.type_name(column), code_page)], "azure")
-    with pytest.raises(Unholdable, match=f"column c of the row with key \\(9\\).*{why}") as refusal:
+    convert = converter(
+        table, table.columns, [int, to_mssql(column, tsql.type_name(column), code_page)], "azure"
+    )
+    with pytest.raises(
+        Unrepresentable, match=f"column c of the row with key \\(9\\).*{why}"
+    ) as refusal:
         convert((9, value))
     assert (refusal.value.table, refusal.value.database) == ("t", "azure")
 
@@ -365,7 +446,7 @@ def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(type_: Any
 def test_what_it_can_hold_goes_as_it_is(type_: Any, value: Any) -> None:
     table = Table(sa.Table("t", sa.MetaData(), sa.Column("c", type_, primary_key=True)))
     column = table.columns[0]
-    convert = to_mssql(column, _tsql.type_name(column), 1252 if type(type_) is sa.String else None)
+    convert = to_mssql(column, tsql.type_name(column), 1252 if type(type_) is sa.String else None)
     assert convert(value) == value and type(convert(value)) is type(value)
 
 
@@ -375,7 +456,10 @@ def test_keys_that_the_server_takes_as_equal_are_refused() -> None:
     raw.answer = lambda sql: ANSWERS_OF_COLLISION if "HAVING count" in sql else [(0,)]  # type: ignore[method-assign]
     table = MODEL.table("user_memory")
     dialect._staging[table.name] = 0
-    with pytest.raises(Unholdable, match=r"column user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces"):
+    with pytest.raises(
+        Unrepresentable,
+        match=r"column user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces",
+    ):
         dialect.insert_staged(table)
 
 
@@ -383,7 +467,9 @@ def test_a_row_that_would_be_damaged_on_the_way_is_refused() -> None:
     dialect, _ = _opened(babelfish=False)
     table = MODEL.table("user_memory")
     row = (*range(len(table.columns)), 3)
-    with pytest.raises(Unholdable, match=r"column value of the row with key \(0, 1\).*surrogate"):
+    with pytest.raises(
+        Unrepresentable, match=r"column value of the row with key \(0, 1\).*surrogate"
+    ):
         dialect._whole(table, row)
 
 
@@ -397,17 +483,24 @@ def test_an_orphan_is_told() -> None:
 def test_a_key_of_a_table_outside_the_models_that_would_not_hold_is_told() -> None:
     """Microsoft's server proves it as it switches it on again."""
     dialect, raw = _opened(babelfish=False)
-    dialect.hold_constraints_off([MODEL.table("chats")])
+    dialect.suspend_constraints([MODEL.table("chats")])
 
     def answer(sql: str) -> list[Row]:
         if "WITH CHECK CHECK" in sql:
             raise sa.exc.DBAPIError(
-                "", {}, Exception('The ALTER TABLE statement conflicted with the FOREIGN KEY constraint "f".')
+                "",
+                {},
+                Exception(
+                    'The ALTER TABLE statement conflicted with the FOREIGN KEY constraint "f".'
+                ),
             )
         return [(0,)]
 
     raw.answer = answer  # type: ignore[method-assign]
-    with pytest.raises(NotProved, match=r"(?s)table \[dbo\]\.\[c\]: the foreign key \[f\] would not hold.*into the models"):
+    with pytest.raises(
+        NotProved,
+        match=r"(?s)table \[dbo\]\.\[c\]: the foreign key \[f\] would not hold.*into the models",
+    ):
         dialect.prove_constraints([MODEL.table("chats")])
 
 
@@ -424,7 +517,9 @@ def test_a_key_of_a_table_outside_the_models_that_would_not_hold_is_told() -> No
     ],
 )
 def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) -> None:
-    url = _tds.url_of(sa.make_url(given + ("&" if "?" in given else "?") + "consistent_reads=locks"))
+    url = driver.url_of(
+        sa.make_url(given + ("&" if "?" in given else "?") + "consistent_reads=locks")
+    )
     assert url.drivername == drivername
     assert url.query.get("Encrypt") == encrypt
     assert "consistent_reads" not in url.query
@@ -435,31 +530,41 @@ def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) ->
 @pytest.mark.parametrize("name", ["authentication", "Authentication"])
 @pytest.mark.parametrize("driver", ["mssqlpython", "pyodbc"])
 def test_entra_is_asked_for_and_windows_not_beside_it(driver: str, name: str) -> None:
-    url = _tds.url_of(sa.make_url(f"mssql+{driver}://@host/db?driver=x&{name}=ActiveDirectoryMSI"))
+    url = driver.url_of(
+        sa.make_url(f"mssql+{driver}://@host/db?driver=x&{name}=ActiveDirectoryMSI")
+    )
     asked = url.get_dialect()().create_connect_args(url)[0][0].lower()
-    assert asked.count("authentication=activedirectorymsi") == 1 and "trusted_connection" not in asked
+    assert (
+        asked.count("authentication=activedirectorymsi") == 1 and "trusted_connection" not in asked
+    )
 
 
 def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="mssqlpython, pyodbc"):
-        _tds.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
+        driver.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
 
 
 @pytest.mark.parametrize(
     ("message", "remedy"),
     [
         ("No module named 'mssql_python'", r"pip install 'dbsync-pipeline\[mssql\]'"),
-        ("libltdl.so.7: cannot open shared object file: No such file or directory", "apt-get install libltdl7"),
-        ("libodbc.so.2: cannot open shared object file: No such file or directory", "apt-get install libodbc2"),
+        (
+            "libltdl.so.7: cannot open shared object file: No such file or directory",
+            "apt-get install libltdl7",
+        ),
+        (
+            "libodbc.so.2: cannot open shared object file: No such file or directory",
+            "apt-get install libodbc2",
+        ),
     ],
 )
 def test_what_is_missing_is_named_with_its_command(message: str, remedy: str) -> None:
-    assert re.search(remedy, str(_tds.missing(message)))
+    assert re.search(remedy, str(driver.missing(message)))
 
 
 def test_a_driver_that_does_not_load_is_told_with_the_database() -> None:
     failed = _Native("Failed to load the driver: libodbc.so.2: cannot open shared object file")
-    told = str(_tds.translate(failed, "azure", "connect"))
+    told = str(driver.translate(failed, "azure", "connect"))
     assert told.startswith("connect, database azure: ") and "apt-get install" in told
 
 
@@ -476,7 +581,8 @@ class _Odbc(Exception):
 
     def __init__(self, text: str, number: int) -> None:
         super().__init__(
-            "42000", f"[42000] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]{text} ({number}) (SQLExecDirectW)"
+            "42000",
+            f"[42000] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]{text} ({number}) (SQLExecDirectW)",
         )
 
 
@@ -493,12 +599,14 @@ AZURE = {
 @pytest.mark.parametrize("number", AZURE)
 def test_transient_errors_of_azure_are_waited_for_where_a_connection_is_opened(number: int) -> None:
     for error in (_Native(AZURE[number]), _Odbc(AZURE[number], number), _Odbc("anything", number)):
-        assert isinstance(_tds.translate(error, "azure", "connect"), Starting)
+        assert isinstance(driver.translate(error, "azure", "connect"), Starting)
 
 
 def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() -> None:
-    lost = RuntimeError("Connection closed: Connection closed by server while reading TDS packet header")
-    assert isinstance(_tds.translate(lost, "azure", "stage"), Unavailable)
+    lost = RuntimeError(
+        "Connection closed: Connection closed by server while reading TDS packet header"
+    )
+    assert isinstance(driver.translate(lost, "azure", "stage"), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -516,8 +624,12 @@ def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() 
 )
 def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: str) -> None:
     for error in (_Native(text), _Odbc(text, 458752)):
-        told = _tds.translate(error, "azure", "connect")
-        assert isinstance(told, Unavailable) and remedy in str(told) and "DBSYNC_AZURE_URL" in str(told)
+        told = driver.translate(error, "azure", "connect")
+        assert (
+            isinstance(told, Unavailable)
+            and remedy in str(told)
+            and "DBSYNC_AZURE_URL" in str(told)
+        )
 
 
 @pytest.mark.parametrize(
@@ -527,57 +639,89 @@ def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: 
             "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable to get local issuer certificate]",
             "authority",
         ),
-        ("SSL Provider: The certificate chain was issued by an authority that is not trusted.", "authority"),
+        (
+            "SSL Provider: The certificate chain was issued by an authority that is not trusted.",
+            "authority",
+        ),
         (
             "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject name does not match host name]",
             "Hostname",
         ),
         ("SSL Provider: The target principal name is incorrect.", "HostnameInCertificate"),
-        ("TLS handshake failed while connecting to 'db': unexpected eof while reading", "see that the server of azure runs"),
+        (
+            "TLS handshake failed while connecting to 'db': unexpected eof while reading",
+            "see that the server of azure runs",
+        ),
     ],
 )
 def test_a_certificate_that_does_not_do_is_told_with_what_mends_it(text: str, remedy: str) -> None:
     for error in (_Native(text), _Odbc(text, -1), RuntimeError(text)):
-        told = _tds.translate(error, "azure", "connect")
+        told = driver.translate(error, "azure", "connect")
         assert isinstance(told, Unavailable) and remedy in str(told)
 
 
 def test_other_errors_are_what_they_are() -> None:
     deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
-    for error in (_Native(deadlock), _Odbc(deadlock, 1205), _Odbc("x", 1222), _Native("Lock request time out period exceeded.")):
-        assert isinstance(_tds.translate(error, "azure", "publish"), Busy)
-    assert isinstance(_tds.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"), Transient)
-    plain = _tds.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
+    for error in (
+        _Native(deadlock),
+        _Odbc(deadlock, 1205),
+        _Odbc("x", 1222),
+        _Native("Lock request time out period exceeded."),
+    ):
+        assert isinstance(driver.translate(error, "azure", "publish"), Busy)
+    assert isinstance(
+        driver.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"),
+        Transient,
+    )
+    plain = driver.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
     assert isinstance(plain, DatabaseError) and plain.cause == "Invalid object name 'users'."
-    assert _tds.translate(_Native("Invalid object name 'users'."), "azure", "read").cause == plain.cause  # type: ignore[attr-defined]
+    assert (
+        driver.translate(_Native("Invalid object name 'users'."), "azure", "read").cause
+        == plain.cause
+    )  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("The SELECT permission was denied on the object 'users', database 'app', schema 'dbo'.", 229),
+        (
+            "The SELECT permission was denied on the object 'users', database 'app', schema 'dbo'.",
+            229,
+        ),
         ("CREATE TABLE permission denied in database 'app'.", 262),
-        ('Cannot find the object "users" because it does not exist or you do not have permissions.', 1088),
-        ('The specified schema name "dbsync" either does not exist or you do not have permission to use it.', 2760),
+        (
+            'Cannot find the object "users" because it does not exist or you do not have permissions.',
+            1088,
+        ),
+        (
+            'The specified schema name "dbsync" either does not exist or you do not have permission to use it.',
+            2760,
+        ),
         ("User does not have permission to perform this action.", 15247),
         ("must be owner of table users", 33557097),
     ],
 )
 def test_a_missing_right_is_told_with_the_page_that_lists_them(text: str, number: int) -> None:
     for error in (_Native(text), _Odbc(text, number)):
-        told = str(_tds.translate(error, "azure", "read"))
+        told = str(driver.translate(error, "azure", "read"))
         assert f"lacks a right: {text}" in told and "docs/security.md" in told
 
 
 @pytest.mark.parametrize(
     ("level", "granted", "told"),
-    [(120, 1, "COMPATIBILITY_LEVEL = 150"), (130, 0, "docs/security.md"), (130, None, "VIEW DEFINITION")],
+    [
+        (120, 1, "COMPATIBILITY_LEVEL = 150"),
+        (130, 0, "docs/security.md"),
+        (130, None, "VIEW DEFINITION"),
+    ],
 )
-def test_a_database_that_cannot_be_looked_into_is_told(level: int, granted: int | None, told: str) -> None:
+def test_a_database_that_cannot_be_looked_into_is_told(
+    level: int, granted: int | None, told: str
+) -> None:
     dialect, raw = _opened(babelfish=False)
     raw.answer = lambda sql: [(level, granted)]  # type: ignore[method-assign]
     with pytest.raises(DatabaseError) as refusal:
-        dialect.may_look(MODEL.tables)
+        dialect.require_visible(MODEL.tables)
     assert told in str(refusal.value)
 
 
@@ -599,13 +743,23 @@ def test_a_database_that_cannot_be_looked_into_is_told(level: int, granted: int 
             245,
             "the nvarchar value to data type int.",
         ),
-        ("The conversion of the varchar value 'hidden' overflowed an INT1 column.", 244, "value overflowed an INT1 column."),
-        ("Arithmetic overflow error for data type tinyint, value = 300.", 220, "for data type tinyint."),
+        (
+            "The conversion of the varchar value 'hidden' overflowed an INT1 column.",
+            244,
+            "value overflowed an INT1 column.",
+        ),
+        (
+            "Arithmetic overflow error for data type tinyint, value = 300.",
+            220,
+            "for data type tinyint.",
+        ),
     ],
 )
-def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(text: str, number: int, told: str) -> None:
+def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(
+    text: str, number: int, told: str
+) -> None:
     for error in (_Native(text), _Odbc(text, number)):
-        said = str(_tds.translate(error, "azure", "insert staged"))
+        said = str(driver.translate(error, "azure", "insert staged"))
         assert told in said and "hidden" not in said and "300" not in said
 
 
@@ -614,19 +768,29 @@ def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(text: s
     [
         ("mssql://sa:hidden@localhost?Encrypt=no", "names no database"),
         ("mssql://sa:hidden@localhost/app?Bogus=1", "an option that the driver does not know"),
-        ("mssql://sa:hidden@localhost/app?Encrypt=perhaps", "a value that the driver does not know"),
-        ("mssql+pyodbc://sa:hidden@localhost/app?Encrypt=perhaps", "a value that the driver does not know"),
+        (
+            "mssql://sa:hidden@localhost/app?Encrypt=perhaps",
+            "a value that the driver does not know",
+        ),
+        (
+            "mssql+pyodbc://sa:hidden@localhost/app?Encrypt=perhaps",
+            "a value that the driver does not know",
+        ),
         ("mssql+pyodbc://sa:hidden@localhost/app?driver=Nope", "no such ODBC driver"),
         ("mssql+pyodbc:///?odbc_connect=Server%3Dlocalhost%3BPWD%3Dhidden", "no such ODBC driver"),
         ("mssql:///?odbc_connect=Server%3Dlocalhost%3BPWD%3Dhidden", "mssql+pyodbc://"),
         ("mssql://sa:hidden@localhost/app?consistent_reads=lock", "consistent_reads=locks"),
     ],
 )
-def test_a_url_that_cannot_be_right_is_told_before_anything_is_connected_to(url: str, told: str) -> None:
+def test_a_url_that_cannot_be_right_is_told_before_anything_is_connected_to(
+    url: str, told: str
+) -> None:
     with pytest.raises(SettingsError) as refusal, Database("azure", sa.make_url(url)).connect():
         pass
     said = str(refusal.value)
-    if "needs the system library" in said or (sys.platform == "darwin" and "is not installed" in said):
+    if "needs the system library" in said or (
+        sys.platform == "darwin" and "is not installed" in said
+    ):
         pytest.skip(said)
     assert told in said and "database azure" in said and "Remedy: " in said and "hidden" not in said
 
@@ -637,22 +801,29 @@ def test_a_server_without_encryption_is_not_told_as_one_that_does_not_answer() -
         _Native(
             "Driver Error: Client unable to establish connection; DDBC Error: [Microsoft]Encryption not supported on SQL Server."
         ),
-        _Odbc("[Microsoft][ODBC Driver 18 for SQL Server]Encryption not supported on SQL Server. (20) (SQLDriverConnect)", 20),
+        _Odbc(
+            "[Microsoft][ODBC Driver 18 for SQL Server]Encryption not supported on SQL Server. (20) (SQLDriverConnect)",
+            20,
+        ),
     ):
-        told = str(_tds.translate(said, "azure", "connect"))
+        told = str(driver.translate(said, "azure", "connect"))
         assert "no encrypted connection" in told and "`?Encrypt=no` to DBSYNC_AZURE_URL" in told
 
 
 def test_a_refusal_to_connect_that_is_not_known_points_to_the_url() -> None:
-    told = str(_tds.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
+    told = str(driver.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
     assert "DBSYNC_AZURE_URL" in told and "docs/sql-server.md" in told
 
 
 def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:
     text = "Snapshot isolation transaction failed accessing database 'app' because snapshot isolation is not allowed in this database."
     for error in (_Native(text), _Odbc(text, 3952)):
-        told = str(_tds.translate(error, "azure", "snapshot"))
-        assert "ALTER DATABASE" in told and "ALLOW_SNAPSHOT_ISOLATION ON" in told and "consistent_reads=locks" in told
+        told = str(driver.translate(error, "azure", "snapshot"))
+        assert (
+            "ALTER DATABASE" in told
+            and "ALLOW_SNAPSHOT_ISOLATION ON" in told
+            and "consistent_reads=locks" in told
+        )
 
 
 class _Sized:
@@ -667,7 +838,7 @@ class _Sized:
 
 def test_texts_go_to_pyodbc_as_nvarchar_max_and_never_as_ntext() -> None:
     cursor = _Sized()
-    _tds.execute(cursor, "SELECT ? + ?", ("a" * 5000, "b"))
+    driver.execute(cursor, "SELECT ? + ?", ("a" * 5000, "b"))
     assert cursor.sizes == [(-9, 0, 0)] * 2 and cursor.given[1] == "b"
 
 
@@ -697,11 +868,27 @@ def test_a_column_that_is_altered_takes_no_more_nulls_than_before(babelfish: boo
     options = {"as_sql": True, "output_buffer": said, "target_metadata": sa.MetaData()}
     with Operations.context(MigrationContext.configure(dialect_name="mssql", opts=options)) as op:
         op.invoke = lambda operation: dialect.alter(op, operation)  # type: ignore[method-assign]
-        op.alter_column("users", "name", type_=sa.Unicode(80), existing_type=sa.Unicode(50), existing_nullable=False)
+        op.alter_column(
+            "users",
+            "name",
+            type_=sa.Unicode(80),
+            existing_type=sa.Unicode(50),
+            existing_nullable=False,
+        )
         op.drop_column("users", "tier")
-    statements = [one.strip() for one in re.split(r"^GO$|;", said.getvalue(), flags=re.MULTILINE) if one.strip()]
-    assert statements[0] == f"ALTER TABLE users ALTER COLUMN name NVARCHAR(80){'' if babelfish else ' NOT NULL'}"
-    assert "sys.default_constraints" in said.getvalue() and statements[-1] == "ALTER TABLE users DROP COLUMN tier"
+    statements = [
+        one.strip()
+        for one in re.split(r"^GO$|;", said.getvalue(), flags=re.MULTILINE)
+        if one.strip()
+    ]
+    assert (
+        statements[0]
+        == f"ALTER TABLE users ALTER COLUMN name NVARCHAR(80){'' if babelfish else ' NOT NULL'}"
+    )
+    assert (
+        "sys.default_constraints" in said.getvalue()
+        and statements[-1] == "ALTER TABLE users DROP COLUMN tier"
+    )
     _parsed(statements[0]), _parsed(statements[-1])
 
 

@@ -13,11 +13,23 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Unavailable
-from dbsync_pipeline.mirror import rescue, schema, verify
+from dbsync_pipeline.mirror import schema, verify
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
-from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, SETTINGS, content, execute, prepare, session, small_world, sync, user
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    MODEL,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    session,
+    small_world,
+    sync,
+    user,
+)
 
 ROOT = Path(__file__).parent.parent
 TABLES = ", ".join(MODEL.names)
@@ -64,24 +76,37 @@ Grant = tuple[str, str]
 
 def give(database: Database, role: Database, grants: Sequence[Grant]) -> None:
     for right, thing in grants:
-        administer(database, f"GRANT {right} ON {thing.format(database=database.url.database)} TO {name(role)}")
+        administer(
+            database,
+            f"GRANT {right} ON {thing.format(database=database.url.database)} TO {name(role)}",
+        )
 
 
 def take(database: Database, role: Database, grant: Grant) -> None:
     right, thing = grant
-    administer(database, f"REVOKE {right} ON {thing.format(database=database.url.database)} FROM {name(role)}")
+    administer(
+        database,
+        f"REVOKE {right} ON {thing.format(database=database.url.database)} FROM {name(role)}",
+    )
 
 
 def bare(database: Database, roles: Roles) -> Database:
     """A new role, in a database that gives nothing to everybody."""
-    administer(database, f"REVOKE ALL ON DATABASE {database.url.database} FROM PUBLIC", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    administer(
+        database,
+        f"REVOKE ALL ON DATABASE {database.url.database} FROM PUBLIC",
+        "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+    )
     return roles.new(database)
 
 
 @pytest.fixture
 def places(new_database: NewDatabase) -> tuple[Database, Database]:
     """A source with a small world and a ledger; a standby whose tables an administrator made, and a schema `dbsync` with nothing in it."""
-    source, target = new_database("postgresql", "windows", server=0), new_database("postgresql", "linux", server=1)
+    source, target = (
+        new_database("postgresql", "windows", server=0),
+        new_database("postgresql", "linux", server=1),
+    )
     prepare(source, small_world())
     schema.ensure(target, MODEL)
     administer(target, "DROP SCHEMA dbsync CASCADE", "CREATE SCHEMA dbsync")
@@ -188,13 +213,20 @@ def test_an_owner_creates_its_tables_and_needs_no_right_to_create_schemas(
     new_database: NewDatabase,
     roles: Roles,
 ) -> None:
-    source, target = new_database("postgresql", "windows", server=0), new_database("postgresql", "linux", server=1)
+    source, target = (
+        new_database("postgresql", "windows", server=0),
+        new_database("postgresql", "linux", server=1),
+    )
     prepare(source, small_world())
     owner = bare(target, roles)
     give(
         target,
         owner,
-        [("CONNECT", "DATABASE {database}"), ("TEMPORARY", "DATABASE {database}"), ("USAGE, CREATE", "SCHEMA public")],
+        [
+            ("CONNECT", "DATABASE {database}"),
+            ("TEMPORARY", "DATABASE {database}"),
+            ("USAGE, CREATE", "SCHEMA public"),
+        ],
     )
     with pytest.raises(DatabaseError, match="permission denied for database") as refused:
         sync(source, owner)
@@ -224,7 +256,9 @@ def test_triggers_are_held_off_by_a_role_that_may_set_session_replication_role(
         "CREATE TRIGGER note_it BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION note_it()",
     )
     change(source)
-    with pytest.raises(DbsyncError, match=r"the trigger note_it of users .*\n?.*GRANT SET ON PARAMETER"):
+    with pytest.raises(
+        DbsyncError, match=r"the trigger note_it of users .*\n?.*GRANT SET ON PARAMETER"
+    ):
         sync(source, standby)
     if int(str(one(target, "SHOW server_version_num"))) >= 150_000:
         administer(target, f"GRANT SET ON PARAMETER session_replication_role TO {name(standby)}")
@@ -305,7 +339,10 @@ def test_the_page_on_security_lists_exactly_these_grants() -> None:
         for right, thing in grants:
             kind, _, names = thing.partition(" ")
             assert any(
-                line.startswith("GRANT ") and right in line and f" ON {kind} " in line and names.split(",")[0].strip() in line
+                line.startswith("GRANT ")
+                and right in line
+                and f" ON {kind} " in line
+                and names.split(",")[0].strip() in line
                 for line in page.replace("application", "{database}").splitlines()
             ), f"{right} on {thing} is not in docs/security.md"
 
@@ -342,20 +379,33 @@ told()
 """
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can become another user"
+)
 def test_sqlite_files_need_these_permissions(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     files = [tmp_path / name / "file.db" for name in ("windows", "linux")]
     for file in files:
         file.parent.mkdir()
-        prepare(Database("any", sa.make_url(f"sqlite:///{file}")), small_world() if file is files[0] else {})
+        prepare(
+            Database("any", sa.make_url(f"sqlite:///{file}")),
+            small_world() if file is files[0] else {},
+        )
         for path, mode in ((file.parent, 0o700), (file, 0o600)):
             os.chown(path, 65534, 65534)
             path.chmod(mode)
-    done = subprocess.run([sys.executable, "-c", _AS_NOBODY, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _AS_NOBODY, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     first, no_folder, read_only, unreadable, last = done.stdout.splitlines()
     assert (first, last) == ("changed 300", "changed 0")
-    assert "database linux: this user may not write to the file" in read_only and "docs/security.md" in read_only
+    assert (
+        "database linux: this user may not write to the file" in read_only
+        and "docs/security.md" in read_only
+    )
     assert "database linux" in no_folder and "database windows" in unreadable

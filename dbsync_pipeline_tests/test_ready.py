@@ -9,19 +9,38 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.mirror import ready, rescue
+from dbsync_pipeline.mirror import ready
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Publication
-from dbsync_pipeline.mirror.ready import AGE, COUNTERS, KEYS, RELEASED, STRUCTURE, WHOLE, WRITES, Facts
+from dbsync_pipeline.mirror.ledger import Publish
+from dbsync_pipeline.mirror.ready import (
+    AGE,
+    COUNTERS,
+    KEYS,
+    RELEASED,
+    STRUCTURE,
+    WHOLE,
+    WRITES,
+    Facts,
+)
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.roles import Roles, administer, name
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, sequence_gives, small_world, sync, user
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    content,
+    execute,
+    prepare,
+    sequence_gives,
+    small_world,
+    sync,
+    user,
+)
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-WHOLE_PUBLISH = Publication(1, "run", "windows", "linux", AT, AT, {}, {})
+WHOLE_PUBLISH = Publish(1, "run", "windows", "linux", AT, AT, {}, {})
 GOOD = Facts(last=WHOLE_PUBLISH, age_seconds=60)
 
 
@@ -57,7 +76,9 @@ def facts(database: Database) -> Facts:
         return ready.read(dialect, MODEL)
 
 
-def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(pair: tuple[Database, Database]) -> None:
+def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(
+    pair: tuple[Database, Database],
+) -> None:
     source, target = pair
     prepare(source, small_world())
     sync(source, target)
@@ -66,13 +87,20 @@ def test_a_standby_after_a_sync_is_ready_and_looking_changes_nothing(pair: tuple
         found = facts(target)
         assert ready.judge(found, 3600).reasons == {}
     assert content(target) == before
-    given = sequence_gives(target, {key: value for key, value in user(1, email="new").items() if key != "id"})
-    assert given == (100_022 if target.engine_name == "mssql" else 100_021)  # see MSSQL.move_counter
+    given = sequence_gives(
+        target, {key: value for key, value in user(1, email="new").items() if key != "id"}
+    )
+    assert given == (
+        100_022 if target.engine_name == "mssql" else 100_021
+    )  # see MSSQL.move_counter
 
 
 @pytest.fixture(params=ENGINES)
 def standby(request: pytest.FixtureRequest, new_database: NewDatabase) -> Database:
-    source, target = new_database(request.param, "windows"), new_database(request.param, "linux", server=1)
+    source, target = (
+        new_database(request.param, "windows"),
+        new_database(request.param, "linux", server=1),
+    )
     prepare(source, small_world())
     sync(source, target)
     return target
@@ -107,12 +135,21 @@ _KEYS_OFF = {
 }
 
 
-def test_a_standby_that_cannot_be_written_is_not_ready(new_database: NewDatabase, roles: Roles) -> None:
-    source, target = new_database("postgresql", "windows"), new_database("postgresql", "linux", server=1)
+def test_a_standby_that_cannot_be_written_is_not_ready(
+    new_database: NewDatabase, roles: Roles
+) -> None:
+    source, target = (
+        new_database("postgresql", "windows"),
+        new_database("postgresql", "linux", server=1),
+    )
     prepare(source, small_world())
     sync(source, target)
     reader = roles.new(target)
-    administer(target, f"GRANT USAGE ON SCHEMA dbsync TO {name(reader)}", f"GRANT pg_read_all_data TO {name(reader)}")
+    administer(
+        target,
+        f"GRANT USAGE ON SCHEMA dbsync TO {name(reader)}",
+        f"GRANT pg_read_all_data TO {name(reader)}",
+    )
     assert "permission denied" in facts(reader).unwritable[0]
     read_only = f'ALTER DATABASE "{target.url.database}" {{}} default_transaction_read_only'
     administer(target, read_only.format("SET") + " = on")
@@ -121,7 +158,9 @@ def test_a_standby_that_cannot_be_written_is_not_ready(new_database: NewDatabase
     assert len(found.unwritable) == len(MODEL.tables) and "read-only" in found.unwritable[0]
 
 
-@pytest.mark.parametrize("standby", ["postgresql"], indirect=True)  # SQLite's writers wait by the connection's own time
+@pytest.mark.parametrize(
+    "standby", ["postgresql"], indirect=True
+)  # SQLite's writers wait by the connection's own time
 def test_a_lock_of_somebody_who_writes_is_no_reason(standby: Database) -> None:
     with standby.engine("application").begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
@@ -152,10 +191,20 @@ def test_status_says_who_could_take_over_or_why_not(places: Places) -> None:
 def test_a_survey_goes_on_without_the_primary(places: Places) -> None:
     sync(places.named("windows"), places.named("linux"))
     places.out_of_reach("windows")
-    reports = {report.name: report for report in ready.survey(places.all(), load(), MODEL, seconds=20)}
-    assert (reports["windows"].primary, reports["windows"].ready, set(reports["windows"].reasons)) == (
+    reports = {
+        report.name: report for report in ready.survey(places.all(), load(), MODEL, seconds=20)
+    }
+    assert (
+        reports["windows"].primary,
+        reports["windows"].ready,
+        set(reports["windows"].reasons),
+    ) == (
         True,
         False,
         {ready.REACHABLE},
     )
-    assert reports["linux"].ready and reports["linux"].last is not None and set(reports["azure"].reasons) == {ready.REACHABLE}
+    assert (
+        reports["linux"].ready
+        and reports["linux"].last is not None
+        and set(reports["azure"].reasons) == {ready.REACHABLE}
+    )

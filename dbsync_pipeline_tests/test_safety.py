@@ -16,13 +16,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline import cli
-from dbsync_pipeline.dialects.base import Dialect
-from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Refused, StructureError, Unavailable
-from dbsync_pipeline.mirror import rescue
+from dbsync_pipeline.cli import app
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.errors import (
+    Busy,
+    DatabaseError,
+    DbsyncError,
+    Refused,
+    StructureError,
+    Unavailable,
+)
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
@@ -44,7 +51,9 @@ ROOT = Path(__file__).parent.parent
 PATIENCE = 60
 """Seconds that a sync may take besides those that it waits for locks: more than any needs, and less than for ever."""
 Pair = tuple[Database, Database]
-users, chats, messages, documents = (MODEL.table(table).sa for table in ("users", "chats", "messages", "documents"))
+users, chats, messages, documents = (
+    MODEL.table(table).sa for table in ("users", "chats", "messages", "documents")
+)
 
 
 @pytest.fixture(params=ENGINES)
@@ -66,7 +75,10 @@ def servers(new_database: NewDatabase) -> Pair:
 
 
 def _synced(new_database: NewDatabase, engine: str) -> Pair:
-    source, target = new_database(engine, "windows", server=0), new_database(engine, "linux", server=1)
+    source, target = (
+        new_database(engine, "windows", server=0),
+        new_database(engine, "linux", server=1),
+    )
     prepare(source, small_world())
     sync(source, target)
     return source, target
@@ -122,7 +134,9 @@ def _writer(target: Database, roles: Roles) -> Database:
     return writer
 
 
-def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(servers: Pair, roles: Roles) -> None:
+def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(
+    servers: Pair, roles: Roles
+) -> None:
     source, target = servers
     reader = _reader(source, roles)
     before = content(target)
@@ -135,7 +149,9 @@ def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(serve
     with session(reader, target) as planning:
         _, findings = planning.plan()
     assert [(finding.guard, finding.table) for finding in findings] == [("hidden rows", "chats")]
-    with pytest.raises(Refused, match=r"table chats: row-level security on windows may hide rows of chats"):
+    with pytest.raises(
+        Refused, match=r"table chats: row-level security on windows may hide rows of chats"
+    ):
         sync(reader, target, policy=ANYTHING)
     assert content(target) == before
     administer(source, f"ALTER ROLE {name(reader)} BYPASSRLS")
@@ -146,8 +162,14 @@ def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(serve
 def test_row_security_of_the_target_is_refused_by_table(servers: Pair, roles: Roles) -> None:
     source, target = servers
     writer = _writer(target, roles)
-    administer(target, "ALTER TABLE users ENABLE ROW LEVEL SECURITY", "ALTER TABLE users FORCE ROW LEVEL SECURITY")
-    with pytest.raises(Refused, match="table users: row-level security on linux may hide rows of users"):
+    administer(
+        target,
+        "ALTER TABLE users ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE users FORCE ROW LEVEL SECURITY",
+    )
+    with pytest.raises(
+        Refused, match="table users: row-level security on linux may hide rows of users"
+    ):
         sync(source, writer)
     assert sync(source, target).changed == 0, "a superuser sees and writes all rows"
 
@@ -177,10 +199,16 @@ def _trigger(database: Database, table: str = "users") -> None:
     )
 
 
-def test_a_trigger_of_the_target_does_not_fire_during_a_sync_and_does_afterwards(any_servers: Pair) -> None:
+def test_a_trigger_of_the_target_does_not_fire_during_a_sync_and_does_afterwards(
+    any_servers: Pair,
+) -> None:
     source, target = any_servers
     _trigger(target)
-    execute(source, users.update().where(users.c.id < 5).values(name="new"), (users.insert(), [user(999)]))
+    execute(
+        source,
+        users.update().where(users.c.id < 5).values(name="new"),
+        (users.insert(), [user(999)]),
+    )
     assert sync(source, target).tables["users"].inserted == 1
     assert content(target) == content(source)
     assert one(target, "SELECT count(*) FROM audit") == 0
@@ -189,7 +217,9 @@ def test_a_trigger_of_the_target_does_not_fire_during_a_sync_and_does_afterwards
 
 
 @pytest.mark.parametrize("fires", ["ALWAYS", "REPLICA"])
-def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(servers: Pair, fires: str) -> None:
+def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(
+    servers: Pair, fires: str
+) -> None:
     source, target = servers
     _trigger(target)
     administer(
@@ -207,7 +237,9 @@ def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(s
     assert content(target) == content(source) and one(target, "SELECT count(*) FROM audit") == 0
 
 
-def test_a_trigger_is_refused_by_name_where_the_role_cannot_hold_it_off(servers: Pair, roles: Roles) -> None:
+def test_a_trigger_is_refused_by_name_where_the_role_cannot_hold_it_off(
+    servers: Pair, roles: Roles
+) -> None:
     source, target = servers
     writer = _writer(target, roles)
     _trigger(target)
@@ -231,7 +263,9 @@ def test_a_trigger_on_sqlite_is_refused_by_name(files: Pair) -> None:
 # What nobody has seen ---------------------------------------------------------------------------------------------------
 
 
-def test_rows_in_a_table_that_no_publish_has_touched_are_not_overwritten_unseen(new_database: NewDatabase) -> None:
+def test_rows_in_a_table_that_no_publish_has_touched_are_not_overwritten_unseen(
+    new_database: NewDatabase,
+) -> None:
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     prepare(source, small_world())
     sync(source, target, ["users"])
@@ -291,7 +325,11 @@ def process(phase: str, source: Database, target: Database) -> Iterator[subproce
     """A process of its own in the middle of a sync, as far as `phase`."""
     urls = [database.url.render_as_string(hide_password=False) for database in (source, target)]
     started = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, phase, *urls], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ}
+        [sys.executable, "-c", _PROGRAM, phase, *urls],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ},
     )
     assert started.stdout is not None
     try:
@@ -303,7 +341,9 @@ def process(phase: str, source: Database, target: Database) -> Iterator[subproce
         started.stdout.close()
 
 
-def test_killed_in_the_middle_of_a_publish_the_old_state_stays_and_the_locks_are_free(pair: Pair) -> None:
+def test_killed_in_the_middle_of_a_publish_the_old_state_stays_and_the_locks_are_free(
+    pair: Pair,
+) -> None:
     source, target = pair
     before = content(target)
     execute(source, messages.update().values(content="new"), (users.insert(), [user(999)]))
@@ -355,17 +395,24 @@ def _terminate_during_a_copy(database: Database, done: threading.Event) -> None:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_server_process_that_ends_during_a_copy_leaves_the_old_state_and_free_locks(servers: Pair, side: str) -> None:
+def test_a_server_process_that_ends_during_a_copy_leaves_the_old_state_and_free_locks(
+    servers: Pair, side: str
+) -> None:
     source, target = servers
     before = content(target)
     _large(source)
     ended = threading.Event()
     watching = threading.Thread(
-        target=_terminate_during_a_copy, args=(source if side == "source" else target, ended), daemon=True
+        target=_terminate_during_a_copy,
+        args=(source if side == "source" else target, ended),
+        daemon=True,
     )
     watching.start()
     database = "windows" if side == "source" else "linux"
-    with pytest.raises(Unavailable, match=f"database {database}"), session(source, target) as cut_off:
+    with (
+        pytest.raises(Unavailable, match=f"database {database}"),
+        session(source, target) as cut_off,
+    ):
         run(cut_off)
     assert ended.is_set()
     seconds = free_after(source, target, 10)
@@ -382,19 +429,27 @@ def test_a_cancelled_sync_ends_at_once_with_the_locks_free(servers: Pair) -> Non
         blocker.execute(sa.text("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"))
         took = _cancelled(waiting, lambda: waiting.copy("messages"))
     blocker.close()
-    print(f"postgresql: cancelled after {took:.2f} s, free after {free_after(source, target, 10):.2f} s")
+    print(
+        f"postgresql: cancelled after {took:.2f} s, free after {free_after(source, target, 10):.2f} s"
+    )
     assert took < 10 and content(target) == before
 
 
-def test_a_cancelled_sync_of_sqlite_ends_at_once_with_the_locks_free(new_database: NewDatabase) -> None:
+def test_a_cancelled_sync_of_sqlite_ends_at_once_with_the_locks_free(
+    new_database: NewDatabase,
+) -> None:
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
-    prepare(source, {**small_world(), "messages": [message(n, 1, tokens=1) for n in range(1, 60_000)]})
+    prepare(
+        source, {**small_world(), "messages": [message(n, 1, tokens=1) for n in range(1, 60_000)]}
+    )
     with session(source, target) as working:
         working.ensure_schema()
         for table in MODEL.names:
             working.copy(table)
         took = _cancelled(working, working.publish)
-    print(f"sqlite: cancelled after {took:.2f} s, free after {free_after(source, target, 10):.2f} s")
+    print(
+        f"sqlite: cancelled after {took:.2f} s, free after {free_after(source, target, 10):.2f} s"
+    )
     assert took < 10 and not any(content(target).values())
 
 
@@ -446,7 +501,11 @@ def test_a_writer_that_hammers_the_source_never_yields_a_mixture(pair: Pair) -> 
             written += 1
             with engine.begin() as connection:
                 number = 1 + written % 200
-                connection.execute(messages.update().where(messages.c.id == number).values(tokens=messages.c.tokens - 1))
+                connection.execute(
+                    messages.update()
+                    .where(messages.c.id == number)
+                    .values(tokens=messages.c.tokens - 1)
+                )
                 connection.execute(
                     documents.update()
                     .where(documents.c.filename == f"{written % 20}.bin")
@@ -463,7 +522,9 @@ def test_a_writer_that_hammers_the_source_never_yields_a_mixture(pair: Pair) -> 
     finally:
         stop.set()
         writer.join()
-    print(f"{source.engine_name}: {written} transactions during ten syncs, which moved {changed} rows")
+    print(
+        f"{source.engine_name}: {written} transactions during ten syncs, which moved {changed} rows"
+    )
     assert changed > 0
     sync(source, target)
     assert content(target) == content(source)
@@ -478,7 +539,9 @@ def _sum(database: Database) -> int:
         return int(connection.scalar(both) or 0)
 
 
-def test_a_lock_holder_that_never_ends_is_named_within_the_time_that_a_sync_waits(servers: Pair) -> None:
+def test_a_lock_holder_that_never_ends_is_named_within_the_time_that_a_sync_waits(
+    servers: Pair,
+) -> None:
     source, target = servers
     holder = target.engine("the nightly report").connect()
     holder.execute(users.update().where(users.c.id == 1).values(name="held"))
@@ -487,12 +550,16 @@ def test_a_lock_holder_that_never_ends_is_named_within_the_time_that_a_sync_wait
         sync(source, target)
     took = time.monotonic() - started
     holder.close()
-    print(f"a lock holder was named after {took:.2f} s, of which {SETTINGS.lock_seconds} are for waiting")
+    print(
+        f"a lock holder was named after {took:.2f} s, of which {SETTINGS.lock_seconds} are for waiting"
+    )
     assert took < SETTINGS.lock_seconds + PATIENCE
     sync(source, target)
 
 
-def test_a_lock_on_the_source_that_never_ends_does_not_hold_the_target_forever(any_servers: Pair) -> None:
+def test_a_lock_on_the_source_that_never_ends_does_not_hold_the_target_forever(
+    any_servers: Pair,
+) -> None:
     source, target = any_servers
     holder = source.engine("a migration").connect()
     holder.execute(sa.text("ALTER TABLE messages ADD more INTEGER"))
@@ -512,7 +579,9 @@ def test_a_lock_on_the_sources_ledger_does_not_hold_the_target_forever(any_serve
     started = time.monotonic()
     publication = sync(source, target)
     assert time.monotonic() - started < SETTINGS.lock_seconds + PATIENCE
-    assert not publication.numbered, "the number is the target's own where the source cannot be written"
+    assert not publication.numbered, (
+        "the number is the target's own where the source cannot be written"
+    )
     holder.close()
     execute(source, users.update().where(users.c.id == 1).values(name="newer"))
     assert sync(source, target).numbered, "and the source is not taken for an older one"
@@ -537,7 +606,9 @@ def test_somebody_who_writes_to_the_target_and_never_ends(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("made", [True, False], ids=["made", "not made"])
-def test_after_a_commit_whose_answer_is_lost_the_ledger_says_whether_it_was_made(pair: Pair, made: bool) -> None:
+def test_after_a_commit_whose_answer_is_lost_the_ledger_says_whether_it_was_made(
+    pair: Pair, made: bool
+) -> None:
     source, target = pair
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
@@ -593,15 +664,25 @@ def _number(dialect: Dialect) -> int:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_server_process_that_ends_between_two_copies_leaves_the_old_state_and_free_locks(any_servers: Pair, side: str) -> None:
+def test_a_server_process_that_ends_between_two_copies_leaves_the_old_state_and_free_locks(
+    any_servers: Pair, side: str
+) -> None:
     source, target = any_servers
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
     database = source if side == "source" else target
-    with pytest.raises(Unavailable, match=f"database {database.name}"), session(source, target) as cut_off:
+    with (
+        pytest.raises(Unavailable, match=f"database {database.name}"),
+        session(source, target) as cut_off,
+    ):
         cut_off.ensure_schema()
         cut_off.copy("users")
-        administer(database, _END[database.engine_name].format(_number(cut_off.source if side == "source" else cut_off.target)))
+        administer(
+            database,
+            _END[database.engine_name].format(
+                _number(cut_off.source if side == "source" else cut_off.target)
+            ),
+        )
         cut_off.copy("chats")
     free_after(source, target, 10)
     assert content(target) == before
@@ -630,12 +711,14 @@ def test_fault_with_no_target_reachable_the_command_line_reported_success(
         monkeypatch.setenv(f"DBSYNC_{target}_URL", "postgresql://app@127.0.0.1:1/app")
     monkeypatch.setattr(sys, "argv", ["dbsync", "sync"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     said = capsys.readouterr().err
     assert ended.value.code == 1
     for target in ("linux", "azure"):
         assert f"{target}: not published" in said
-    assert "nothing answers at that address" in said and "Remedy" in said and "Traceback" not in said
+    assert (
+        "nothing answers at that address" in said and "Remedy" in said and "Traceback" not in said
+    )
 
 
 def test_every_error_of_a_driver_comes_out_as_the_projects_own(any_servers: Pair) -> None:

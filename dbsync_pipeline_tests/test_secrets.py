@@ -17,13 +17,23 @@ from urllib.parse import quote
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline import cli
+from dbsync_pipeline.cli import app
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import rescue, schema
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
-from dbsync_pipeline_tests.worlds import MODEL, SETTINGS, content, execute, prepare, session, small_world, user
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    session,
+    small_world,
+    user,
+)
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "m4rkeR@pl4nTed/#?%:Zz9"
@@ -53,14 +63,18 @@ class Place:
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run([sys.executable, *command], cwd=self.folder, env=self.environment, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, *command], cwd=self.folder, env=self.environment, capture_output=True
+        )
         self.said += [done.stdout, done.stderr]
         return done
 
     def left(self) -> dict[str, bytes]:
         """Every file by name, what Dagster has packed unpacked beside it; and all that was said."""
         found = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
-        for path in [Path(name) for name, data in found.items() if data.startswith(b"SQLite format 3")]:
+        for path in [
+            Path(name) for name, data in found.items() if data.startswith(b"SQLite format 3")
+        ]:
             found[f"{path}, unpacked"] = _unpacked(path)
         return {**found, **{f"said {n}": data for n, data in enumerate(self.said)}}
 
@@ -68,7 +82,9 @@ class Place:
 def _unpacked(path: Path) -> bytes:
     parts = []
     connection = sqlite3.connect(path)
-    for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+    for (table,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table'"
+    ).fetchall():
         for row in connection.execute(f'SELECT * FROM "{table}"'):
             for value in row:
                 data = value.encode() if isinstance(value, str) else value
@@ -99,7 +115,8 @@ UNREACHABLE = f"postgresql://app:{quote(PASSWORD, safe='')}@127.0.0.1:1/applicat
 def place(tmp_path: Path, new_database: NewDatabase) -> Place:
     """A primary and five standbys, of which one will be synced, and four will not, each for a reason of its own."""
     windows, linux, guarded = (
-        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux", "guarded"))
+        new_database("postgresql", name, server=n)
+        for n, name in enumerate(("windows", "linux", "guarded"))
     )
     prepare(windows, small_world())
     execute(windows, "UPDATE messages SET created_at = 'infinity' WHERE id = 7")
@@ -121,7 +138,7 @@ def place(tmp_path: Path, new_database: NewDatabase) -> Place:
 
 _VERBS = """
 import contextlib, sys
-from dbsync_pipeline import cli
+from dbsync_pipeline.cli import app
 for words in ("status", "plan", "history --json", "tables check", "rescue list"):
     sys.argv = ["dbsync", *words.split()]
     with contextlib.suppress(SystemExit):
@@ -129,8 +146,10 @@ for words in ("status", "plan", "history --json", "tables check", "rescue list")
 """
 
 
-def test_the_command_line_leaves_no_password_behind_whether_it_succeeds_or_fails(place: Place) -> None:
-    done = place.run("-m", "dbsync_pipeline.entry", "sync", "--json")
+def test_the_command_line_leaves_no_password_behind_whether_it_succeeds_or_fails(
+    place: Place,
+) -> None:
+    done = place.run("-m", "dbsync_pipeline.cli.app.entry", "sync", "--json")
     runs = {run["target"]: run for run in json.loads(done.stdout)["runs"]}
     assert {target: run["status"] for target, run in runs.items()} == {
         "linux": "SUCCESS",
@@ -201,7 +220,7 @@ def test_a_url_that_is_wrong_is_never_quoted(
     for words in (["status"], ["plan", "--json"], ["tables", "create", "--database", "linux"]):
         monkeypatch.setattr(sys, "argv", ["dbsync", *words])
         with pytest.raises(SystemExit) if words[0] != "status" else _either():
-            cli.main()
+            app.main()
         said = "".join(capsys.readouterr())
         assert "linux" in said
         assert "unforeseen" not in said, said
@@ -243,13 +262,18 @@ def _steps(target: Database, source: Database) -> list[Callable[[], object]]:
     ]
 
 
-def test_neither_a_traceback_nor_a_chain_nor_a_repr_shows_a_url(files: tuple[Database, Database]) -> None:
+def test_neither_a_traceback_nor_a_chain_nor_a_repr_shows_a_url(
+    files: tuple[Database, Database],
+) -> None:
     target = Database("linux", sa.make_url(UNREACHABLE), connect_seconds=2)
     nowhere_in({"repr": repr(target).encode(), "str": str(target).encode()})
     for step in _steps(target, files[0]):
         with pytest.raises(DbsyncError) as failed:
             step()
-        chain = failed.value.__cause__, failed.value.__context__ if not failed.value.__suppress_context__ else None
+        chain = (
+            failed.value.__cause__,
+            failed.value.__context__ if not failed.value.__suppress_context__ else None,
+        )
         assert chain == (None, None)
         told = "".join(traceback.format_exception(failed.value))
         nowhere_in({"traceback": told.encode(), "repr": repr(failed.value).encode()})
@@ -271,7 +295,13 @@ def test_the_settings_do_not_show_urls(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_the_rows_of_a_refused_value_are_not_told(files: tuple[Database, Database]) -> None:
     source, target = files
-    execute(source, (MODEL.table("users").sa.insert(), [user(1, name="m4rkeR"), user(2, password_hash="pl4nTed")]))
+    execute(
+        source,
+        (
+            MODEL.table("users").sa.insert(),
+            [user(1, name="m4rkeR"), user(2, password_hash="pl4nTed")],
+        ),
+    )
     prepare(target, {"users": [user(1, name="Zz9")]})
     with pytest.raises(DbsyncError) as refused, session(source, target) as one:
         one.ensure_schema()

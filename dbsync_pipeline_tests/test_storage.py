@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance
 
-from dbsync_pipeline import runs
 from dbsync_pipeline.defs.storage import normal
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
@@ -21,7 +21,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return Places(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg2://u:p@h/d"])
+@pytest.mark.parametrize(
+    "url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg2://u:p@h/d"]
+)
 def test_the_driver_is_the_one_that_is_installed(url: str) -> None:
     assert normal(url) == "postgresql+psycopg2://u:p@h/d"
 
@@ -30,11 +32,13 @@ def test_the_driver_is_the_one_that_is_installed(url: str) -> None:
 def test_a_wrong_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         normal(url)
-    assert SECRET.decode() not in str(caught.value) and "DBSYNC_DAGSTER_STORAGE_URL" in str(caught.value)
+    assert SECRET.decode() not in str(caught.value) and "DBSYNC_DAGSTER_STORAGE_URL" in str(
+        caught.value
+    )
 
 
 def test_sqlite_by_default_beside_the_settings_of_dagster(places: Places) -> None:
-    home = runs.prepare_home(load())
+    home = launch.prepare_home(load())
     assert (home / "history" / "runs").is_dir() and (home / "schedules").is_dir()
 
 
@@ -43,8 +47,10 @@ def test_postgresql_by_one_setting(places: Places, new_database: NewDatabase) ->
     url = store.url.set(password="hunter2")  # the servers of the tests trust everybody
     places.set(DBSYNC_DAGSTER_STORAGE_URL=url.render_as_string(hide_password=False))
     with places.dagster() as instance:
-        run = instance.create_run_for_job(runs.sync_job(), tags={"dagster/partition": "linux"})
-        with DagsterInstance.from_ref(instance.get_ref()) as again:  # as a run's own process opens it
+        run = instance.create_run_for_job(launch.sync_job(), tags={"dagster/partition": "linux"})
+        with DagsterInstance.from_ref(
+            instance.get_ref()
+        ) as again:  # as a run's own process opens it
             assert again.get_run_by_id(run.run_id) is not None
         assert SECRET.decode() not in str(instance.get_ref())
     with store.engine("test").connect() as connection:

@@ -10,13 +10,23 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Refused
-from dbsync_pipeline.mirror import schema, term
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.failover.term import judge
 from dbsync_pipeline.mirror.ledger import Ledger, Term
-from dbsync_pipeline.mirror.term import judge
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.silent import silent_server
-from dbsync_pipeline_tests.worlds import ANYTHING, MODEL, SETTINGS, content, execute, prepare, small_world, sync
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    MODEL,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    small_world,
+    sync,
+)
 
 L1, A1, A2, W2 = Term(1, "linux"), Term(1, "azure"), Term(2, "azure"), Term(2, "windows")
 BACK = Term(2, "windows", after="linux")
@@ -95,7 +105,7 @@ def test_a_publish_goes_on_where_its_number_may_not_be_noted(place: Database) ->
         dialect.begin(MODEL.tables, wait_seconds=1)
         ledger = Ledger(dialect)
         assert ledger.take_term(L1)
-        assert ledger.heir_number(7) is None
+        assert ledger.inherited_number(7) is None
         dialect.commit()
     assert term.read_term(place) == L1, "what the transaction did before the attempt stands"
 
@@ -105,24 +115,60 @@ def test_a_publish_goes_on_where_its_number_may_not_be_noted(place: Database) ->
     [
         ({"windows": None, "linux": None, "azure": None}, "", "windows", None, True),
         ({"windows": None, "linux": L1, "azure": L1}, "", "linux", None, True),
-        ({"windows": None, "linux": L1, "azure": None}, "", "linux", None, True),  # it took its term last: azure was made anew
+        (
+            {"windows": None, "linux": L1, "azure": None},
+            "",
+            "linux",
+            None,
+            True,
+        ),  # it took its term last: azure was made anew
         ({"windows": None, "linux": L1}, "azure", "linux", None, True),
-        ({"windows": None, "linux": None, "azure": L1}, "", "windows", L1, True),  # a promotion that did not end
+        (
+            {"windows": None, "linux": None, "azure": L1},
+            "",
+            "windows",
+            L1,
+            True,
+        ),  # a promotion that did not end
         ({"windows": L1, "azure": L1, "linux": None}, "", "windows", L1, True),
         ({"linux": L1, "azure": L1}, "windows", "linux", None, True),
-        ({"windows": L1, "azure": L1}, "linux", "linux", None, True),  # the primary of now is silent
+        (
+            {"windows": L1, "azure": L1},
+            "linux",
+            "linux",
+            None,
+            True,
+        ),  # the primary of now is silent
         ({"windows": None, "azure": L1}, "linux", "windows", L1, True),
         ({"azure": L1}, "windows linux", "linux", None, False),  # the best that is known
         ({"windows": None}, "linux azure", "windows", None, False),
         ({}, "windows linux azure", "windows", None, False),
-        ({"windows": BACK, "linux": L1, "azure": L1}, "", "linux", W2, True),  # a failback that did not end
+        (
+            {"windows": BACK, "linux": L1, "azure": L1},
+            "",
+            "linux",
+            W2,
+            True,
+        ),  # a failback that did not end
         ({"windows": BACK, "linux": L1, "azure": W2}, "", "linux", W2, True),
         ({"windows": BACK, "linux": L1}, "azure", "linux", W2, True),
-        ({"windows": BACK, "linux": W2, "azure": L1}, "", "windows", None, True),  # the former primary took it: it ended
+        (
+            {"windows": BACK, "linux": W2, "azure": L1},
+            "",
+            "windows",
+            None,
+            True,
+        ),  # the former primary took it: it ended
         ({"windows": BACK, "azure": W2}, "linux", "windows", None, True),
         ({"windows": W2, "azure": L1}, "linux", "windows", None, True),
         ({"windows": W2, "linux": W2, "azure": W2}, "", "windows", None, True),
-        ({"windows": None, "linux": A2, "azure": L1}, "", "linux", A2, True),  # linux went on to a promotion that did not end
+        (
+            {"windows": None, "linux": A2, "azure": L1},
+            "",
+            "linux",
+            A2,
+            True,
+        ),  # linux went on to a promotion that did not end
         ({"windows": None, "linux": L1}, "", "linux", None, True),
         ({"windows": L1, "linux": L1}, "", "linux", None, True),
     ],
@@ -134,11 +180,15 @@ def test_what_the_databases_say_together(
     assert (found.primary, found.pending, found.certain) == (primary, pending, certain)
 
 
-def test_a_database_that_hangs_delays_nobody_beyond_its_deadline(place: Database, new_database: NewDatabase) -> None:
+def test_a_database_that_hangs_delays_nobody_beyond_its_deadline(
+    place: Database, new_database: NewDatabase
+) -> None:
     azure = new_database("sqlite", "azure")
     schema.ensure(azure, MODEL)
     assert take(place, L1) and take(azure, L1)
-    seconds = 10 if place.engine_name == "mssql" else 0.5  # Babelfish takes half a second to connect, when nobody else works
+    seconds = (
+        10 if place.engine_name == "mssql" else 0.5
+    )  # Babelfish takes half a second to connect, when nobody else works
     with silent_server() as url:
         hanging = Database("windows", sa.make_url(url), connect_seconds=60)
         started = time.monotonic()
@@ -152,7 +202,9 @@ def test_a_database_that_hangs_delays_nobody_beyond_its_deadline(place: Database
 
 
 @pytest.fixture(params=[engine for engine in ENGINES if engine != "sqlite"])
-def three(request: pytest.FixtureRequest, new_database: NewDatabase) -> tuple[Database, Database, Database]:
+def three(
+    request: pytest.FixtureRequest, new_database: NewDatabase
+) -> tuple[Database, Database, Database]:
     """windows, synced to linux and azure; linux and azure then took term 1 of linux."""
     windows, linux, azure = (
         new_database("sqlite", "windows"),
@@ -174,7 +226,9 @@ def test_a_source_of_an_older_term_is_refused(three: Three) -> None:
     windows, linux, _ = three
     execute(windows, CHANGE)
     before = content(linux)
-    with pytest.raises(Refused, match=r"(?s)linux says that linux is the primary \(term 1\).*dbsync failback"):
+    with pytest.raises(
+        Refused, match=r"(?s)linux says that linux is the primary \(term 1\).*dbsync failback"
+    ):
         sync(windows, linux, policy=ANYTHING)
     assert content(linux) == before
 
@@ -212,7 +266,9 @@ def test_the_primary_is_not_overwritten_from_its_standby_unasked(three: Three) -
     assert content(linux) == content(azure)
 
 
-def test_of_two_that_follow_different_primaries_of_one_term_only_the_primary_is_believed(three: Three) -> None:
+def test_of_two_that_follow_different_primaries_of_one_term_only_the_primary_is_believed(
+    three: Three,
+) -> None:
     windows, linux, azure = three
     assert take(windows, A1)  # a promotion of azure that did not end
     execute(linux, CHANGE)

@@ -11,13 +11,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Policy
-from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model, load_model
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 
 MODEL = load_model("dbsync_pipeline.models")
@@ -40,7 +40,9 @@ def session(
     run_id: str | None = None,
 ) -> Session:
     run_id = run_id or f"run-{next(_runs)}-{uuid.uuid4().hex[:8]}"
-    return Session(source, target, model, tuple(tables), run_id=run_id, settings=settings, policy=policy)
+    return Session(
+        source, target, model, tuple(tables), run_id=run_id, settings=settings, policy=policy
+    )
 
 
 def sync(
@@ -52,9 +54,11 @@ def sync(
     policy: Policy | None = None,
     settings: Settings = SETTINGS,
     run_id: str | None = None,
-) -> Publication:
+) -> Publish:
     """A whole sync, as the ops do it."""
-    with session(source, target, tables, model=model, policy=policy, settings=settings, run_id=run_id) as one:
+    with session(
+        source, target, tables, model=model, policy=policy, settings=settings, run_id=run_id
+    ) as one:
         one.ensure_schema()
         for table in model.select(tables):
             one.copy(table.name)
@@ -72,9 +76,14 @@ def execute(database: Database, *statements: Any) -> None:
                 connection.execute(sa.text(statement) if isinstance(statement, str) else statement)
 
 
-def insert(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL) -> None:
+def insert(
+    database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL
+) -> None:
     """Rows by table, parents first, through the models' types."""
-    execute(database, *[(model.table(table).sa.insert(), given) for table, given in rows.items() if given])
+    execute(
+        database,
+        *[(model.table(table).sa.insert(), given) for table, given in rows.items() if given],
+    )
 
 
 def is_babelfish(database: Database) -> bool:
@@ -92,7 +101,10 @@ def content(database: Database, model: Model = MODEL) -> dict[str, list[tuple[An
 
 
 def _sorted(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, ...]]:
-    columns = [sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column for column in table.columns]
+    columns = [
+        sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column
+        for column in table.columns
+    ]
     return sorted((tuple(row) for row in connection.execute(sa.select(*columns))), key=repr)
 
 
@@ -186,13 +198,16 @@ def small_world(users: int = 20) -> dict[str, list[dict[str, Any]]]:
     """A consistent world of a few hundred rows."""
     chats = [chat(n, 1 + n % users) for n in range(1, 2 * users + 1)]
     messages = [
-        message(n, 1 + n % len(chats), parent_id=n - len(chats) if n > len(chats) else None) for n in range(1, 10 * users + 1)
+        message(n, 1 + n % len(chats), parent_id=n - len(chats) if n > len(chats) else None)
+        for n in range(1, 10 * users + 1)
     ]
     return {
         "users": [user(n) for n in range(1, users + 1)],
         "chats": chats,
         "messages": messages,
-        "documents": [document(n, 1 + n % users, chat_id=key(1 + n % len(chats))) for n in range(users)],
+        "documents": [
+            document(n, 1 + n % users, chat_id=key(1 + n % len(chats))) for n in range(users)
+        ],
         "user_memory": [memory(1 + n % users, f"key {n}") for n in range(users)],
     }
 
@@ -229,17 +244,29 @@ def hard_world() -> dict[str, list[dict[str, Any]]]:
     floats = [0.1, 5e-324, 1.7976931348623157e308, -1e-7, 1 / 3, 123456789.123456789]
     blobs = [None, b"", b"\0", bytes(range(256)), b"\\x41", b"x" * 3_000_000]
     world = small_world()
-    world["users"] = [user(n, name=text, preferences={"t": text, "n": [1e2, None, {}]}) for n, text in enumerate(texts, 1)]
+    world["users"] = [
+        user(n, name=text, preferences={"t": text, "n": [1e2, None, {}]})
+        for n, text in enumerate(texts, 1)
+    ]
     world["users"] += [user(n, created_at=moment) for n, moment in enumerate(moments, 100)]
     world["chats"] = [chat(1, 1)]
-    world["messages"] = [message(n, 1, id=n - 2**62, cost=cost, content="x" * n * 1000) for n, cost in enumerate(costs)]
+    world["messages"] = [
+        message(n, 1, id=n - 2**62, cost=cost, content="x" * n * 1000)
+        for n, cost in enumerate(costs)
+    ]
     world["messages"] += [message(1, 1, id=2**63 - 1 - 10**6, tokens=-(2**31))]
-    world["documents"] = [document(n, 1, content=blob, size_bytes=2**40) for n, blob in enumerate(blobs)]
-    world["user_memory"] = [memory(1, text, importance=number) for number, text in zip(floats, texts[1:7], strict=True)]
+    world["documents"] = [
+        document(n, 1, content=blob, size_bytes=2**40) for n, blob in enumerate(blobs)
+    ]
+    world["user_memory"] = [
+        memory(1, text, importance=number) for number, text in zip(floats, texts[1:7], strict=True)
+    ]
     return world
 
 
-def prepare(database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL) -> None:
+def prepare(
+    database: Database, rows: Mapping[str, list[dict[str, Any]]], model: Model = MODEL
+) -> None:
     """The tables, and these rows in them."""
     schema.ensure(database, model)
     insert(database, rows, model)

@@ -47,31 +47,42 @@ from dagster import (
 )
 from pydantic import Field
 
-from dbsync_pipeline import alerts
-from dbsync_pipeline.choice import Allowed
-from dbsync_pipeline.defs.resources import Sync, told_plainly
-from dbsync_pipeline.defs.watch import failure_told
-from dbsync_pipeline.mirror.ledger import Publication, TableResult
+from dbsync_pipeline import notify
+from dbsync_pipeline.defs.alerts import failure_alert
+from dbsync_pipeline.defs.resources import Sync, as_dagster_failure
+from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.session import TableDiff
+from dbsync_pipeline.mirror.sync.session import TableDiff
+from dbsync_pipeline.request import Overrides
 from dbsync_pipeline.settings import load
 
 
 class Permissions(Config):
     """What a person lets the guards pass in this run. What is not said is what the settings say."""
 
-    overwrite: bool | None = Field(None, description="Overwrite rows that somebody else wrote to the target.")
+    overwrite: bool | None = Field(
+        None, description="Overwrite rows that somebody else wrote to the target."
+    )
     max_change_fraction: float | None = Field(
-        None, ge=0, le=1, description="Refuse to change or delete more than this part of a table's rows (0 to 1)."
+        None,
+        ge=0,
+        le=1,
+        description="Refuse to change or delete more than this part of a table's rows (0 to 1).",
     )
     max_change_rows: int | None = Field(
-        None, ge=0, description="So many rows of a table may be changed or deleted whatever its size."
+        None,
+        ge=0,
+        description="So many rows of a table may be changed or deleted whatever its size.",
     )
-    partial: bool | None = Field(None, description="Sync a selection of tables, which leaves the target mixed.")
+    partial: bool | None = Field(
+        None, description="Sync a selection of tables, which leaves the target mixed."
+    )
 
     @property
-    def allowed(self) -> Allowed:
-        return Allowed(self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial)
+    def allowed(self) -> Overrides:
+        return Overrides(
+            self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial
+        )
 
 
 Event = Output[None] | AssetCheckResult
@@ -98,17 +109,25 @@ def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
     return AssetsDefinition.from_graph(
         _graph(model),
         keys_by_output_name={_published(name): asset_key(name) for name in names},
-        internal_asset_deps={_published(name): {asset_key(parent) for parent in model.parents(name)} for name in names},
-        descriptions_by_output_name={_published(name): _description(model.table(name).sa) for name in names},
+        internal_asset_deps={
+            _published(name): {asset_key(parent) for parent in model.parents(name)}
+            for name in names
+        },
+        descriptions_by_output_name={
+            _published(name): _description(model.table(name).sa) for name in names
+        },
         metadata_by_output_name={
-            _published(name): {"dagster/table_name": name, "dagster/column_schema": _columns(model.table(name).sa)}
+            _published(name): {
+                "dagster/table_name": name,
+                "dagster/column_schema": _columns(model.table(name).sa),
+            }
             for name in names
         },
         group_name="tables",
         partitions_def=partitions,
         check_specs=[spec for name in names for spec in _checks(name, partitions)],
         can_subset=True,
-        hook_defs={failure_told()},
+        hook_defs={failure_alert()},
     )
 
 
@@ -116,15 +135,20 @@ def _graph(model: Model) -> GraphDefinition:
     names = model.names
     copies = {name: _copy_op(name, place) for place, name in enumerate(names)}
     ready: dict[str, dict[str, Any]] = {
-        copy.name: {"ready": DependencyDefinition("ensure_schema", _ready(name))} for name, copy in copies.items()
+        copy.name: {"ready": DependencyDefinition("ensure_schema", _ready(name))}
+        for name, copy in copies.items()
     }
-    copied = MultiDependencyDefinition([DependencyDefinition(copy.name, "copied") for copy in copies.values()])
+    copied = MultiDependencyDefinition(
+        [DependencyDefinition(copy.name, "copied") for copy in copies.values()]
+    )
     return GraphDefinition(
         name="sync",
         node_defs=[_ensure_schema_op(names), *copies.values(), _publish_op(names)],
         dependencies={**ready, "publish": {"copied": copied}},
         output_mappings=[
-            OutputMapping(graph_output_name=output, mapped_node_name="publish", mapped_node_output_name=output)
+            OutputMapping(
+                graph_output_name=output, mapped_node_name="publish", mapped_node_output_name=output
+            )
             for output in _outputs(names)
         ],
     )
@@ -132,10 +156,12 @@ def _graph(model: Model) -> GraphDefinition:
 
 def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
     @op(out={_ready(name): Out(Nothing, is_required=False) for name in names})
-    def ensure_schema(context: OpExecutionContext, config: Permissions, sync: Sync) -> Iterator[Output[None]]:
+    def ensure_schema(
+        context: OpExecutionContext, config: Permissions, sync: Sync
+    ) -> Iterator[Output[None]]:
         """Create what is missing on the target, refuse what differs, lock the target, open the source's snapshot."""
         tables = _asked(context, names)
-        with told_plainly():
+        with as_dagster_failure():
             created = sync.open(context, tables, config.allowed).ensure_schema()
         for table in tables:
             yield Output(None, _ready(table), metadata={"created": table in created})
@@ -152,7 +178,7 @@ def _copy_op(table: str, place: int) -> OpDefinition:
     )
     def copy(sync: Sync) -> Output[None]:
         """Compare the table with the source's, and stage the rows that differ; the live table is not touched."""
-        with told_plainly():
+        with as_dagster_failure():
             diff = sync.copy(table)
         return Output(None, "copied", metadata={**asdict(diff), "table": table})
 
@@ -160,46 +186,74 @@ def _copy_op(table: str, place: int) -> OpDefinition:
 
 
 def _publish_op(names: Sequence[str]) -> OpDefinition:
-    @op(ins={"copied": In(Nothing)}, out={output: Out(Nothing, is_required=False) for output in _outputs(names)})
+    @op(
+        ins={"copied": In(Nothing)},
+        out={output: Out(Nothing, is_required=False) for output in _outputs(names)},
+    )
     def publish(context: OpExecutionContext, sync: Sync) -> Iterator[Event]:
         """Apply all tables in one transaction that commits once the target is proved equal to the source's snapshot."""
         if not context.selected_asset_keys:
             yield from _compared(context, sync.diffs)
             return
-        with told_plainly():
+        with as_dagster_failure():
             publication = sync.work.publish()
         if sync.role == "standby":
-            alerts.heartbeat(load(), context.log.warning)
+            notify.heartbeat(load(), context.log.warning)
         yield from _publication_events(context, publication, sync.role, names)
 
     return publish
 
 
 def _publication_events(
-    context: OpExecutionContext, publication: Publication, role: str, names: Sequence[str]
+    context: OpExecutionContext, publication: Publish, role: str, names: Sequence[str]
 ) -> Iterator[Event]:
     common = publication_metadata(publication, role)
-    for table in names:  # parents first: Dagster refuses an asset that comes before one that it depends on
+    for (
+        table
+    ) in names:  # parents first: Dagster refuses an asset that comes before one that it depends on
         result = publication.tables.get(table)
         if result is None:
             continue
         if asset_key(table) in context.selected_asset_keys:
-            yield Output(None, _published(table), metadata={**table_metadata(table, result), **common})
-        yield from _results(context, table, True, True, {"rows": result.rows}, {"digest": result.digest} if result.digest else {})
+            yield Output(
+                None, _published(table), metadata={**table_metadata(table, result), **common}
+            )
+        yield from _results(
+            context,
+            table,
+            True,
+            True,
+            {"rows": result.rows},
+            {"digest": result.digest} if result.digest else {},
+        )
 
 
 def _compared(context: OpExecutionContext, diffs: Mapping[str, TableDiff]) -> Iterator[Event]:
     for table, diff in diffs.items():
         far = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
-        yield from _results(context, table, diff.insert == diff.delete, not any(far.values()), {"rows": diff.rows, **far}, far)
+        yield from _results(
+            context,
+            table,
+            diff.insert == diff.delete,
+            not any(far.values()),
+            {"rows": diff.rows, **far},
+            far,
+        )
 
 
 def _results(
-    context: OpExecutionContext, table: str, rows_equal: bool, equal: bool, rows: dict[str, Any], digest: dict[str, Any]
+    context: OpExecutionContext,
+    table: str,
+    rows_equal: bool,
+    equal: bool,
+    rows: dict[str, Any],
+    digest: dict[str, Any],
 ) -> Iterator[AssetCheckResult]:
     for name, passed, metadata in ((ROWS, rows_equal, rows), (DIGEST, equal, digest)):
         if AssetCheckKey(asset_key(table), name) in context.selected_asset_check_keys:
-            yield AssetCheckResult(passed=passed, check_name=name, asset_key=asset_key(table), metadata=metadata)
+            yield AssetCheckResult(
+                passed=passed, check_name=name, asset_key=asset_key(table), metadata=metadata
+            )
 
 
 def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
@@ -217,7 +271,7 @@ def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
     }
 
 
-def publication_metadata(publication: Publication, role: str) -> dict[str, Any]:
+def publication_metadata(publication: Publish, role: str) -> dict[str, Any]:
     """What every materialization of one publish says of it."""
     return {
         "role": role,
@@ -232,35 +286,51 @@ def publication_metadata(publication: Publication, role: str) -> dict[str, Any]:
 
 def _asked(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
     """The tables of the run: those whose asset is selected; where none is, those whose check is."""
-    keys = context.selected_asset_keys or {check.asset_key for check in context.selected_asset_check_keys}
+    keys = context.selected_asset_keys or {
+        check.asset_key for check in context.selected_asset_check_keys
+    }
     return [name for name in names if asset_key(name) in keys]
 
 
 def _checks(table: str, partitions: PartitionsDefinition[str]) -> Iterator[AssetCheckSpec]:
-    texts = {ROWS: "The target has as many rows as the source's snapshot.", DIGEST: "Every row equals the source's snapshot."}
+    texts = {
+        ROWS: "The target has as many rows as the source's snapshot.",
+        DIGEST: "Every row equals the source's snapshot.",
+    }
     with warnings.catch_warnings():
         # Without its partitions a check would show one database's answer for all of them.
         warnings.simplefilter("ignore", PreviewWarning)
         for name, text in texts.items():
-            yield AssetCheckSpec(name, asset=asset_key(table), description=text, partitions_def=partitions)
+            yield AssetCheckSpec(
+                name, asset=asset_key(table), description=text, partitions_def=partitions
+            )
 
 
 def _description(table: sa.Table) -> str:
-    return table.comment or f"Table {table.key}: one partition per database, each a past state of the primary."
+    return (
+        table.comment
+        or f"Table {table.key}: one partition per database, each a past state of the primary."
+    )
 
 
 def _columns(table: sa.Table) -> TableSchema:
     return TableSchema(
         columns=[_column(column) for column in table.columns],
-        constraints=TableConstraints(other=[f"primary key ({', '.join(column.name for column in table.primary_key)})"]),
+        constraints=TableConstraints(
+            other=[f"primary key ({', '.join(column.name for column in table.primary_key)})"]
+        ),
     )
 
 
 def _column(column: sa.Column[Any]) -> TableColumn:
     references = [f"references {key.target_fullname}" for key in column.foreign_keys]
     key = ["primary key"] if column.primary_key else []
-    constraints = TableColumnConstraints(nullable=bool(column.nullable), unique=bool(column.unique), other=key + references)
-    return TableColumn(column.name, type=_type(column), description=column.comment, constraints=constraints)
+    constraints = TableColumnConstraints(
+        nullable=bool(column.nullable), unique=bool(column.unique), other=key + references
+    )
+    return TableColumn(
+        column.name, type=_type(column), description=column.comment, constraints=constraints
+    )
 
 
 def _type(column: sa.Column[Any]) -> str:
@@ -283,4 +353,7 @@ def _check_output(table: str, check: str) -> str:
 
 
 def _outputs(names: Sequence[str]) -> list[str]:
-    return [*map(_published, names), *(_check_output(name, check) for name in names for check in (ROWS, DIGEST))]
+    return [
+        *map(_published, names),
+        *(_check_output(name, check) for name in names for check in (ROWS, DIGEST)),
+    ]

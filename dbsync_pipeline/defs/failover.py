@@ -31,16 +31,16 @@ from dagster import (
     sensor,
 )
 
+from dbsync_pipeline.defs.alerts import failure_alert
 from dbsync_pipeline.defs.assets import Permissions, asset_key, publication_metadata, table_metadata
-from dbsync_pipeline.defs.resources import OBSERVER, told_plainly, watched
-from dbsync_pipeline.defs.traces import NOTE_TAG, SOURCE_TAG, TARGET_TAG
-from dbsync_pipeline.defs.watch import failure_told
-from dbsync_pipeline.mirror import failover as mirror
+from dbsync_pipeline.defs.resources import OBSERVER, as_dagster_failure, watched
+from dbsync_pipeline.defs.run_tags import NOTE_TAG, SOURCE_TAG, TARGET_TAG
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.failover import Observation, Outage
-from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.failover import failover as mirror
+from dbsync_pipeline.mirror.failover.failover import Observation, Outage
+from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import load_model
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings, load
 
 MODE_TAG = "dbsync/failover"
@@ -69,24 +69,37 @@ _LONGEST_PROBE = 20.0
 def fail_over(context: OpExecutionContext) -> Output[None]:
     """Probe again, bring the other standbys up to the newest, and promote it where it holds writes of its own and a majority answers."""
     act = context.run.tags.get(MODE_TAG) != "alert"
-    with told_plainly(), _cancelling(context) as begun:
+    with as_dagster_failure(), _cancelling(context) as begun:
         settings = load()
-        report = mirror.failover(settings, load_model(settings.models, settings.revisions), context.run_id, act=act, watch=begun)
+        report = mirror.failover(
+            settings,
+            load_model(settings.models, settings.revisions),
+            context.run_id,
+            act=act,
+            watch=begun,
+        )
     _note_publications(context, report.published)
     if report.matters:
         _tell(context, report.note)
     if report.failed or (report.matters and not act):
-        raise Failure(description=report.note, metadata={REPORT: _json(report)}, allow_retries=False)
+        raise Failure(
+            description=report.note, metadata={REPORT: _json(report)}, allow_retries=False
+        )
     return Output(None, metadata={REPORT: _json(report), "note": report.note})
 
 
 @op
 def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
     """Sync the configured primary from the primary of now while nobody can write there, and make it the primary again."""
-    with told_plainly(), _cancelling(context) as begun:
+    with as_dagster_failure(), _cancelling(context) as begun:
         settings = load()
-        model, policy = load_model(settings.models, settings.revisions), config.allowed.policy(settings)
-        done = mirror.failback(settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun)
+        model, policy = (
+            load_model(settings.models, settings.revisions),
+            config.allowed.policy(settings),
+        )
+        done = mirror.failback(
+            settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun
+        )
     _note_publications(context, [done.publication])
     _tell(context, done.note)
     return Output(None, metadata={REPORT: _json(done), "note": done.note})
@@ -95,7 +108,7 @@ def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
 @op
 def report_primary_back(context: OpExecutionContext) -> None:
     """Say that the configured primary answers again, and what stands in the way of its writes."""
-    with told_plainly():
+    with as_dagster_failure():
         settings = load()
         note = mirror.back_note(_probe(settings), settings)
     if note:
@@ -104,7 +117,7 @@ def report_primary_back(context: OpExecutionContext) -> None:
 
 @job(
     description="When the primary does not answer: bring the standbys up to the newest one, and promote it where the application writes.",
-    hooks={failure_told()},
+    hooks={failure_alert()},
 )
 def failover_job() -> None:
     fail_over()
@@ -112,13 +125,16 @@ def failover_job() -> None:
 
 @job(
     description="Give the configured primary its place back: sync it from the primary of now under a lock, with the next term.",
-    hooks={failure_told()},
+    hooks={failure_alert()},
 )
 def failback_job() -> None:
     fail_back()
 
 
-@job(description="Tell that the configured primary is back while another database is the primary.", hooks={failure_told()})
+@job(
+    description="Tell that the configured primary is back while another database is the primary.",
+    hooks={failure_alert()},
+)
 def primary_back_job() -> None:
     report_primary_back()
 
@@ -134,16 +150,20 @@ def _cancelling(context: OpExecutionContext) -> Iterator[Callable[[Session], Non
             event.set()
 
 
-def _note_publications(context: OpExecutionContext, published: Sequence[Publication]) -> None:
+def _note_publications(context: OpExecutionContext, published: Sequence[Publish]) -> None:
     """The tables' partitions, and history, show what was published, as after a sync."""
     if not published:
         return
     targets = ", ".join(one.target for one in published)
-    context.instance.add_run_tags(context.run_id, {SOURCE_TAG: published[0].source, TARGET_TAG: targets})
+    context.instance.add_run_tags(
+        context.run_id, {SOURCE_TAG: published[0].source, TARGET_TAG: targets}
+    )
     for one in published:
         for table, result in one.tables.items():
             metadata = {**table_metadata(table, result), **publication_metadata(one, "standby")}
-            context.log_event(AssetMaterialization(asset_key(table), metadata=metadata, partition=one.target))
+            context.log_event(
+                AssetMaterialization(asset_key(table), metadata=metadata, partition=one.target)
+            )
 
 
 def _tell(context: OpExecutionContext, note: str) -> None:
@@ -176,7 +196,13 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         now = load()
         if now.failover == "off":
             return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NOTHING)
-        return outage(_probe(now), now, context.cursor, datetime.now(UTC), lambda since: _failed(context.instance, since))
+        return outage(
+            _probe(now),
+            now,
+            context.cursor,
+            datetime.now(UTC),
+            lambda since: _failed(context.instance, since),
+        )
 
     @sensor(
         job=primary_back_job,
@@ -195,13 +221,19 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
 def _failed(instance: DagsterInstance, since: str) -> int:
     """How many runs of that outage failed at what they were to do; one that was only to tell fails always."""
     failures = RunsFilter(
-        job_name=failover_job.name, tags={OUTAGE_TAG: since, MODE_TAG: "auto"}, statuses=[DagsterRunStatus.FAILURE]
+        job_name=failover_job.name,
+        tags={OUTAGE_TAG: since, MODE_TAG: "auto"},
+        statuses=[DagsterRunStatus.FAILURE],
     )
     return instance.get_runs_count(failures)
 
 
 def outage(
-    seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime, failed: Callable[[str], int]
+    seen: Sequence[Observation],
+    settings: Settings,
+    cursor: str | None,
+    now: datetime,
+    failed: Callable[[str], int],
 ) -> SensorResult:
     """What the failover sensor does: count in the cursor, and request a run when the outage is long enough.
 
@@ -220,13 +252,19 @@ def outage(
     return SensorResult(run_requests=[request], cursor=found.to_text())
 
 
-def back(seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime) -> SensorResult:
+def back(
+    seen: Sequence[Observation], settings: Settings, cursor: str | None, now: datetime
+) -> SensorResult:
     """What the other sensor does: the cursor holds the moment of the return, until the primary falls silent or has its place back."""
     note = mirror.back_note(seen, settings)
     if note is None:
-        return SensorResult(skip_reason=f"{settings.primary} is the primary, or does not answer", cursor=_NOTHING)
+        return SensorResult(
+            skip_reason=f"{settings.primary} is the primary, or does not answer", cursor=_NOTHING
+        )
     since = cursor if cursor not in (None, _NOTHING) else now.isoformat()
-    return SensorResult(run_requests=[RunRequest(run_key=f"{settings.primary} {since}")], cursor=since)
+    return SensorResult(
+        run_requests=[RunRequest(run_key=f"{settings.primary} {since}")], cursor=since
+    )
 
 
 def _probe(settings: Settings) -> tuple[Observation, ...]:

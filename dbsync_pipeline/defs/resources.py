@@ -30,15 +30,17 @@ from dagster import (
 )
 from pydantic import Field, PrivateAttr
 
-from dbsync_pipeline import unforeseen
-from dbsync_pipeline.choice import Allowed
-from dbsync_pipeline.defs.traces import ALIVE_TAG, SOURCE_TAG, TARGET_TAG, automatic
+from dbsync_pipeline import redact
+from dbsync_pipeline.defs.run_tags import ALIVE_TAG, SOURCE_TAG, TARGET_TAG, automatic
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient, Unavailable
-from dbsync_pipeline.mirror import database, rescue, schema, term
+from dbsync_pipeline.mirror import database, schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Publication, TableResult
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model, load_model
-from dbsync_pipeline.mirror.session import Observer, Session, TableDiff
+from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
+from dbsync_pipeline.request import Overrides
 from dbsync_pipeline.settings import Settings, load
 
 GUARDS = "guards"
@@ -62,7 +64,7 @@ class Work(Protocol):
 
     def ensure_schema(self) -> list[str]: ...
     def copy(self, table: str) -> TableDiff: ...
-    def publish(self) -> Publication: ...
+    def publish(self) -> Publish: ...
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
@@ -77,7 +79,7 @@ class Sync(ConfigurableResource[None]):
     _role: str = PrivateAttr(default="standby")
     _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
 
-    def open(self, context: OpExecutionContext, tables: Sequence[str], allowed: Allowed) -> Work:
+    def open(self, context: OpExecutionContext, tables: Sequence[str], allowed: Overrides) -> Work:
         """Start the run's work on the partition's database, and tag the run with source and target so that history finds it.
 
         Raises SettingsError when the run names no database, an unknown one, or the same one twice.
@@ -91,11 +93,21 @@ class Sync(ConfigurableResource[None]):
         _refuse_held(context.run.tags, target)
         model = load_model(settings.models, settings.revisions)
         if source.name == target.name:
-            self._role, self._work = "primary", PrimaryReading(target, model, tuple(tables), context.run_id)
+            self._role, self._work = (
+                "primary",
+                PrimaryReading(target, model, tuple(tables), context.run_id),
+            )
         else:
             policy = allowed.policy(settings)
             self._work = Session(
-                source, target, model, tables, run_id=context.run_id, settings=settings, policy=policy, observe=OBSERVER.get()
+                source,
+                target,
+                model,
+                tables,
+                run_id=context.run_id,
+                settings=settings,
+                policy=policy,
+                observe=OBSERVER.get(),
             )
         self._ended = watched(context, self._work)
         return self._work
@@ -128,7 +140,7 @@ class Sync(ConfigurableResource[None]):
     def teardown_after_execution(self, context: InitResourceContext) -> None:
         if self._work is not None:
             self._ended.set()
-            with told_plainly():
+            with as_dagster_failure():
                 self._work.close()
             self._work = None
 
@@ -152,10 +164,12 @@ class PrimaryReading:
         return []
 
     def copy(self, table: str) -> TableDiff:
-        return TableDiff(table=table, rows=self.rows[table], insert=0, update=0, delete=0, bytes=0, seconds=0.0)
+        return TableDiff(
+            table=table, rows=self.rows[table], insert=0, update=0, delete=0, bytes=0, seconds=0.0
+        )
 
-    def publish(self) -> Publication:
-        return Publication(
+    def publish(self) -> Publish:
+        return Publish(
             number=0,  # the primary receives no publishes
             run_id=self.run_id,
             source=self.primary.name,
@@ -163,7 +177,15 @@ class PrimaryReading:
             snapshot_at=self.read_at,
             published_at=self.read_at,
             tables={
-                table: TableResult(rows=self.rows[table], inserted=0, updated=0, deleted=0, bytes=0, digest="", seconds=0.0)
+                table: TableResult(
+                    rows=self.rows[table],
+                    inserted=0,
+                    updated=0,
+                    deleted=0,
+                    bytes=0,
+                    digest="",
+                    seconds=0.0,
+                )
                 for table in self.tables
             },
             seconds={"count": self.seconds},
@@ -179,11 +201,15 @@ class PrimaryReading:
 def watched(context: OpExecutionContext, work: Cancellable) -> threading.Event:
     """Give signs of life, and cancel the work when somebody cancels the run, until the event that is returned is set."""
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(context.instance, context.run_id, work, ended), daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(context.instance, context.run_id, work, ended), daemon=True
+    ).start()
     return ended
 
 
-def _watch(instance: DagsterInstance, run_id: str, work: Cancellable, ended: threading.Event) -> None:
+def _watch(
+    instance: DagsterInstance, run_id: str, work: Cancellable, ended: threading.Event
+) -> None:
     """Until the work has ended: give a sign of life, and when somebody cancels the run, stop the statement that it waits for.
 
     Dagster interrupts the process, but a process that waits for a database hears of it only when the database answers.
@@ -195,7 +221,10 @@ def _watch(instance: DagsterInstance, run_id: str, work: Cancellable, ended: thr
                 signed = time.monotonic()
                 instance.add_run_tags(run_id, {ALIVE_TAG: datetime.now(UTC).isoformat()})
             run = instance.get_run_by_id(run_id)
-            if run is not None and run.status in (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED):
+            if run is not None and run.status in (
+                DagsterRunStatus.CANCELING,
+                DagsterRunStatus.CANCELED,
+            ):
                 work.cancel()
 
 
@@ -206,7 +235,12 @@ def _refuse_held(tags: Mapping[str, str], target: Database) -> None:
         with contextlib.suppress(Unavailable):  # it is said by the first step that needs it
             held = rescue.held(target)
     if held is not None:
-        raise Refused(f"held: {held}", operation="sync", database=target.name, remedy=f"dbsync release {target.name}")
+        raise Refused(
+            f"held: {held}",
+            operation="sync",
+            database=target.name,
+            remedy=f"dbsync release {target.name}",
+        )
 
 
 def ends(settings: Settings, source: str, target: str, primary: str) -> tuple[Database, Database]:
@@ -233,13 +267,17 @@ def partition(context: OpExecutionContext, settings: Settings) -> str:
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def as_dagster_failure() -> Iterator[None]:
     """Turn every exception into a Failure that Dagster can store: no traceback of a driver, no chain, no secret, no row."""
     try:
         yield
     except DbsyncError as error:
-        findings = [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
+        findings = (
+            [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
+        )
         metadata = {GUARDS: MetadataValue.json(findings)} if findings else {}
-        raise Failure(description=str(error), metadata=metadata, allow_retries=isinstance(error, Transient)) from None
+        raise Failure(
+            description=str(error), metadata=metadata, allow_retries=isinstance(error, Transient)
+        ) from None
     except Exception as error:
-        raise Failure(description=unforeseen.text(error), allow_retries=False) from None
+        raise Failure(description=redact.text(error), allow_retries=False) from None

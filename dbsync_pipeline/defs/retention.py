@@ -18,9 +18,9 @@ from dagster import (
 )
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
-from dbsync_pipeline.defs.traces import FAILOVER, UPKEEP, is_look, is_sync
+from dbsync_pipeline.defs.run_tags import FAILOVER, UPKEEP, is_look, is_sync
 from dbsync_pipeline.settings import load
-from dbsync_pipeline.words import count
+from dbsync_pipeline.text import count
 
 _UPKEEP_DAYS = 2.0
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
@@ -36,7 +36,11 @@ def forget_old_runs(context: OpExecutionContext) -> None:
 
 def forget(instance: DagsterInstance, days: float) -> int:
     """Forget this project's runs that ended so long ago, at most 5,000 of a kind; returns how many. Runs of other projects stay."""
-    syncs = [run for run in _ended(instance, days) if is_sync(run) or run.job_name in FAILOVER or is_look(run)]
+    syncs = [
+        run
+        for run in _ended(instance, days)
+        if is_sync(run) or run.job_name in FAILOVER or is_look(run)
+    ]
     upkeep = [run for name in UPKEEP for run in _ended(instance, min(days, _UPKEEP_DAYS), name)]
     for run in (*syncs, *upkeep):
         instance.compute_log_manager.delete_logs(prefix=[run.run_id])
@@ -53,9 +57,13 @@ def _remove_file(instance: DagsterInstance, run_id: str) -> None:
             Path(storage.path_for_shard(run_id) + ending).unlink(missing_ok=True)
 
 
-def _ended(instance: DagsterInstance, days: float, job_name: str | None = None) -> Sequence[DagsterRun]:
+def _ended(
+    instance: DagsterInstance, days: float, job_name: str | None = None
+) -> Sequence[DagsterRun]:
     before = datetime.now(UTC) - timedelta(days=days)
-    return instance.get_runs(RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before), limit=_MOST)
+    return instance.get_runs(
+        RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before), limit=_MOST
+    )
 
 
 def retention_job() -> JobDefinition:

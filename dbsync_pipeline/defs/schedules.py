@@ -20,11 +20,12 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from dbsync_pipeline.defs.traces import JOB, going
+from dbsync_pipeline.defs.run_tags import JOB, active_run
 from dbsync_pipeline.errors import DbsyncError, SettingsError
-from dbsync_pipeline.mirror import rescue, term
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.probe import ask
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.fanout import ask
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.settings import Settings, load
 
 DAILY = "0 2 * * *"
@@ -48,16 +49,32 @@ def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
     ]
 
 
-def upkeep_schedules(readiness: JobDefinition, retention: JobDefinition, settings: Settings) -> list[ScheduleDefinition]:
+def upkeep_schedules(
+    readiness: JobDefinition, retention: JobDefinition, settings: Settings
+) -> list[ScheduleDefinition]:
     """What looks after the syncs; both run as soon as the daemon does."""
     zone, on = settings.timezone, DefaultScheduleStatus.RUNNING
     return [
-        ScheduleDefinition(name="readiness", job=readiness, cron_schedule=READINESS, execution_timezone=zone, default_status=on),
-        ScheduleDefinition(name="retention", job=retention, cron_schedule=RETENTION, execution_timezone=zone, default_status=on),
+        ScheduleDefinition(
+            name="readiness",
+            job=readiness,
+            cron_schedule=READINESS,
+            execution_timezone=zone,
+            default_status=on,
+        ),
+        ScheduleDefinition(
+            name="retention",
+            job=retention,
+            cron_schedule=RETENTION,
+            execution_timezone=zone,
+            default_status=on,
+        ),
     ]
 
 
-def _schedule(name: str, cron: str, settings: Settings, status: DefaultScheduleStatus) -> ScheduleDefinition:
+def _schedule(
+    name: str, cron: str, settings: Settings, status: DefaultScheduleStatus
+) -> ScheduleDefinition:
     return ScheduleDefinition(
         name=name,
         job_name=JOB,
@@ -74,9 +91,15 @@ def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason
     settings = load()
     among = databases(settings)
     primary = term.standing(among, settings).primary
-    busy = {name: run.run_id for name in settings.names if (run := going(context.instance, name))}
+    busy = {
+        name: run.run_id for name in settings.names if (run := active_run(context.instance, name))
+    }
     holds = ask(among, rescue.held, settings.answer_seconds)
-    held = {name: why for name, why in holds.items() if why is not None and not isinstance(why, DbsyncError)}
+    held = {
+        name: why
+        for name, why in holds.items()
+        if why is not None and not isinstance(why, DbsyncError)
+    }
     due, left = sort_out(settings.names, primary, held, busy)
     for why in left:
         context.log.info(why)
@@ -88,7 +111,9 @@ def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason
         yield SkipReason("; ".join(left) or f"there is no database but the primary, {primary}")
 
 
-def sort_out(names: Iterable[str], primary: str, held: Mapping[str, str], busy: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def sort_out(
+    names: Iterable[str], primary: str, held: Mapping[str, str], busy: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """The targets that are due, and a sentence for each that is not."""
     due, left = list[str](), list[str]()
     for name in names:

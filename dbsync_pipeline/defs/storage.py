@@ -34,7 +34,9 @@ class Storage(DagsterStorage, ConfigurableClass):
         return None
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> DagsterStorage:  # type: ignore[override]
+    def from_config_value(  # type: ignore[override]
+        cls, inst_data: ConfigurableClassData | None, config_value: Any
+    ) -> DagsterStorage:
         """The storage that the settings name. Raises SettingsError for a URL that cannot be read, and where the driver is not installed."""
         settings = load()
         url = settings.dagster_storage_url.get_secret_value()
@@ -57,5 +59,8 @@ def normal(url: str) -> str:
     except (sa.exc.ArgumentError, ValueError):
         read = None
     if read is None or read.get_backend_name() != "postgresql":
-        raise SettingsError(f"{VARIABLE} cannot be read", remedy=f"write {VARIABLE} as postgresql://user:password@host:port/name")
+        raise SettingsError(
+            f"{VARIABLE} cannot be read",
+            remedy=f"write {VARIABLE} as postgresql://user:password@host:port/name",
+        )
     return read.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)

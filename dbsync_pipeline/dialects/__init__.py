@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dbsync_pipeline.dialects.base import Dialect
-from dbsync_pipeline.dialects.mssql import MSSQL
-from dbsync_pipeline.dialects.postgresql import PostgreSQL
-from dbsync_pipeline.dialects.sqlite import SQLite
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.mssql.dialect import MSSQL
+from dbsync_pipeline.dialects.postgresql.dialect import PostgreSQL
+from dbsync_pipeline.dialects.sqlite.dialect import SQLite
 
 __all__ = ["REGISTRY", "Dialect"]
 
-REGISTRY: dict[str, type[Dialect]] = {dialect.engine_name: dialect for dialect in (PostgreSQL, MSSQL, SQLite)}
+REGISTRY: dict[str, type[Dialect]] = {
+    dialect.engine_name: dialect for dialect in (PostgreSQL, MSSQL, SQLite)
+}
 """By the first word of a database's URL."""

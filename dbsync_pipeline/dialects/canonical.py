@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from dbsync_pipeline.dialects.base import Column, Key, Kind, Row
+from dbsync_pipeline.dialects.contract import Column, Key, Kind, Row
 
 _Piece = Callable[[Any], bytes]
 
@@ -26,7 +26,15 @@ def form_of(columns: Sequence[Column]) -> Callable[[Row], bytes]:
     pieces = [_PIECES[column.kind] for column in columns]
 
     def form(row: Row) -> bytes:
-        return b"|".join([b"~" if value is None else piece(value) for piece, value in zip(pieces, row, strict=True)]) + b"|"
+        return (
+            b"|".join(
+                [
+                    b"~" if value is None else piece(value)
+                    for piece, value in zip(pieces, row, strict=True)
+                ]
+            )
+            + b"|"
+        )
 
     return form
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Column, Kind, Row, Table
-from dbsync_pipeline.errors import Unholdable
-from dbsync_pipeline.words import count
+from dbsync_pipeline.dialects.contract import Column, Kind, Row, Table
+from dbsync_pipeline.errors import Unrepresentable
+from dbsync_pipeline.text import count
 
 EPOCH = dt.datetime(2000, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -30,25 +30,33 @@ class Cannot(ValueError):
     """Why a value cannot be held; says nothing of the value itself."""
 
 
-def converter(table: Table, columns: Sequence[Column], converts: Sequence[Convert], database: str) -> Callable[[Row], list[Any]]:
+def converter(
+    table: Table, columns: Sequence[Column], converts: Sequence[Convert], database: str
+) -> Callable[[Row], list[Any]]:
     """One function for a whole row. It raises Unholdable with the table, the column and the row's key where a value will not go over."""
-    places = [next((n for n, column in enumerate(columns) if column.name == part.name), None) for part in table.key]
+    places = [
+        next((n for n, column in enumerate(columns) if column.name == part.name), None)
+        for part in table.key
+    ]
 
     def convert(row: Row) -> list[Any]:
         try:
-            return [None if value is None else to(value) for to, value in zip(converts, row, strict=True)]
+            return [
+                None if value is None else to(value)
+                for to, value in zip(converts, row, strict=True)
+            ]
         except (ValueError, ArithmeticError, TypeError):
             raise _refusal(row) from None
 
-    def _refusal(row: Row) -> Unholdable:
+    def _refusal(row: Row) -> Unrepresentable:
         key = [row[place] for place in places if place is not None]
         for column, to, value in zip(columns, converts, row, strict=True):
             try:
                 _ = None if value is None else to(value)
             except (ValueError, ArithmeticError, TypeError) as error:
                 why = str(error) if isinstance(error, Cannot) else "it is not of the column's type"
-                return unholdable(table, column.name, key, why, database)
-        return Unholdable(
+                return unrepresentable(table, column.name, key, why, database)
+        return Unrepresentable(
             f"the row with key ({', '.join(map(repr, key))}) cannot be held exactly",
             operation="stage",
             database=database,
@@ -59,9 +67,11 @@ def converter(table: Table, columns: Sequence[Column], converts: Sequence[Conver
     return convert
 
 
-def unholdable(table: Table, column: str, key: Sequence[Any], why: str, database: str) -> Unholdable:
+def unrepresentable(
+    table: Table, column: str, key: Sequence[Any], why: str, database: str
+) -> Unrepresentable:
     """The refusal of one value, which is not told itself."""
-    return Unholdable(
+    return Unrepresentable(
         f"column {column} of the row with key ({', '.join(map(repr, key))}) cannot be held exactly: {why}",
         operation="stage",
         database=database,
@@ -76,7 +86,13 @@ def unholdable(table: Table, column: str, key: Sequence[Any], why: str, database
 def checked(column: Column) -> Convert | None:
     """A check of a plain value against the column's declared bounds, which SQLite does not enforce; None where there is nothing to check."""
     if column.kind is Kind.INTEGER:
-        bits = 16 if isinstance(column.type, sa.SmallInteger) else 64 if isinstance(column.type, sa.BigInteger) else 32
+        bits = (
+            16
+            if isinstance(column.type, sa.SmallInteger)
+            else 64
+            if isinstance(column.type, sa.BigInteger)
+            else 32
+        )
         return _within(bits)
     if column.kind is Kind.NUMERIC:
         return _digits(int(column.type.precision), column.scale)  # type: ignore[attr-defined]
@@ -267,7 +283,9 @@ def _uuid(value: Any) -> str:
 def _instant(value: Any) -> int:
     """Without an offset the text is taken as UTC, which is what SQLAlchemy's own DateTime leaves there."""
     moment = dt.datetime.fromisoformat(_of(str)(value))
-    return _microseconds(moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment)
+    return _microseconds(
+        moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    )
 
 
 def _datetime(value: Any) -> int:
@@ -291,7 +309,9 @@ _FROM_SQLITE: dict[Kind, Convert] = {
     Kind.INSTANT: _instant,
     Kind.DATETIME: _datetime,
     Kind.DATE: lambda value: dt.date.fromisoformat(_of(str)(value)).toordinal() - _DAY,
-    Kind.TIME: lambda value: _microseconds(dt.datetime.combine(EPOCH.date(), dt.time.fromisoformat(_of(str)(value)))),
+    Kind.TIME: lambda value: _microseconds(
+        dt.datetime.combine(EPOCH.date(), dt.time.fromisoformat(_of(str)(value)))
+    ),
 }
 
 
@@ -329,7 +349,11 @@ def _utf16(length: int | None) -> Convert:
     """NVARCHAR counts in halves of 32 bits, so that a character beyond U+FFFF counts as two."""
 
     def check(value: str) -> str:
-        if not value.isascii() and length is not None and len(_utf8(value).encode("utf-16-le")) > 2 * length:
+        if (
+            not value.isascii()
+            and length is not None
+            and len(_utf8(value).encode("utf-16-le")) > 2 * length
+        ):
             raise Cannot(
                 f"it is longer than {count(length, 'character')} as SQL Server counts them, where one beyond U+FFFF counts as two"
             )
@@ -346,7 +370,9 @@ def _code_page(code_page: int, length: int | None) -> Convert:
             data = value.encode(codec)
         except (UnicodeEncodeError, LookupError):
             if not value.isascii():
-                raise Cannot(f"the column is VARCHAR and its code page {code_page} lacks a character of it") from None
+                raise Cannot(
+                    f"the column is VARCHAR and its code page {code_page} lacks a character of it"
+                ) from None
             data = value.encode()
         if length is not None and len(data) > length:
             raise Cannot(f"it is longer than {count(length, 'byte')}, in which VARCHAR counts")

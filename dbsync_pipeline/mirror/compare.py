@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Key, Kind, RowDigest, Table
+from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Key, Kind, RowDigest, Table
 from dbsync_pipeline.errors import StructureError
 
 ROWS_A_BUCKET = 128
@@ -70,13 +70,17 @@ class Changes:
         return bool(self.new or self.changed or self.gone)
 
 
-def family_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> str:
+def digest_format_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> str:
     """The engines' own form where both sides share it, else the canonical one.
 
     Raises StructureError where the canonical form is needed and a table has a column that has none.
     """
     if type(source) is type(target):
-        return source.family() if source.family() == target.family() else CANONICAL
+        return (
+            source.digest_format()
+            if source.digest_format() == target.digest_format()
+            else CANONICAL
+        )
     require_carried(source.engine_name, target.engine_name, tables)
     return CANONICAL
 
@@ -114,7 +118,9 @@ def both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
     return first, later.result()
 
 
-def changes(source: Dialect, target: Dialect, table: Table, form: Form, buckets: np.ndarray) -> Iterator[Changes]:
+def changes(
+    source: Dialect, target: Dialect, table: Table, form: Form, buckets: np.ndarray
+) -> Iterator[Changes]:
     """The differences in these buckets, bucket by bucket; no more than two buckets are held at once."""
     theirs = _by_bucket(target.row_digests(table, form, buckets))
     waiting = next(theirs, None)

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dbsync_pipeline.dialects.base import Key
+from dbsync_pipeline.dialects.contract import Key
 from dbsync_pipeline.mirror.ledger import Term
-from dbsync_pipeline.words import count
+from dbsync_pipeline.text import count
 
 FIRST_KEYS = 5
 """So many keys are named in a refusal."""
@@ -27,7 +27,7 @@ class Risk:
 
     rows: int = 0
     keys: tuple[Key, ...] = ()
-    untold: bool = False
+    unattributable: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
     same_database: bool
     known: bool
     tables: Mapping[str, TablePlan]
-    strange: int | None = None
+    unknown: int | None = None
     source_term: Term | None = None
     target_term: Term | None = None
     returning: bool = False
@@ -118,11 +118,20 @@ def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
         "--overwrite": policy.overwrite,
         "--max-change-fraction 1": policy.max_change_fraction >= 1,
     }
-    needed = [option for option in given if given[option] or any(one.option == option for one in objections)]
+    needed = [
+        option
+        for option in given
+        if given[option] or any(one.option == option for one in objections)
+    ]
     if "--max-change-fraction 1" not in needed:
         needed += _limits(policy)
     return tuple(
-        Finding(one.guard, one.table, one.found, one.remedy + (_through(plan, needed) if one.option else ""))
+        Finding(
+            one.guard,
+            one.table,
+            one.found,
+            one.remedy + (_through(plan, needed) if one.option else ""),
+        )
         for one in objections
     )
 
@@ -130,9 +139,9 @@ def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
 def _limits(policy: Policy) -> list[str]:
     usual = Policy()
     fraction, rows = policy.max_change_fraction, policy.max_change_rows
-    return [f"--max-change-fraction {fraction}"] * (fraction != usual.max_change_fraction) + [f"--max-change-rows {rows}"] * (
-        rows != usual.max_change_rows
-    )
+    return [f"--max-change-fraction {fraction}"] * (fraction != usual.max_change_fraction) + [
+        f"--max-change-rows {rows}"
+    ] * (rows != usual.max_change_rows)
 
 
 def _same_database(plan: Plan, policy: Policy) -> Iterator[_Objection]:
@@ -158,14 +167,20 @@ def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[_Objection]:
 
 def _older_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     """A source restored from an old backup, or an older standby, does not know the number of the target's last publish."""
-    if plan.strange is not None and not plan.empty and not policy.overwrite:
+    if plan.unknown is not None and not plan.empty and not policy.overwrite:
         # one whose term is behind has to become the primary: the guard of terms cannot be waived
-        behind = plan.target_term is not None and plan.target_term.n > (plan.source_term.n if plan.source_term else 0)
-        lost = f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}" if behind else ""
+        behind = plan.target_term is not None and plan.target_term.n > (
+            plan.source_term.n if plan.source_term else 0
+        )
+        lost = (
+            f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
+            if behind
+            else ""
+        )
         yield _Objection(
             "older source",
             None,
-            f"{plan.target} holds state {plan.strange}, which {plan.source} does not know: {plan.source} was restored from a "
+            f"{plan.target} holds state {plan.unknown}, which {plan.source} does not know: {plan.source} was restored from a "
             "backup, or is an older standby",
             f"{bring_up(plan.source, plan.target)}; {lost}",
             None if behind else "--overwrite",
@@ -178,7 +193,11 @@ def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     if theirs is None or policy.any_term:
         return
     mine = 0 if ours is None else ours.n
-    rival = ours is not None and ours.n == theirs.n and ours.primary not in (theirs.primary, plan.source)
+    rival = (
+        ours is not None
+        and ours.n == theirs.n
+        and ours.primary not in (theirs.primary, plan.source)
+    )
     if theirs.n > mine or rival:
         yield _Objection(
             "term",
@@ -186,7 +205,9 @@ def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
             f"{plan.target} says that {theirs.primary} is the primary (term {theirs.n}), and {plan.source} is of term {mine}",
             _to_term(plan, theirs),
         )
-    elif theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite:
+    elif (
+        theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite
+    ):
         yield _Objection(
             "term",
             None,
@@ -202,13 +223,17 @@ def _to_term(plan: Plan, theirs: Term) -> str:
             f"make {plan.source} a copy of the primary first: `dbsync failback` where it is the configured primary, else "
             f"`dbsync sync --source {theirs.primary} --target {plan.source}`"
         )
-    if plan.strange is not None:
+    if plan.unknown is not None:
         return f"{bring_up(plan.source, plan.target)}; if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
     return f"`dbsync promote {plan.source}` ends the promotion that was cut off"
 
 
 def _unknown_target(plan: Plan, policy: Policy) -> Iterator[_Objection]:
-    if plan.known or policy.overwrite or not any(table.target_rows for table in plan.tables.values()):
+    if (
+        plan.known
+        or policy.overwrite
+        or not any(table.target_rows for table in plan.tables.values())
+    ):
         return
     differing = [table for table in plan.tables.values() if not table.empty]
     if differing:
@@ -241,7 +266,7 @@ def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[_Objection]:
 
 
 def _written(plan: Plan, risk: Risk) -> str:
-    if risk.untold:
+    if risk.unattributable:
         why = "columns were taken out of the models or got another type, or the engine is of another version"
         return f"whether somebody has written to {plan.target} since its last publish cannot be told: {why}"
     return f"somebody has written to {plan.target} since its last publish"
@@ -251,10 +276,14 @@ def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     for table in plan.tables.values():
         lost = table.update + table.delete
         limit = max(policy.max_change_rows, int(policy.max_change_fraction * table.target_rows))
-        emptied = table.target_rows > 0 and table.source_rows == 0 and policy.max_change_fraction < 1
+        emptied = (
+            table.target_rows > 0 and table.source_rows == 0 and policy.max_change_fraction < 1
+        )
         if lost > limit or emptied:
             what = (
-                "the source's table is empty" if table.source_rows == 0 else f"the source has {count(table.source_rows, 'row')}"
+                "the source's table is empty"
+                if table.source_rows == 0
+                else f"the source has {count(table.source_rows, 'row')}"
             )
             yield _Objection(
                 "shrunken source",
@@ -297,9 +326,17 @@ def promote_anyway(name: str) -> str:
 def _through(plan: Plan, options: Sequence[str]) -> str:
     """The command that carries out the plan whatever is said against it, and no more than that plan."""
     if plan.returning:
-        return failback(plan.target, [option for option in options if option.startswith("--max-change")])
+        return failback(
+            plan.target, [option for option in options if option.startswith("--max-change")]
+        )
     chosen = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
-    command = ["dbsync sync", f"--source {plan.source}", f"--target {plan.target}", *chosen, *options]
+    command = [
+        "dbsync sync",
+        f"--source {plan.source}",
+        f"--target {plan.target}",
+        *chosen,
+        *options,
+    ]
     return f"if this is what you want: `{' '.join(command)}`"
 
 

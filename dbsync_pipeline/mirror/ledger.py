@@ -16,16 +16,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Dialect, Digests, Form, Table
+from dbsync_pipeline.columns import Instant
+from dbsync_pipeline.dialects.contract import Dialect, Digests, Form, Table
 from dbsync_pipeline.errors import DatabaseError, StructureError
-from dbsync_pipeline.types import Instant
 
 VERSION = 3
 _FORMER = ("1", "2")
 _ADDED = (("publishes", "state"), ("digests", "columns"))
 """The table and the column that each former version lacked of the next one."""
 
-_STRANGE = "strange numbers"
+_UNKNOWN = "strange numbers"
 _GIVEN = "state "
 """With a number after it, the fact that holds the moment of the state that this database has published under that number."""
 TERM = "term"
@@ -78,7 +78,7 @@ class TableResult:
 
 
 @dataclass(frozen=True)
-class Publication:
+class Publish:
     """A publish as the ledger has it.
 
     `number` counts the publishes of one primary to all its standbys, so that of two standbys the one with the higher number is newer.
@@ -127,21 +127,26 @@ class Numbers:
     """
 
     highest: int
-    strange: tuple[tuple[int, int], ...] = ()
+    unknown: tuple[tuple[int, int], ...] = ()
 
     def __contains__(self, number: int) -> bool:
-        return number <= self.highest and not any(first <= number <= last for first, last in self.strange)
+        return number <= self.highest and not any(
+            first <= number <= last for first, last in self.unknown
+        )
 
     @classmethod
-    def read(cls, highest: int, strange: str | None) -> Numbers:
+    def read(cls, highest: int, unknown: str | None) -> Numbers:
         """From the highest number and the ranges as `written`."""
-        ranges = ((int(first), int(last)) for first, _, last in (word.partition("-") for word in (strange or "").split()))
+        ranges = (
+            (int(first), int(last))
+            for first, _, last in (word.partition("-") for word in (unknown or "").split())
+        )
         return cls(highest, tuple(ranges))
 
     @property
     def written(self) -> str | None:
         """The strange ranges as the ledger keeps them, `6-9 12-12`; None where there are none."""
-        return " ".join(f"{first}-{last}" for first, last in self.strange) or None
+        return " ".join(f"{first}-{last}" for first, last in self.unknown) or None
 
 
 @dataclass(frozen=True)
@@ -161,10 +166,14 @@ def _tables(schema: str | None) -> _Tables:
         return sa.Table(f"{prefix}{name}", metadata, *columns)
 
     def number(name: str, **given: Any) -> sa.Column[Any]:
-        return sa.Column(name, sa.BigInteger, **{"nullable": False, "autoincrement": False, **given})
+        return sa.Column(
+            name, sa.BigInteger, **{"nullable": False, "autoincrement": False, **given}
+        )
 
     def text(name: str, length: int | None = None, **given: Any) -> sa.Column[Any]:
-        return sa.Column(name, sa.Unicode(length) if length else sa.UnicodeText, **{"nullable": False, **given})
+        return sa.Column(
+            name, sa.Unicode(length) if length else sa.UnicodeText, **{"nullable": False, **given}
+        )
 
     return _Tables(
         metadata,
@@ -213,7 +222,9 @@ class Ledger:
 
     def exists(self) -> bool:
         with self._dialect.doing("read the ledger"):
-            return sa.inspect(self._connection).has_table(self._t.facts.name, schema=self._dialect.ledger_schema)
+            return sa.inspect(self._connection).has_table(
+                self._t.facts.name, schema=self._dialect.ledger_schema
+            )
 
     def create(self, tables: Iterable[Table] = ()) -> None:
         """Make the ledger's tables in a transaction of their own, where they are missing; a second call does nothing.
@@ -230,7 +241,10 @@ class Ledger:
                 self._connection.execute(sa.schema.CreateSchema(schema))
             self._t.metadata.create_all(self._connection)
             facts = {"version": str(VERSION), "identity": str(uuid.uuid4())}
-            self._connection.execute(self._t.facts.insert(), [{"name": name, "value": value} for name, value in facts.items()])
+            self._connection.execute(
+                self._t.facts.insert(),
+                [{"name": name, "value": value} for name, value in facts.items()],
+            )
 
     def drop(self) -> None:
         """Forget everything, in a transaction of its own."""
@@ -249,10 +263,14 @@ class Ledger:
                 operations = Operations(MigrationContext.configure(self._connection))
                 for table, column in _ADDED[_FORMER.index(version) :]:
                     here = getattr(self._t, table)
-                    operations.add_column(here.name, sa.Column(column, here.c[column].type), schema=here.schema)
+                    operations.add_column(
+                        here.name, sa.Column(column, here.c[column].type), schema=here.schema
+                    )
                 for mirrored in tables:
-                    kept = self._t.digests.update().where(self._t.digests.c.table_name == mirrored.name)
-                    self._connection.execute(kept.values(columns=json.dumps(mirrored.signs)))
+                    kept = self._t.digests.update().where(
+                        self._t.digests.c.table_name == mirrored.name
+                    )
+                    self._connection.execute(kept.values(columns=json.dumps(mirrored.signatures)))
                 self.note("version", str(VERSION))
         elif version != str(VERSION):
             raise StructureError(
@@ -268,7 +286,9 @@ class Ledger:
         """One fact by its name; None where it was never noted."""
         facts = self._t.facts
         with self._dialect.doing("read the ledger"):
-            value = self._connection.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar_one_or_none()
+            value = self._connection.execute(
+                sa.select(facts.c.value).where(facts.c.name == name)
+            ).scalar_one_or_none()
         return None if value is None else str(value)
 
     def note(self, name: str, value: str | None) -> None:
@@ -287,19 +307,23 @@ class Ledger:
         """The highest number that this database knows, of a publish or of a state, received or sent; 0 where it knows none."""
         publishes = self._t.publishes
         with self._dialect.doing("read the ledger"):
-            received = self._connection.execute(sa.select(sa.func.max(publishes.c.number), sa.func.max(publishes.c.state))).one()
+            received = self._connection.execute(
+                sa.select(sa.func.max(publishes.c.number), sa.func.max(publishes.c.state))
+            ).one()
         return max(int(self.fact("number") or 0), *(number or 0 for number in received))
 
     def numbers(self) -> Numbers:
         """The states that this database holds or has been through: sent as a source, or received as a standby."""
         last = self.last()
-        return Numbers.read(max(int(self.fact("number") or 0), last.state if last else 0), self.fact(_STRANGE))
+        return Numbers.read(
+            max(int(self.fact("number") or 0), last.state if last else 0), self.fact(_UNKNOWN)
+        )
 
-    def keep_strange(self, numbers: Numbers) -> None:
+    def record_unknown(self, numbers: Numbers) -> None:
         """A standby that takes a source's state does not know what the source does not know."""
-        self.note(_STRANGE, numbers.written)
+        self.note(_UNKNOWN, numbers.written)
 
-    def knows(self, received: Publication) -> bool:
+    def knows(self, received: Publish) -> bool:
         """Whether the state that a standby received is one that this database holds or has been through.
 
         A database that was restored from a backup gives numbers again that it had given before: so it is not the number alone that
@@ -313,7 +337,11 @@ class Ledger:
         publishes = self._t.publishes
         state = sa.func.coalesce(publishes.c.state, publishes.c.number)
         own = self._many(
-            sa.select(publishes).where(state == received.state, publishes.c.undoes.is_(None), publishes.c.numbered == sa.true())
+            sa.select(publishes).where(
+                state == received.state,
+                publishes.c.undoes.is_(None),
+                publishes.c.numbered == sa.true(),
+            )
         )
         return not own or any(one.snapshot_at == moment for one in own)
 
@@ -333,11 +361,14 @@ class Ledger:
             highest, number = self._next_number(above)
             if above > highest:
                 known = self.numbers()
-                self._put(_STRANGE, replace(known, strange=(*known.strange, (highest + 1, above))).written or "")
+                self._put(
+                    _UNKNOWN,
+                    replace(known, unknown=(*known.unknown, (highest + 1, above))).written or "",
+                )
             self._put(_given(number), moment.isoformat())
         return number
 
-    def heir_number(self, above: int) -> int | None:
+    def inherited_number(self, above: int) -> int | None:
         """As `claim_number`, within the open transaction, for a primary that answers for the numbers that others gave: none is strange to it.
 
         None, and the transaction goes on, where this role may not note the number.
@@ -352,7 +383,9 @@ class Ledger:
         """The highest number that was known, and the next one, which is noted."""
         facts = self._t.facts
         # the row is locked by its update before it is read, so that nobody else reads it meanwhile
-        self._connection.execute(facts.update().where(facts.c.name == "number").values(value=facts.c.value))
+        self._connection.execute(
+            facts.update().where(facts.c.name == "number").values(value=facts.c.value)
+        )
         highest = self.number()
         number = max(highest, above) + 1
         self._put("number", str(number))
@@ -361,7 +394,9 @@ class Ledger:
     def _put(self, name: str, value: str) -> None:
         """As `note`, with a source's rights: it may insert and update facts, and delete none."""
         facts = self._t.facts
-        if not self._connection.execute(facts.update().where(facts.c.name == name).values(value=value)).rowcount:
+        if not self._connection.execute(
+            facts.update().where(facts.c.name == name).values(value=value)
+        ).rowcount:
             self._connection.execute(facts.insert().values(name=name, value=value))
 
     def term(self) -> Term | None:
@@ -379,7 +414,11 @@ class Ledger:
             return mine == term
         with self._dialect.doing("write the ledger"):
             # by deleting, not by an update: a standby's role has no right to that on this table
-            old = facts.delete().where(facts.c.name == TERM, facts.c.value == mine.to_text()) if mine else None
+            old = (
+                facts.delete().where(facts.c.name == TERM, facts.c.value == mine.to_text())
+                if mine
+                else None
+            )
             if old is not None and self._connection.execute(old).rowcount != 1:
                 return False
             try:
@@ -395,16 +434,20 @@ class Ledger:
         if mine is not None and mine.after:
             self.note(TERM, replace(mine, after=None).to_text())
 
-    def newest(self) -> Publication | None:
+    def newest(self) -> Publish | None:
         """The publish with the highest number, an undo too."""
-        return self._one(sa.select(self._t.publishes).order_by(self._t.publishes.c.number.desc()).limit(1))
+        return self._one(
+            sa.select(self._t.publishes).order_by(self._t.publishes.c.number.desc()).limit(1)
+        )
 
-    def last(self) -> Publication | None:
+    def last(self) -> Publish | None:
         """The publish whose state stands here: the newest that was not taken back; None where there is none."""
         publishes, undone = self._t.publishes, set[int]()
         with self._dialect.doing("read the ledger"):
             entries = self._connection.execute(
-                sa.select(publishes.c.number, publishes.c.undoes).order_by(publishes.c.number.desc())
+                sa.select(publishes.c.number, publishes.c.undoes).order_by(
+                    publishes.c.number.desc()
+                )
             ).all()
         for number, undoes in entries:
             if number in undone:
@@ -414,49 +457,51 @@ class Ledger:
             undone.add(undoes)
         return None
 
-    def of_run(self, run_id: str) -> Publication | None:
+    def of_run(self, run_id: str) -> Publish | None:
         """The publish of that run, if it was committed."""
         return self._one(sa.select(self._t.publishes).where(self._t.publishes.c.run_id == run_id))
 
-    def publishes(self, limit: int | None = None, *, source: str | None = None) -> list[Publication]:
+    def publishes(self, limit: int | None = None, *, source: str | None = None) -> list[Publish]:
         """The newest publishes, from that source if one is named, newest first; all without a limit."""
         publishes = self._t.publishes
         query = sa.select(publishes).order_by(publishes.c.number.desc()).limit(limit)
         return self._many(query if source is None else query.where(publishes.c.source == source))
 
-    def beginning(self, run_id: str) -> list[Publication]:
+    def beginning(self, run_id: str) -> list[Publish]:
         """The publishes of the runs whose id begins so, newest first."""
         publishes = self._t.publishes
         begins = publishes.c.run_id.startswith(run_id, autoescape=True)
         return self._many(sa.select(publishes).where(begins).order_by(publishes.c.number.desc()))
 
-    def rescuing(self) -> list[Publication]:
+    def rescuing(self) -> list[Publish]:
         """The publishes of which rescued rows are kept, newest first."""
         publishes = self._t.publishes
         kept = publishes.c.number.in_(sa.select(self._t.rescues.c.publish))
         return self._many(sa.select(publishes).where(kept).order_by(publishes.c.number.desc()))
 
-    def of_runs(self, run_ids: Collection[str]) -> list[Publication]:
+    def of_runs(self, run_ids: Collection[str]) -> list[Publish]:
         """The publishes of these runs, of those that were committed, newest first."""
         publishes, wanted = self._t.publishes, list(run_ids)
-        found: list[Publication] = []
+        found: list[Publish] = []
         for start in range(0, len(wanted), _AT_ONCE):
-            found += self._many(sa.select(publishes).where(publishes.c.run_id.in_(wanted[start : start + _AT_ONCE])))
+            found += self._many(
+                sa.select(publishes).where(publishes.c.run_id.in_(wanted[start : start + _AT_ONCE]))
+            )
         return sorted(found, key=lambda entry: entry.number, reverse=True)
 
-    def _many(self, query: sa.Select[Any]) -> list[Publication]:
+    def _many(self, query: sa.Select[Any]) -> list[Publish]:
         with self._dialect.doing("read the ledger"):
             rows = self._connection.execute(query).all()
         return [self._publication(row) for row in rows]
 
-    def _one(self, query: sa.Select[Any]) -> Publication | None:
+    def _one(self, query: sa.Select[Any]) -> Publish | None:
         with self._dialect.doing("read the ledger"):
             row = self._connection.execute(query).one_or_none()
         return None if row is None else self._publication(row)
 
-    def _publication(self, row: sa.Row[Any]) -> Publication:
+    def _publication(self, row: sa.Row[Any]) -> Publish:
         tables = {name: TableResult(**result) for name, result in json.loads(row.tables).items()}
-        return Publication(
+        return Publish(
             row.number,
             row.run_id,
             row.source,
@@ -471,7 +516,7 @@ class Ledger:
             row.number if row.state is None else row.state,
         )
 
-    def record(self, publication: Publication, source_identity: str) -> None:
+    def record(self, publication: Publish, source_identity: str) -> None:
         """Write a publish."""
         with self._dialect.doing("write the ledger"):
             self._connection.execute(
@@ -486,7 +531,9 @@ class Ledger:
                     undoes=publication.undoes,
                     numbered=publication.numbered,
                     state=publication.state,
-                    tables=json.dumps({name: asdict(result) for name, result in publication.tables.items()}),
+                    tables=json.dumps(
+                        {name: asdict(result) for name, result in publication.tables.items()}
+                    ),
                     seconds=json.dumps(dict(publication.seconds)),
                 )
             )
@@ -497,7 +544,10 @@ class Ledger:
         """The digests of a table as last published, or as they stood before that publish; None where it never was."""
         digests = self._t.digests
         query = (
-            sa.select(*self._kept_of(digests)).where(digests.c.table_name == table).order_by(digests.c.publish.desc()).limit(1)
+            sa.select(*self._kept_of(digests))
+            .where(digests.c.table_name == table)
+            .order_by(digests.c.publish.desc())
+            .limit(1)
         )
         if before is not None:
             query = query.where(digests.c.publish < before)
@@ -505,7 +555,9 @@ class Ledger:
             row = self._connection.execute(query).one_or_none()
         if row is None or row.data is None:
             return None
-        columns = tuple((name, sign) for name, sign in json.loads(row._mapping.get("columns") or "[]"))
+        columns = tuple(
+            (name, sign) for name, sign in json.loads(row._mapping.get("columns") or "[]")
+        )
         return Digests.from_bytes(Form(row.family, row.buckets, columns), row.data)
 
     def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
@@ -515,7 +567,7 @@ class Ledger:
             given = {
                 "publish": publish,
                 "table_name": table,
-                "family": form.family,
+                "family": form.digest_format,
                 "buckets": form.buckets,
                 "data": data,
                 "columns": json.dumps(form.columns) if form.columns else None,
@@ -529,12 +581,18 @@ class Ledger:
         newest = sa.select(sa.func.max(digests.c.publish)).where(digests.c.table_name == table)
         with self._dialect.doing("write the ledger"):
             publish = self._connection.execute(newest).scalar_one()
-            self._connection.execute(digests.delete().where(digests.c.table_name == table, digests.c.publish == publish))
+            self._connection.execute(
+                digests.delete().where(digests.c.table_name == table, digests.c.publish == publish)
+            )
             self.keep_digests(publish, table, value)
 
     def _kept_of(self, digests: sa.Table) -> list[sa.Column[Any]]:
         """The columns of that table: a source's ledger, which no sync brings up, may be of the version before this one."""
-        return [column for column in digests.columns if column.name != "columns" or self._fact("version") == str(VERSION)]
+        return [
+            column
+            for column in digests.columns
+            if column.name != "columns" or self._fact("version") == str(VERSION)
+        ]
 
     # -- rescued rows
 
@@ -546,7 +604,12 @@ class Ledger:
             query = query.where(rescues.c.publish == publish)
         with self._dialect.doing("read the ledger"):
             rows = self._connection.execute(query).all()
-        return [Rescued(r.publish, r.table_name, r.stored_in, r.deleted, r.replaced, r.inserted, r.bytes) for r in rows]
+        return [
+            Rescued(
+                r.publish, r.table_name, r.stored_in, r.deleted, r.replaced, r.inserted, r.bytes
+            )
+            for r in rows
+        ]
 
     def note_rescue(self, rescued: Rescued) -> None:
         """Write down what a publish has rescued of one table."""
@@ -568,7 +631,9 @@ class Ledger:
         digests, rescues = self._t.digests, self._t.rescues
         later = digests.alias()
         superseded = sa.exists().where(
-            later.c.table_name == digests.c.table_name, later.c.publish > digests.c.publish, later.c.publish <= publish
+            later.c.table_name == digests.c.table_name,
+            later.c.publish > digests.c.publish,
+            later.c.publish <= publish,
         )
         with self._dialect.doing("write the ledger"):
             self._connection.execute(rescues.delete().where(rescues.c.publish == publish))

@@ -11,8 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 
-from dbsync_pipeline import unforeseen
-from dbsync_pipeline.dialects.base import Table
+from dbsync_pipeline import redact
+from dbsync_pipeline.dialects.contract import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 
 RESERVED = ("dbsync_publish", "dbsync_change")
@@ -69,12 +69,14 @@ def load_model(module: str, revisions: Path | None = None) -> Model:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # the module is not ours: it may fail in any way
-        why = unforeseen.clean(f"{type(error).__name__}: {error}".splitlines()[0])
+        why = redact.clean(f"{type(error).__name__}: {error}".splitlines()[0])
         raise SettingsError(
             f"the models' module {module!r} cannot be imported: {why}",
             remedy="mend the module, or set DBSYNC_MODELS to one that can",
         ) from None
-    metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(found, "metadata", None)
+    metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(
+        found, "metadata", None
+    )
     if not isinstance(metadata, sa.MetaData) or not metadata.tables:
         raise SettingsError(
             f"the module {module!r} has no Base.metadata and no metadata with tables in it",

@@ -16,14 +16,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Column, Dialect, Kind, Table, kind_of
+from dbsync_pipeline.dialects.contract import Column, Dialect, Kind, Table, kind_of
 from dbsync_pipeline.errors import Busy, DbsyncError
-from dbsync_pipeline.mirror import guard, schema, term
+from dbsync_pipeline.mirror import guard, schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Ledger, Publication
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.fanout import ask
+from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.probe import ask
-from dbsync_pipeline.mirror.rescue import HELD
+from dbsync_pipeline.mirror.rescue.rescue import HELD
 from dbsync_pipeline.settings import Settings
 
 REACHABLE, STRUCTURE, KEYS, COUNTERS, WRITES, WHOLE, RELEASED, AGE = (
@@ -75,7 +76,7 @@ class Facts:
     orphans: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     unwritable: tuple[str, ...] = ()
-    last: Publication | None = None
+    last: Publish | None = None
     age_seconds: float | None = None
     held: str | None = None
 
@@ -96,11 +97,13 @@ class Report:
     primary: bool
     ready: bool
     reasons: Mapping[str, str]
-    last: Publication | None = None
+    last: Publish | None = None
     age_seconds: float | None = None
 
 
-def survey(among: Sequence[Database], settings: Settings, model: Model, *, seconds: float) -> list[Report]:
+def survey(
+    among: Sequence[Database], settings: Settings, model: Model, *, seconds: float
+) -> list[Report]:
     """A report on each database, in their order; all are asked at the same time, and within `seconds` each. Changes nothing."""
     primary = term.standing(among, settings).primary
     answers = ask(among, lambda one: _report(one, one.name == primary, settings, model), seconds)
@@ -116,7 +119,9 @@ def _report(database: Database, primary: bool, settings: Settings, model: Model)
             return Report(database.name, True, True, {})
         facts = read(dialect, model)
     verdict = judge(facts, settings.max_age_seconds)
-    return Report(database.name, False, verdict.ready, verdict.reasons, facts.last, facts.age_seconds)
+    return Report(
+        database.name, False, verdict.ready, verdict.reasons, facts.last, facts.age_seconds
+    )
 
 
 def _unreached(name: str, primary: bool, error: DbsyncError) -> Report:
@@ -156,7 +161,10 @@ def _reasons(facts: Facts, max_age_seconds: float) -> Iterator[tuple[str, str]]:
     if facts.held is not None:
         yield RELEASED, f"held: {facts.held}"
     if facts.age_seconds is not None and facts.age_seconds > max_age_seconds:
-        yield AGE, f"its state is {facts.age_seconds / 3600:.1f} hours old, {max_age_seconds / 3600:g} are allowed"
+        yield (
+            AGE,
+            f"its state is {facts.age_seconds / 3600:.1f} hours old, {max_age_seconds / 3600:g} are allowed",
+        )
 
 
 def read(dialect: Dialect, model: Model) -> Facts:
@@ -165,7 +173,9 @@ def read(dialect: Dialect, model: Model) -> Facts:
     Reads every foreign key's columns. Raises DbsyncError where the database cannot be asked.
     """
     differences = schema.differences(dialect, model)
-    structure = tuple(f"table {table}: {word}" for table, words in differences.items() for word in words)
+    structure = tuple(
+        f"table {table}: {word}" for table, words in differences.items() for word in words
+    )
     last, held = _ledger(dialect)
     age = None if last is None else (dt.datetime.now(dt.UTC) - last.snapshot_at).total_seconds()
     if structure:
@@ -176,7 +186,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
     return Facts((), orphans, taken, tuple(_unwritable(dialect, model)), last, age, held)
 
 
-def _ledger(dialect: Dialect) -> tuple[Publication | None, str | None]:
+def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
     ledger = Ledger(dialect)
     found = (ledger.last(), ledger.fact(HELD)) if ledger.exists() else (None, None)
     dialect.connection.rollback()
@@ -196,7 +206,12 @@ def _orphan(key: sa.ForeignKeyConstraint) -> sa.Select[Any]:
     child, parent = key.table, key.referred_table.alias("parent")
     pairs = [(element.parent, parent.c[element.column.key]) for element in key.elements]
     there = sa.exists().where(*(theirs == ours for ours, theirs in pairs)).correlate(child)
-    return sa.select(sa.literal(1)).select_from(child).where(*(ours.is_not(None) for ours, _ in pairs), ~there).limit(1)
+    return (
+        sa.select(sa.literal(1))
+        .select_from(child)
+        .where(*(ours.is_not(None) for ours, _ in pairs), ~there)
+        .limit(1)
+    )
 
 
 def _next_is_taken(dialect: Dialect, table: Table) -> bool:
@@ -209,7 +224,7 @@ def _next_is_taken(dialect: Dialect, table: Table) -> bool:
 
 def _unwritable(dialect: Dialect, model: Model) -> Iterator[str]:
     """Per table why no row can be written. Whoever holds a lock writes there himself, which shows that one can."""
-    dialect.wait_at_most(_WAIT_SECONDS)
+    dialect.limit_lock_wait(_WAIT_SECONDS)
     for table in model.tables:
         try:
             why = _refusal(dialect, table)
@@ -246,7 +261,9 @@ def _made_up(table: Table) -> dict[str, Any]:
         live = table.sa.columns[column.name]
         if column == table.counter:
             if live.identity is None or not live.identity.always:
-                values[live.key] = -1  # a higher one than the last would move the counter on SQL Server, rolled back or not
+                values[
+                    live.key
+                ] = -1  # a higher one than the last would move the counter on SQL Server, rolled back or not
         elif not column.nullable or column in table.key:
             values[live.key] = _value(column)
     return values
@@ -254,7 +271,9 @@ def _made_up(table: Table) -> dict[str, Any]:
 
 def _value(column: Column) -> Any:
     if isinstance(column.type, sa.Enum):
-        return next(iter(column.type.enum_class)) if column.type.enum_class else column.type.enums[0]
+        return (
+            next(iter(column.type.enum_class)) if column.type.enum_class else column.type.enums[0]
+        )
     if isinstance(column.type, sa.JSON):
         return {}
     return _VALUES[kind_of(column.type)](column)
@@ -269,7 +288,9 @@ _VALUES: Mapping[Kind, Callable[[Column], Any]] = {
     Kind.INTEGER: lambda _: 0,
     Kind.NUMERIC: lambda _: decimal.Decimal(0),
     Kind.TEXT: _text,
-    Kind.UUID: lambda column: uuid.uuid4() if getattr(column.type, "as_uuid", True) else str(uuid.uuid4()),
+    Kind.UUID: lambda column: (
+        uuid.uuid4() if getattr(column.type, "as_uuid", True) else str(uuid.uuid4())
+    ),
     Kind.INSTANT: lambda _: dt.datetime.now(dt.UTC),
     Kind.DATETIME: lambda _: dt.datetime.now(),
     Kind.DATE: lambda _: dt.date.today(),

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
-from dbsync_pipeline.dialects.base import Dialect
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import DbsyncError, StructureError
-from dbsync_pipeline.mirror import revisions
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def ensure(database: Database, model: Model) -> list[str]:
         dialect.connection.rollback()
         _require_types(dialect, model)
         with dialect.doing("create tables"), _rules_kept(model), dialect.connection.begin():
-            model.metadata.create_all(dialect.connection, tables=[model.table(name).sa for name in absent], checkfirst=True)
+            model.metadata.create_all(
+                dialect.connection,
+                tables=[model.table(name).sa for name in absent],
+                checkfirst=True,
+            )
         Ledger(dialect).create(model.tables)
         require(dialect, model)
         _note_first(dialect, model)
@@ -88,7 +92,9 @@ def recreate(database: Database, model: Model) -> list[str]:
 @contextmanager
 def _rules_kept(model: Model) -> Iterator[None]:
     """SQLAlchemy, once it has added or dropped a foreign key by ALTER, leaves it out of every later CREATE TABLE, on other engines too."""
-    constraints = [constraint for table in model.metadata.tables.values() for constraint in table.constraints]
+    constraints = [
+        constraint for table in model.metadata.tables.values() for constraint in table.constraints
+    ]
     rules = [constraint._create_rule for constraint in constraints]
     try:
         yield
@@ -157,7 +163,9 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         there, enums = keys_here(dialect, model), enums_here(dialect)
         for table in model.tables:
             if table.name not in absent:
-                found[table.name] += keys(there[table.sa.schema, table.sa.name], table.sa) + _enums(enums, table.sa)
+                found[table.name] += keys(there[table.sa.schema, table.sa.name], table.sa) + _enums(
+                    enums, table.sa
+                )
         return found
 
 
@@ -165,9 +173,13 @@ def missing(dialect: Dialect, model: Model) -> list[str]:
     """The names of the models' tables that are not there, within the open transaction."""
     with dialect.doing("read the structure"):
         inspector = sa.inspect(dialect.connection)
-        absent = [table.name for table in model.tables if not inspector.has_table(table.sa.name, schema=table.sa.schema)]
+        absent = [
+            table.name
+            for table in model.tables
+            if not inspector.has_table(table.sa.name, schema=table.sa.schema)
+        ]
         if absent:
-            dialect.may_look(model.tables)
+            dialect.require_visible(model.tables)
         return absent
 
 
@@ -176,7 +188,11 @@ def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
 
     with comparison(dialect, model) as context:
         found = compare_metadata(context, model.metadata)
-        single = [one for difference in found for one in (difference if isinstance(difference, list) else [difference])]
+        single = [
+            one
+            for difference in found
+            for one in (difference if isinstance(difference, list) else [difference])
+        ]
         if not dialect.defers_keys:
             single = but_for_deferral(single)
         return [words for one in single if (words := _words(one)) is not None]
@@ -205,14 +221,26 @@ def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[Migra
 
 def but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Without the foreign keys that are there and in the models and differ in nothing but whether they can be deferred."""
-    sides = [{_meaning(one[1]) for one in differences if one[0] == side} for side in ("add_fk", "remove_fk")]
+    sides = [
+        {_meaning(one[1]) for one in differences if one[0] == side}
+        for side in ("add_fk", "remove_fk")
+    ]
     alike = sides[0] & sides[1]
-    return [one for one in differences if one[0] not in ("add_fk", "remove_fk") or _meaning(one[1]) not in alike]
+    return [
+        one
+        for one in differences
+        if one[0] not in ("add_fk", "remove_fk") or _meaning(one[1]) not in alike
+    ]
 
 
 def _meaning(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:
     actions = [(action or "NO ACTION").upper() for action in (key.ondelete, key.onupdate)]
-    return key.parent.key, tuple(key.column_keys), tuple(element.target_fullname for element in key.elements), *actions
+    return (
+        key.parent.key,
+        tuple(key.column_keys),
+        tuple(element.target_fullname for element in key.elements),
+        *actions,
+    )
 
 
 def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:
@@ -223,15 +251,23 @@ def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:
         case ("remove_column", _, _, column):
             return column.table.key, f"column {column.name} is not in the models"
         case ("modify_nullable", schema, table, column, _, here, wanted):
-            return _key(schema, table), f"column {column} is {_null(here)} here, {_null(wanted)} in the models"
+            return _key(
+                schema, table
+            ), f"column {column} is {_null(here)} here, {_null(wanted)} in the models"
         case ("modify_type", schema, table, column, _, here, wanted):
             return _key(schema, table), f"column {column} is {here} here, {wanted} in the models"
         case ("add_constraint", constraint):
-            return constraint.table.key, f"the unique constraint on {', '.join(c.name for c in constraint.columns)} is missing"
+            return (
+                constraint.table.key,
+                f"the unique constraint on {', '.join(c.name for c in constraint.columns)} is missing",
+            )
         case ("add_fk", key):
             return key.parent.key, f"the foreign key on {', '.join(key.column_keys)} is missing"
         case ("remove_fk", key):
-            return key.parent.key, f"the foreign key on {', '.join(key.column_keys)} is not in the models"
+            return (
+                key.parent.key,
+                f"the foreign key on {', '.join(key.column_keys)} is not in the models",
+            )
         case _:
             return None
 
@@ -249,14 +285,22 @@ def keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], li
     inspector, found = sa.inspect(dialect.connection), {}
     for schema in {table.sa.schema for table in model.tables}:
         names = [table.sa.name for table in model.tables if table.sa.schema == schema]
-        keys = inspector.get_multi_pk_constraint(schema, filter_names=names, kind=ObjectKind.ANY, scope=ObjectScope.ANY)
-        found.update({place: list(key["constrained_columns"]) if key else [] for place, key in keys.items()})
+        keys = inspector.get_multi_pk_constraint(
+            schema, filter_names=names, kind=ObjectKind.ANY, scope=ObjectScope.ANY
+        )
+        found.update(
+            {place: list(key["constrained_columns"]) if key else [] for place, key in keys.items()}
+        )
     return found
 
 
 def keys(here: list[str], table: sa.Table) -> list[str]:
     wanted = [column.name for column in table.primary_key.columns]
-    return [] if here == wanted else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
+    return (
+        []
+        if here == wanted
+        else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
+    )
 
 
 def enums_here(dialect: Dialect) -> dict[str, list[str]]:
@@ -269,5 +313,7 @@ def _enums(here: dict[str, list[str]], table: sa.Table) -> list[str]:
     return [
         f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, {', '.join(column.type.enums)} in the models"
         for column in table.columns
-        if isinstance(column.type, sa.Enum) and column.type.name in here and set(here[column.type.name]) != set(column.type.enums)
+        if isinstance(column.type, sa.Enum)
+        and column.type.name in here
+        and set(here[column.type.name]) != set(column.type.enums)
     ]

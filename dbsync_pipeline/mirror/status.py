@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import ready, term
+from dbsync_pipeline.mirror import ready
 from dbsync_pipeline.mirror.database import Database, databases
-from dbsync_pipeline.mirror.ledger import Publication
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.schema import require
-from dbsync_pipeline.mirror.session import Session
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 
 
@@ -68,38 +69,75 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
         if primary is None or not primary.available:
             return found
         source = next(one for one in known if one.name == primary.name)
-        compared = list(pool.map(lambda one, database: _compared(one, database, source, settings, model), found, known))
+        compared = list(
+            pool.map(
+                lambda one, database: _compared(one, database, source, settings, model),
+                found,
+                known,
+            )
+        )
     lacks = {one.name: state for one, state in compared if state is not None}
     return [replace(one, lacks=lacks) if one.name == source.name else one for one, _ in compared]
 
 
-def _alone(database: Database, standing: term.Standing, settings: Settings, model: Model) -> DatabaseStatus:
-    role, taken = "primary" if database.name == standing.primary else "standby", standing.taken.get(database.name)
-    result = DatabaseStatus(database.name, database.engine_name, role, available=False, term=taken.n if taken else None)
+def _alone(
+    database: Database, standing: term.Standing, settings: Settings, model: Model
+) -> DatabaseStatus:
+    role, taken = (
+        "primary" if database.name == standing.primary else "standby",
+        standing.taken.get(database.name),
+    )
+    result = DatabaseStatus(
+        database.name, database.engine_name, role, available=False, term=taken.n if taken else None
+    )
     started = time.monotonic()
     try:
         with database.connect() as dialect:
-            result = replace(result, available=True, latency_ms=round((time.monotonic() - started) * 1000, 1))
+            result = replace(
+                result, available=True, latency_ms=round((time.monotonic() - started) * 1000, 1)
+            )
             if role == "standby":
                 result = _judged(result, ready.read(dialect, model), settings)
             require(dialect, model)
             dialect.snapshot()
-            size, rows = dialect.size_bytes(), {table.name: dialect.rows(table) for table in model.tables}
+            size, rows = (
+                dialect.size_bytes(),
+                {table.name: dialect.rows(table) for table in model.tables},
+            )
             return replace(result, size_mb=round(size / 1e6, 2), rows=rows)
     except DbsyncError as error:
         if role == "primary":
             return replace(result, reason=str(error))
-        return replace(result, reason=str(error), ready=False, not_ready=result.not_ready or {ready.REACHABLE: error.cause})
+        return replace(
+            result,
+            reason=str(error),
+            ready=False,
+            not_ready=result.not_ready or {ready.REACHABLE: error.cause},
+        )
 
 
 def _judged(result: DatabaseStatus, facts: ready.Facts, settings: Settings) -> DatabaseStatus:
     verdict = ready.judge(facts, settings.max_age_seconds)
-    last = None if facts.last is None or facts.age_seconds is None else _last(facts.last, facts.age_seconds)
-    return replace(result, last_publish=last, held=facts.held, ready=verdict.ready, not_ready=verdict.reasons)
+    last = (
+        None
+        if facts.last is None or facts.age_seconds is None
+        else _last(facts.last, facts.age_seconds)
+    )
+    return replace(
+        result, last_publish=last, held=facts.held, ready=verdict.ready, not_ready=verdict.reasons
+    )
 
 
-def _last(last: Publication, age: float) -> LastPublish:
-    return LastPublish(last.number, last.run_id, last.source, last.published_at, round(age, 1), last.partial, last.numbered)
+def _last(last: Publish, age: float) -> LastPublish:
+    return LastPublish(
+        last.number,
+        last.run_id,
+        last.source,
+        last.published_at,
+        round(age, 1),
+        last.partial,
+        last.numbered,
+    )
 
 
 def _compared(
@@ -113,5 +151,9 @@ def _compared(
             plan, _ = session.plan()
     except DbsyncError as error:
         return replace(one, reason=str(error)), None
-    behind = {name: table.insert + table.update + table.delete for name, table in plan.tables.items() if not table.empty}
-    return replace(one, in_sync=not behind, behind=behind), plan.strange if behind else None
+    behind = {
+        name: table.insert + table.update + table.delete
+        for name, table in plan.tables.items()
+        if not table.empty
+    }
+    return replace(one, in_sync=not behind, behind=behind), plan.unknown if behind else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Form, Key, Kind, Table
+from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.database import Database
@@ -33,7 +33,9 @@ class TableVerdict:
         return self.differing == 0 and self.source_rows == self.target_rows
 
 
-def verify(source: Database, target: Database, model: Model, tables: tuple[str, ...] = ()) -> list[TableVerdict]:
+def verify(
+    source: Database, target: Database, model: Model, tables: tuple[str, ...] = ()
+) -> list[TableVerdict]:
     """Compare these tables, or all. The two snapshots are not of one moment: rows written meanwhile show as differing.
 
     Raises StructureError where a table is not equal in structure, Unavailable where a database does not answer.
@@ -50,14 +52,18 @@ def verify(source: Database, target: Database, model: Model, tables: tuple[str, 
 
 def _strong(ours: Dialect, theirs: Dialect, tables: tuple[Table, ...]) -> str:
     """The family of digests to trust: SQLite's own is a SHA-256 already, and takes values that no other engine holds."""
-    family = compare.family_of(ours, theirs, tables)
+    digest_format = compare.digest_format_of(ours, theirs, tables)
     opaque = any(column.kind is Kind.OPAQUE for table in tables for column in table.columns)
-    return family if ours.engine_name == theirs.engine_name and (ours.own_form_is_sha256 or opaque) else CANONICAL
+    return (
+        digest_format
+        if ours.engine_name == theirs.engine_name and (ours.own_format_is_sha256 or opaque)
+        else CANONICAL
+    )
 
 
-def _verdict(ours: Dialect, theirs: Dialect, table: Table, family: str) -> TableVerdict:
+def _verdict(ours: Dialect, theirs: Dialect, table: Table, digest_format: str) -> TableVerdict:
     rows, other = compare.both(lambda: ours.count(table), lambda: theirs.count(table))
-    form = Form(family, compare.buckets_for(max(rows, other)))
+    form = Form(digest_format, compare.buckets_for(max(rows, other)))
     differing, seen, keys = 0, [0, 0], list[Key]()
     for found in compare.changes(ours, theirs, table, form, np.arange(form.buckets)):
         here = found.new + found.changed + found.gone

@@ -12,14 +12,15 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from dbsync_pipeline.dialects.base import Form, Table
+from dbsync_pipeline.dialects.contract import Form, Table
 from dbsync_pipeline.errors import Refused
-from dbsync_pipeline.mirror import rescue, schema
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.failover import own_writes
+from dbsync_pipeline.mirror.failover.failover import own_writes
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, sync
 
@@ -27,14 +28,22 @@ Pair = tuple[Database, Database]
 Columns = dict[str, sa.types.TypeEngine[Any]]
 
 BEFORE: Columns = {"id": sa.Integer(), "name": sa.Unicode(50), "city": sa.Unicode(50)}
-MORE: Columns = {"id": sa.Integer(), "phone": sa.Unicode(50), "city": sa.Unicode(50), "name": sa.Unicode(50)}
+MORE: Columns = {
+    "id": sa.Integer(),
+    "phone": sa.Unicode(50),
+    "city": sa.Unicode(50),
+    "name": sa.Unicode(50),
+}
 """One more, and in another order."""
 LESS: Columns = {"id": sa.Integer(), "name": sa.Unicode(50)}
 
 
 def model_of(columns: Columns) -> Model:
     metadata = sa.MetaData()
-    made = (sa.Column(name, type_, primary_key=name == "id", autoincrement=False) for name, type_ in columns.items())
+    made = (
+        sa.Column(name, type_, primary_key=name == "id", autoincrement=False)
+        for name, type_ in columns.items()
+    )
     sa.Table("people", metadata, *made)
     return Model(metadata)
 
@@ -58,9 +67,17 @@ def published(pair: Pair) -> Pair:
     source, target = pair
     before = model_of(BEFORE)
     people = before.table("people").sa
-    prepare(source, {"people": [{"id": n, "name": f"name {n}", "city": "León"} for n in range(1, 400)]}, before)
+    prepare(
+        source,
+        {"people": [{"id": n, "name": f"name {n}", "city": "León"} for n in range(1, 400)]},
+        before,
+    )
     sync(source, target, model=before)
-    execute(source, people.update().where(people.c.id == 1).values(name="second"), people.delete().where(people.c.id == 2))
+    execute(
+        source,
+        people.update().where(people.c.id == 1).values(name="second"),
+        people.delete().where(people.c.id == 2),
+    )
     sync(source, target, model=before, run_id="second")
     return pair
 
@@ -90,7 +107,9 @@ def test_a_column_that_comes_is_no_foreign_write(pair: Pair) -> None:
     assert content(target, model) == content(source, model)
     assert own_writes(target, model) == ()
     execute(target, people.update().where(people.c.id == 8).values(phone="456"))
-    assert own_writes(target, model) == ("people",), "once it was published, the new column is guarded too"
+    assert own_writes(target, model) == ("people",), (
+        "once it was published, the new column is guarded too"
+    )
     with pytest.raises(Refused, match=r"somebody has written .* with keys 8 \(foreign writes\)"):
         sync(source, target, model=model)
 
@@ -112,7 +131,9 @@ def test_where_a_column_went_nobody_says_that_somebody_wrote(pair: Pair) -> None
     assert own_writes(target, model) is None
     rename(source, model, 7, "new")
     before = content(target, model)
-    with pytest.raises(Refused, match=r"cannot be told: columns were taken out .* with keys 7 \(foreign writes\)"):
+    with pytest.raises(
+        Refused, match=r"cannot be told: columns were taken out .* with keys 7 \(foreign writes\)"
+    ):
         sync(source, target, model=model)
     assert content(target, model) == before
     sync(source, target, model=model, policy=Policy(overwrite=True))
@@ -142,23 +163,36 @@ def test_a_longer_text_leaves_the_digests_what_they_are(pair: Pair) -> None:
         (sa.Uuid(), sa.Uuid(native_uuid=False)),
     ],
 )
-def test_digests_of_another_type_are_not_compared(before: sa.types.TypeEngine[Any], after: sa.types.TypeEngine[Any]) -> None:
+def test_digests_of_another_type_are_not_compared(
+    before: sa.types.TypeEngine[Any], after: sa.types.TypeEngine[Any]
+) -> None:
     here, then = (model_of({**BEFORE, "value": type_}).table("people") for type_ in (after, before))
-    assert here.as_in(Form("canonical", 1, then.signs)) is None
-    assert then.as_in(Form("canonical", 1, then.signs)) is then
-    assert then.as_in(Form("canonical", 1, then.signs[::-1])) == Table(then.sa, tuple(name for name, _ in then.signs[::-1]))
+    assert here.as_digested(Form("canonical", 1, then.signatures)) is None
+    assert then.as_digested(Form("canonical", 1, then.signatures)) is then
+    assert then.as_digested(Form("canonical", 1, then.signatures[::-1])) == Table(
+        then.sa, tuple(name for name, _ in then.signatures[::-1])
+    )
 
 
 def test_digests_by_another_key_are_not_compared() -> None:
     """Its columns in another order put a row into another bucket."""
     numbers = [sa.Column(name, sa.Integer) for name in ("x", "y", "z")]
     keys = [("x", "y"), ("y", "x"), ("x",), ("x", "y", "z")]
-    tables = [Table(sa.Table("k", sa.MetaData(), *(c._copy() for c in numbers), sa.PrimaryKeyConstraint(*key))) for key in keys]
+    tables = [
+        Table(
+            sa.Table(
+                "k", sa.MetaData(), *(c._copy() for c in numbers), sa.PrimaryKeyConstraint(*key)
+            )
+        )
+        for key in keys
+    ]
     for one, other in itertools.permutations(tables, 2):
-        assert one.as_in(Form("canonical", 1, other.signs)) is None
+        assert one.as_digested(Form("canonical", 1, other.signatures)) is None
 
 
-def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) -> None:
+def test_rows_rescued_before_the_change_are_shown_exported_and_merged(
+    pair: Pair, tmp_path: Path
+) -> None:
     _, target = pair
     model = changed(pair, MORE)
     ((_, rows),) = rescue.rescued_rows(target, model, "second")
@@ -171,7 +205,9 @@ def test_rows_rescued_before_the_change_are_shown_exported_and_merged(pair: Pair
     assert (2, None, "León", "name 2") in content(target, model)["people"]
 
 
-def test_rows_with_a_column_that_went_are_shown_whole_and_not_merged(pair: Pair, tmp_path: Path) -> None:
+def test_rows_with_a_column_that_went_are_shown_whole_and_not_merged(
+    pair: Pair, tmp_path: Path
+) -> None:
     _, target = pair
     model = changed(pair, LESS)
     ((_, rows),) = rescue.rescued_rows(target, model, "second")
@@ -185,7 +221,9 @@ def test_rows_with_a_column_that_went_are_shown_whole_and_not_merged(pair: Pair,
 
 
 @pytest.mark.parametrize(("columns", "named"), [(MORE, "phone"), (LESS, "city")])
-def test_an_undo_across_the_change_is_refused_and_says_so(pair: Pair, columns: Columns, named: str) -> None:
+def test_an_undo_across_the_change_is_refused_and_says_so(
+    pair: Pair, columns: Columns, named: str
+) -> None:
     _, target = pair
     model = changed(pair, columns)
     before = content(target, model)
@@ -217,7 +255,10 @@ def test_a_publish_before_a_text_got_longer_can_be_undone(new_database: NewDatab
         alter(database, "alter_column", "name", type_=sa.Unicode(60))
     longer = model_of({**BEFORE, "name": sa.Unicode(60)})
     rescue.undo(pair[1], longer, "second", by="undo", settings=SETTINGS)
-    assert [row[1] for row in content(pair[1], longer)["people"] if row[0] in (1, 2)] == ["name 1", "name 2"]
+    assert [row[1] for row in content(pair[1], longer)["people"] if row[0] in (1, 2)] == [
+        "name 1",
+        "name 2",
+    ]
 
 
 def test_a_ledger_without_columns_is_of_the_models_that_bring_it_up(pair: Pair) -> None:

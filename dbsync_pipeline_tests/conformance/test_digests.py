@@ -11,11 +11,22 @@ import numpy as np
 import pytest
 
 from dbsync_pipeline.dialects import canonical
-from dbsync_pipeline.dialects.base import CANONICAL, Dialect, Digests, Form, Key, Table
+from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Digests, Form, Key, Table
 from dbsync_pipeline.mirror.compare import buckets_for
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
-from dbsync_pipeline_tests.worlds import MODEL, NOON, chat, document, execute, memory, message, open_dialect, prepare, user
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    NOON,
+    chat,
+    document,
+    execute,
+    memory,
+    message,
+    open_dialect,
+    prepare,
+    user,
+)
 
 TEXTS = ["", "|", "~", "1|", "a", "á", "a\u0301", "漢字", "🙂", "x" * 150, "1:a|", " ", "\\N", "\n"]
 
@@ -36,7 +47,10 @@ def hard_world(seed: int) -> dict[str, list[dict[str, Any]]]:
         ],
     }
     ids = [row["id"] for row in world["users"]]
-    world["chats"] = [chat(n, rng.choice(ids), title=texts(), updated_at=rng.choice([None, NOON])) for n in range(300)]
+    world["chats"] = [
+        chat(n, rng.choice(ids), title=texts(), updated_at=rng.choice([None, NOON]))
+        for n in range(300)
+    ]
     world["messages"] = [
         message(
             n,
@@ -51,7 +65,8 @@ def hard_world(seed: int) -> dict[str, list[dict[str, Any]]]:
         for n in range(500)
     ]
     world["documents"] = [
-        document(n, rng.choice(ids), content=rng.choice([None, b"", b"|", rng.randbytes(200)])) for n in range(200)
+        document(n, rng.choice(ids), content=rng.choice([None, b"", b"|", rng.randbytes(200)]))
+        for n in range(200)
     ]
     world["user_memory"] = [
         memory(user_id, f"{texts()}{n}", importance=rng.choice([0.0, 0.1, -1e300, rng.random()]))
@@ -62,7 +77,9 @@ def hard_world(seed: int) -> dict[str, list[dict[str, Any]]]:
 
 def rows_of(dialect: Dialect, table: Table, form: Form) -> dict[Key, Any]:
     everywhere = np.arange(form.buckets)
-    return {row.key: (row.bucket, row.digest) for row in dialect.row_digests(table, form, everywhere)}
+    return {
+        row.key: (row.bucket, row.digest) for row in dialect.row_digests(table, form, everywhere)
+    }
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -73,7 +90,10 @@ def test_the_canonical_digest_is_the_references(engine: str, new_database: NewDa
     for table in MODEL.tables:
         form = Form(CANONICAL, 31)
         places = [[column.name for column in table.columns].index(part.name) for part in table.key]
-        form_of, bucket_of = canonical.form_of(table.columns), canonical.bucket_of(table.key, form.buckets)
+        form_of, bucket_of = (
+            canonical.form_of(table.columns),
+            canonical.bucket_of(table.key, form.buckets),
+        )
         expected = {}
         for batch in dialect.read(table):
             for row in batch:
@@ -94,16 +114,30 @@ def _summed(rows: dict[Key, Any]) -> list[tuple[int, int, int, int]]:
 
 
 MUTATIONS: dict[str, tuple[str, ...]] = {
-    "users": ("name = name || ' '", "name = NULL", "is_active = NOT is_active", "email = email || '~'", "preferences = NULL"),
+    "users": (
+        "name = name || ' '",
+        "name = NULL",
+        "is_active = NOT is_active",
+        "email = email || '~'",
+        "preferences = NULL",
+    ),
     "chats": ("title = title || 'x'", "updated_at = NULL", "is_archived = NOT is_archived"),
-    "messages": ("tokens = 0", "tokens = NULL", "cost = 0.000001", "content = content || '|'", "parent_id = id"),
+    "messages": (
+        "tokens = 0",
+        "tokens = NULL",
+        "cost = 0.000001",
+        "content = content || '|'",
+        "parent_id = id",
+    ),
     "documents": ("size_bytes = size_bytes + 1", "content = NULL", "filename = ''"),
     "user_memory": ("importance = importance + 1e-9", "value = ''", "embedding = NULL"),
 }
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engines_own_form_sees_exactly_what_the_canonical_sees(engine: str, new_database: NewDatabase) -> None:
+def test_an_engines_own_form_sees_exactly_what_the_canonical_sees(
+    engine: str, new_database: NewDatabase
+) -> None:
     one, other = new_database(engine, "windows", server=0), new_database(engine, "linux", server=1)
     world = hard_world(2)
     for database in (one, other):
@@ -117,17 +151,25 @@ def test_an_engines_own_form_sees_exactly_what_the_canonical_sees(engine: str, n
         ],
     )
     left, right = open_dialect(one), open_dialect(other)
-    assert left.family() == right.family() != CANONICAL
+    assert left.digest_format() == right.digest_format() != CANONICAL
     for table in MODEL.tables:
         seen = {}
-        for family in (CANONICAL, left.family()):
+        for family in (CANONICAL, left.digest_format()):
             form = Form(family, buckets_for(500))
             ours, theirs = rows_of(left, table, form), rows_of(right, table, form)
             assert len(ours) == len(theirs) == len(world[table.name])
             seen[family] = sum(1 for key in ours if ours[key] != theirs[key])
-            differing = {bucket for key, (bucket, digest) in ours.items() if theirs[key] != (bucket, digest)}
-            assert set(left.digests(table, form).differing(right.digests(table, form)).tolist()) == differing
-        assert len(set(seen.values())) == 1 and 0 < seen[CANONICAL] < len(world[table.name]), (table.name, seen)
+            differing = {
+                bucket for key, (bucket, digest) in ours.items() if theirs[key] != (bucket, digest)
+            }
+            assert (
+                set(left.digests(table, form).differing(right.digests(table, form)).tolist())
+                == differing
+            )
+        assert len(set(seen.values())) == 1 and 0 < seen[CANONICAL] < len(world[table.name]), (
+            table.name,
+            seen,
+        )
     left.close(), right.close()
 
 
@@ -143,7 +185,9 @@ def _some(table: str, n: int) -> str:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("canonically", [True, False])
-def test_rows_of_one_bucket_that_swap_a_value_are_noticed(engine: str, canonically: bool, new_database: NewDatabase) -> None:
+def test_rows_of_one_bucket_that_swap_a_value_are_noticed(
+    engine: str, canonically: bool, new_database: NewDatabase
+) -> None:
     """A hash that is linear in its fields keeps its sum over two rows that swap a value."""
     database: Database = new_database(engine, "windows")
     prepare(
@@ -158,7 +202,10 @@ def test_rows_of_one_bucket_that_swap_a_value_are_noticed(engine: str, canonical
         },
     )
     dialect = open_dialect(database)
-    form, table = Form(CANONICAL if canonically else dialect.family(), 1), MODEL.table("users")
+    form, table = (
+        Form(CANONICAL if canonically else dialect.digest_format(), 1),
+        MODEL.table("users"),
+    )
     before = dialect.digests(table, form)
     dialect.close()
     for one, two, column in (("1", "2", "name"), ("3", "4", "password_hash")):

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import DbsyncError, Refused, Unavailable
-from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
@@ -37,7 +37,9 @@ def synced(pair: Pair) -> Pair:
     return pair
 
 
-def test_fault_every_later_sync_failed_on_the_parents_and_left_old_names_in_place(synced: Pair) -> None:
+def test_fault_every_later_sync_failed_on_the_parents_and_left_old_names_in_place(
+    synced: Pair,
+) -> None:
     source, target = synced
     for name in ("second", "third"):
         execute(source, users.update().where(users.c.id < 5).values(name=name))
@@ -76,7 +78,10 @@ def test_fault_a_failure_in_the_middle_left_the_table_without_rows(synced: Pair)
     source, target = synced
     before = content(target)
     execute(target, "CREATE UNIQUE INDEX in_the_way ON messages (created_at)")
-    execute(source, messages.update().where(messages.c.id.in_([5, 6])).values(created_at=_moment(source)))
+    execute(
+        source,
+        messages.update().where(messages.c.id.in_([5, 6])).values(created_at=_moment(source)),
+    )
     with pytest.raises(DbsyncError) as failure:
         sync(source, target)
     assert failure.value.table == "messages"
@@ -90,7 +95,9 @@ def _moment(database: Database) -> Any:
 
 def test_fault_with_no_target_reachable_it_reported_success(synced: Pair) -> None:
     source, _ = synced
-    nowhere = Database("azure", sa.make_url("postgresql://app:secret@127.0.0.1:1/app"), connect_seconds=2)
+    nowhere = Database(
+        "azure", sa.make_url("postgresql://app:secret@127.0.0.1:1/app"), connect_seconds=2
+    )
     with pytest.raises(Unavailable, match="nothing answers"):
         sync(source, nowhere)
 
@@ -117,7 +124,11 @@ def test_fault_rows_were_copied_one_insert_at_a_time(new_database: NewDatabase) 
     for target, more in ((few, 10), (many, 400)):
         execute(source, (users.insert(), [user(1000 * more + n) for n in range(more)]))
         filled.append(_statements(source, target))
-        execute(source, users.update().values(name=f"new {more}"), (users.insert(), [user(1000 * more + 500)]))
+        execute(
+            source,
+            users.update().values(name=f"new {more}"),
+            (users.insert(), [user(1000 * more + 500)]),
+        )
         changed.append(_statements(source, target))
     assert 0 < filled[0] == filled[1], "a table is filled by as many statements, whatever its rows"
     assert 0 < changed[0] == changed[1], "and so is what has changed in it"

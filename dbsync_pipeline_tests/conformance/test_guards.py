@@ -9,12 +9,22 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Refused
-from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
-from dbsync_pipeline_tests.worlds import MODEL, SETTINGS, content, execute, prepare, session, small_world, sync, user
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    session,
+    small_world,
+    sync,
+    user,
+)
 
 Pair = tuple[Database, Database]
 users, documents = (MODEL.table(name).sa for name in ("users", "documents"))
@@ -23,7 +33,9 @@ users, documents = (MODEL.table(name).sa for name in ("users", "documents"))
 @pytest.fixture(params=ENGINES)
 def pair(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pair:
     """A source with a small world, and an empty target, on one engine."""
-    source, target = (new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux")))
+    source, target = (
+        new_database(request.param, name, server=n) for n, name in enumerate(("windows", "linux"))
+    )
     prepare(source, small_world())
     return source, target
 
@@ -78,18 +90,34 @@ class Case:
 
 
 CASES = {
-    "unknown target": Case(_unknown_target, r"linux was never published to", Policy(overwrite=True), "--overwrite"),
+    "unknown target": Case(
+        _unknown_target, r"linux was never published to", Policy(overwrite=True), "--overwrite"
+    ),
     "foreign writes": Case(
-        _foreign_writes, r"somebody has written to linux .* with keys .*4", Policy(overwrite=True), "--overwrite"
+        _foreign_writes,
+        r"somebody has written to linux .* with keys .*4",
+        Policy(overwrite=True),
+        "--overwrite",
     ),
     "older source": Case(
-        _older_source, "linux holds state 2, which windows does not know", Policy(overwrite=True), "--overwrite"
+        _older_source,
+        "linux holds state 2, which windows does not know",
+        Policy(overwrite=True),
+        "--overwrite",
     ),
     "shrunken source": Case(
-        _shrunken_source, "the source's table is empty", Policy(max_change_fraction=1), "--max-change-fraction 1"
+        _shrunken_source,
+        "the source's table is empty",
+        Policy(max_change_fraction=1),
+        "--max-change-fraction 1",
     ),
     "partial": Case(
-        _partial, "without chats, .* linux would be mixed", Policy(partial=True), "--partial", Policy(partial=False), ("users",)
+        _partial,
+        "without chats, .* linux would be mixed",
+        Policy(partial=True),
+        "--partial",
+        Policy(partial=False),
+        ("users",),
     ),
 }
 
@@ -106,7 +134,9 @@ def test_a_guard_trips_is_let_through_and_that_is_undone(pair: Pair, guard: str)
     with pytest.raises(Refused, match=case.says) as refused:
         sync(source, target, case.tables, policy=case.policy)
     chosen = "".join(f"--table {table} " for table in case.tables)
-    assert f"dbsync sync --source windows --target linux {chosen}{case.option}`" in str(refused.value)
+    assert f"dbsync sync --source windows --target linux {chosen}{case.option}`" in str(
+        refused.value
+    )
     assert content(target) == before
     publication = sync(source, target, case.tables, policy=case.through)
     assert content(target) == content(source)
@@ -133,7 +163,9 @@ def test_a_source_restored_from_a_backup_is_older_to_every_standby_until_each_wa
     assert sync(source, azure).changed == 1
 
 
-def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one(pair: Pair, new_database: NewDatabase) -> None:
+def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one(
+    pair: Pair, new_database: NewDatabase
+) -> None:
     source, linux = pair
     azure = new_database(source.engine_name, "azure", server=1)
     _older_source(source, linux)
@@ -143,7 +175,9 @@ def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one
     execute(source, users.update().where(users.c.id == 4).values(name="other than on azure"))
     sync(source, linux, policy=Policy(overwrite=True))
     for older in (source, linux):
-        with pytest.raises(Refused, match=f"azure holds state .*, which {older.name} does not know"):
+        with pytest.raises(
+            Refused, match=f"azure holds state .*, which {older.name} does not know"
+        ):
             sync(older, azure)
     sync(source, azure, policy=Policy(overwrite=True))
     execute(source, users.update().where(users.c.id == 4).values(name="new"))
@@ -151,7 +185,9 @@ def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one
 
 
 @pytest.mark.parametrize("rounds", [1, 2], ids=["linux was behind", "linux was overwritten"])
-def test_a_number_given_twice_does_not_make_a_lost_state_a_known_one(pair: Pair, new_database: NewDatabase, rounds: int) -> None:
+def test_a_number_given_twice_does_not_make_a_lost_state_a_known_one(
+    pair: Pair, new_database: NewDatabase, rounds: int
+) -> None:
     source, linux = pair
     azure = new_database(source.engine_name, "azure", server=1)
     sync(source, linux)
@@ -166,7 +202,9 @@ def test_a_number_given_twice_does_not_make_a_lost_state_a_known_one(pair: Pair,
         given = sync(source, linux)
     assert given.state == lost.state
     for older in (source, linux):
-        with pytest.raises(Refused, match=f"azure holds state {lost.state}, which {older.name} does not know"):
+        with pytest.raises(
+            Refused, match=f"azure holds state {lost.state}, which {older.name} does not know"
+        ):
             sync(older, azure)
     sync(source, azure, policy=Policy(overwrite=True))
     execute(source, users.update().where(users.c.id == 5).values(name="new"))
@@ -182,7 +220,9 @@ def test_a_standby_that_passes_on_what_it_received_makes_no_new_state_and_one_th
     passed_on = sync(linux, azure)
     assert (passed_on.state, passed_on.snapshot_at) == (received.state, received.snapshot_at)
     execute(source, users.update().where(users.c.id == 5).values(name="new"))
-    assert sync(source, azure).changed == 1, "the primary knows the state that it sent, whoever passed it on"
+    assert sync(source, azure).changed == 1, (
+        "the primary knows the state that it sent, whoever passed it on"
+    )
     execute(linux, users.update().where(users.c.id == 6).values(name="written on linux"))
     sync(source, linux, policy=Policy(overwrite=True))
     execute(linux, users.update().where(users.c.id == 6).values(name="written on linux"))
@@ -208,4 +248,7 @@ def test_a_ledger_of_a_former_version_is_brought_up(pair: Pair, version: str) ->
     execute(source, users.update().where(users.c.id == 5).values(name="new"))
     second = sync(source, target)
     with target.connect() as dialect:
-        assert [entry.state for entry in Ledger(dialect).publishes()] == [second.number, first.number]
+        assert [entry.state for entry in Ledger(dialect).publishes()] == [
+            second.number,
+            first.number,
+        ]

@@ -39,7 +39,9 @@ from dbsync_pipeline_tests.worlds import (
 
 Pair = tuple[Database, Database]
 
-users, chats, messages, documents = (MODEL.table(name).sa for name in ("users", "chats", "messages", "documents"))
+users, chats, messages, documents = (
+    MODEL.table(name).sa for name in ("users", "chats", "messages", "documents")
+)
 
 
 def test_a_first_sync_copies_everything_and_a_second_finds_nothing(pair: Pair) -> None:
@@ -121,7 +123,9 @@ def test_json_is_the_text_that_the_application_wrote(pair: Pair) -> None:
         source,
         sa.text("UPDATE users SET preferences = :text WHERE id = 1").bindparams(text=text)
         if source.engine_name != "postgresql"
-        else sa.text("UPDATE users SET preferences = CAST(:text AS json) WHERE id = 1").bindparams(text=text),
+        else sa.text("UPDATE users SET preferences = CAST(:text AS json) WHERE id = 1").bindparams(
+            text=text
+        ),
     )
     execute(source, "UPDATE users SET preferences = 'null' WHERE id = 2")
     sync(source, target)
@@ -163,7 +167,9 @@ def test_counters_stand_past_the_sources_with_a_gap(pair: Pair) -> None:
     assert first > SETTINGS.key_gap
     execute(target, users.delete().where(users.c.id == first))
     sync(source, target)
-    assert sequence_gives(target, fresh) == first + 1, "a second sync with nothing new leaves the counter alone"
+    assert sequence_gives(target, fresh) == first + 1, (
+        "a second sync with nothing new leaves the counter alone"
+    )
 
 
 def test_killed_before_the_commit_leaves_the_old_state(twins: Pair) -> None:
@@ -298,7 +304,10 @@ def test_a_foreign_write_that_the_source_has_too_is_no_risk(pair: Pair) -> None:
 def test_plan_says_what_a_sync_would_do_and_changes_nothing(pair: Pair) -> None:
     source, target = pair
     prepare(source, small_world())
-    with pytest.raises(Unavailable) if target.engine_name == "sqlite" else _nothing(), session(source, target) as one:
+    with (
+        pytest.raises(Unavailable) if target.engine_name == "sqlite" else _nothing(),
+        session(source, target) as one,
+    ):
         plan, findings = one.plan()
         assert plan.tables["users"].insert == 20 and not findings
         assert not sa.inspect(target.engine()).get_table_names()
@@ -332,10 +341,19 @@ def test_columns_may_be_named_as_the_mirrors_own_statements_name_theirs(pair: Pa
     source, target = pair
     names = ["b", "r", "t", "x", "h", "k0", "found", "old", "new", "gone"]
     metadata = sa.MetaData()
-    key, number = sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), sa.Column("value", sa.Integer)
-    table = sa.Table("item", metadata, key, number, *(sa.Column(name, sa.Integer) for name in names))
+    key, number = (
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("value", sa.Integer),
+    )
+    table = sa.Table(
+        "item", metadata, key, number, *(sa.Column(name, sa.Integer) for name in names)
+    )
     model = Model(metadata)
-    prepare(source, {"item": [{"id": n, "value": n, "b": 7 if n == 1 else None} for n in range(300)]}, model)
+    prepare(
+        source,
+        {"item": [{"id": n, "value": n, "b": 7 if n == 1 else None} for n in range(300)]},
+        model,
+    )
     sync(source, target, model=model)
     execute(source, (table.update().where(table.c.id == 200).values(value=-1)))
     assert sync(source, target, model=model).changed == 1
@@ -355,13 +373,18 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
     sync(source, target)
     execute(target, "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES users (id))")
     execute(
-        target, "INSERT INTO audit VALUES (1, 901)", "INSERT INTO audit VALUES (2, 902)", "INSERT INTO audit VALUES (3, NULL)"
+        target,
+        "INSERT INTO audit VALUES (1, 901)",
+        "INSERT INTO audit VALUES (2, 902)",
+        "INSERT INTO audit VALUES (3, NULL)",
     )
     execute(source, users.update().where(users.c.id == 901).values(name="stays"))
     sync(source, target)
     before = content(target)
     execute(source, users.delete().where(users.c.id == 902))
-    with pytest.raises(NotProved, match=r"(?s)table .*audit.*would not hold.*take the table into the models"):
+    with pytest.raises(
+        NotProved, match=r"(?s)table .*audit.*would not hold.*take the table into the models"
+    ):
         sync(source, target)
     assert content(target) == before
     execute(target, "DELETE FROM audit WHERE id = 2")
@@ -369,7 +392,9 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
     assert content(target) == content(source)
 
 
-def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(new_database: NewDatabase) -> None:
+def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(
+    new_database: NewDatabase,
+) -> None:
     """On SQLite, where keys are enforced only for those who ask for it; the others prove what a key vouches for."""
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     prepare(source, small_world())
@@ -385,14 +410,21 @@ def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(
     sync(source, target)
     assert content(target) == content(source)
     execute(source, users.delete().where(users.c.id == 950))
-    with pytest.raises(NotProved, match=r"(?s)table audit: the foreign key to Users would not hold"):
+    with pytest.raises(
+        NotProved, match=r"(?s)table audit: the foreign key to Users would not hold"
+    ):
         sync(source, target)
 
 
 def test_a_table_may_be_named_as_a_query_of_the_mirrors_own(new_database: NewDatabase) -> None:
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     metadata = sa.MetaData()
-    table = sa.Table("found", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("value", sa.Integer))
+    table = sa.Table(
+        "found",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("value", sa.Integer),
+    )
     model = Model(metadata)
     prepare(source, {"found": [{"id": n, "value": n} for n in range(300)]}, model)
     sync(source, target, model=model)

@@ -9,8 +9,8 @@ import datetime as dt
 
 import pytest
 
-from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conformance.test_types import KINDS, ROWS
 from dbsync_pipeline_tests.conftest import PAIRS
 from dbsync_pipeline_tests.worlds import (
@@ -39,7 +39,11 @@ users, messages = MODEL.table("users").sa, MODEL.table("messages").sa
 
 def by_pyodbc(database: Database) -> Database:
     """The same database, where it is SQL Server by the other driver."""
-    other = database.url.set(drivername="mssql+pyodbc") if database.engine_name == "mssql" else database.url
+    other = (
+        database.url.set(drivername="mssql+pyodbc")
+        if database.engine_name == "mssql"
+        else database.url
+    )
     return Database(database.name, other)
 
 
@@ -52,7 +56,9 @@ def test_a_first_sync_a_change_a_second_sync_and_an_undo(pair: Pair) -> None:
     assert before == content(source) == content(pair[0])
     execute(
         source,
-        users.update().where(users.c.id == 1).values(name="né漢🙂", updated_at=NOON - dt.timedelta(days=365)),
+        users.update()
+        .where(users.c.id == 1)
+        .values(name="né漢🙂", updated_at=NOON - dt.timedelta(days=365)),
         users.update().where(users.c.id == 2).values(email="free@example.org"),
         users.update().where(users.c.id == 3).values(email="u2@example.org"),
         messages.delete().where(messages.c.id == 200),

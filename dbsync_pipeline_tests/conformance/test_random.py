@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.base import Table
+from dbsync_pipeline.columns import distinct
+from dbsync_pipeline.dialects.contract import Table
 from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
-from dbsync_pipeline.mirror import rescue, schema
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.session import Session
-from dbsync_pipeline.models import distinct
+from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 
@@ -54,13 +55,25 @@ def _model(*leads_are_people: sa.ForeignKey) -> Model:
     sa.Table(
         "badges",
         metadata,
-        sa.Column("person_id", sa.Integer, _reference("people.id", "fk_badge"), primary_key=True, autoincrement=False),
+        sa.Column(
+            "person_id",
+            sa.Integer,
+            _reference("people.id", "fk_badge"),
+            primary_key=True,
+            autoincrement=False,
+        ),
         sa.Column("code", sa.Unicode(50), nullable=False, unique=True),
     )
     sa.Table(
         "notes",
         metadata,
-        sa.Column("person_id", sa.Integer, _reference("people.id", "fk_note"), primary_key=True, autoincrement=False),
+        sa.Column(
+            "person_id",
+            sa.Integer,
+            _reference("people.id", "fk_note"),
+            primary_key=True,
+            autoincrement=False,
+        ),
         sa.Column("title", distinct(50), primary_key=True),
         sa.Column("body", sa.UnicodeText),
     )
@@ -100,7 +113,11 @@ def whole(state: State, model: Model) -> bool:
 
 def _fresh(state: State, table: str, place: int, rng: random.Random) -> str:
     taken = {row[place] for row in state[table].values()}
-    return next(name for name in (f"{rng.choice('xyz')}{rng.randrange(10**6)}" for _ in range(100)) if name not in taken)
+    return next(
+        name
+        for name in (f"{rng.choice('xyz')}{rng.randrange(10**6)}" for _ in range(100))
+        if name not in taken
+    )
 
 
 def _people(state: State) -> list[int]:
@@ -111,7 +128,11 @@ def add_person(state: State, rng: random.Random) -> None:
     number = rng.randrange(1, 100)
     boss = rng.choice([None, number, *_people(state)])
     if (number,) not in state["people"]:
-        put(state, "people", (number, rng.choice(list(state["teams"]))[0], boss, _fresh(state, "people", 3, rng)))
+        put(
+            state,
+            "people",
+            (number, rng.choice(list(state["teams"]))[0], boss, _fresh(state, "people", 3, rng)),
+        )
 
 
 def add_team(state: State, rng: random.Random) -> None:
@@ -131,7 +152,16 @@ def swap_nicks(state: State, rng: random.Random) -> None:
 def move_bosses(state: State, rng: random.Random) -> None:
     for key in rng.sample(list(state["people"]), 1):
         person = state["people"][key]
-        put(state, "people", (person[0], rng.choice(list(state["teams"]))[0], rng.choice([None, *_people(state)]), person[3]))
+        put(
+            state,
+            "people",
+            (
+                person[0],
+                rng.choice(list(state["teams"]))[0],
+                rng.choice([None, *_people(state)]),
+                person[3],
+            ),
+        )
 
 
 def swap_leads(state: State, rng: random.Random) -> None:
@@ -141,7 +171,9 @@ def swap_leads(state: State, rng: random.Random) -> None:
 
 def move_badges(state: State, rng: random.Random) -> None:
     """Badges go round among people, one-to-one keys and unique codes at once."""
-    codes = [row[1] for row in state["badges"].values()] + ([_fresh(state, "badges", 1, rng)] if rng.random() < 0.5 else [])
+    codes = [row[1] for row in state["badges"].values()] + (
+        [_fresh(state, "badges", 1, rng)] if rng.random() < 0.5 else []
+    )
     rng.shuffle(codes)
     holders = rng.sample(_people(state), min(len(codes), len(_people(state))))
     state["badges"] = {}
@@ -150,7 +182,15 @@ def move_badges(state: State, rng: random.Random) -> None:
 
 
 def write_note(state: State, rng: random.Random) -> None:
-    put(state, "notes", (rng.choice(_people(state)), rng.choice([text for text in TEXTS if text is not None]), rng.choice(TEXTS)))
+    put(
+        state,
+        "notes",
+        (
+            rng.choice(_people(state)),
+            rng.choice([text for text in TEXTS if text is not None]),
+            rng.choice(TEXTS),
+        ),
+    )
 
 
 def drop_note(state: State, rng: random.Random) -> None:
@@ -195,7 +235,19 @@ def begin_anew(state: State, rng: random.Random) -> None:
 
 
 CHANGES: Sequence[Callable[[State, random.Random], None]] = (
-    *(add_person, add_team, swap_nicks, move_bosses, swap_leads, move_badges, write_note, drop_note, drop_person, drop_team) * 3,
+    *(
+        add_person,
+        add_team,
+        swap_nicks,
+        move_bosses,
+        swap_leads,
+        move_badges,
+        write_note,
+        drop_note,
+        drop_person,
+        drop_team,
+    )
+    * 3,
     begin_anew,
 )
 
@@ -225,7 +277,11 @@ class Place:
         """In an order that keys which are not deferred accept too, and so that unique values may swap."""
         with self._engine.begin() as connection:
             for name in ("badges", "notes"):
-                self._delete(connection, name, [key for key, row in old[name].items() if new[name].get(key) != row])
+                self._delete(
+                    connection,
+                    name,
+                    [key for key, row in old[name].items() if new[name].get(key) != row],
+                )
             self._write_people(connection, old, new)
             for name in ("people", "teams"):
                 self._delete(connection, name, [key for key in old[name] if key not in new[name]])
@@ -275,7 +331,11 @@ class Place:
         """By publish and table what stands in the rescue tables; of an inserted row its key is kept."""
         found: dict[tuple[int, str], list[tuple[str, Row]]] = {}
         with self._engine.connect() as connection:
-            stored = dict(connection.execute(sa.text(f"SELECT DISTINCT table_name, stored_in FROM {self._prefix}rescues")).all())
+            stored = dict(
+                connection.execute(
+                    sa.text(f"SELECT DISTINCT table_name, stored_in FROM {self._prefix}rescues")
+                ).all()
+            )
             for name, place in stored.items():
                 columns = ", ".join(_names(self._model.table(name)))
                 place = place if self._prefix == "dbsync_" else f"dbsync.{place}"
@@ -290,11 +350,21 @@ class Place:
         """As new: neither rows nor a ledger's entries."""
         self.write(self.read(), _nothing())
         with self._engine.begin() as connection:
-            for place in connection.scalars(sa.text(f"SELECT DISTINCT stored_in FROM {self._prefix}rescues")).all():
-                connection.execute(sa.text(f"DROP TABLE {place if self._prefix == 'dbsync_' else f'dbsync.{place}'}"))
+            for place in connection.scalars(
+                sa.text(f"SELECT DISTINCT stored_in FROM {self._prefix}rescues")
+            ).all():
+                connection.execute(
+                    sa.text(
+                        f"DROP TABLE {place if self._prefix == 'dbsync_' else f'dbsync.{place}'}"
+                    )
+                )
             for table in ("publishes", "digests", "rescues"):
                 connection.execute(sa.text(f"DELETE FROM {self._prefix}{table}"))
-            connection.execute(sa.text(f"DELETE FROM {self._prefix}facts WHERE name NOT IN ('version', 'identity')"))
+            connection.execute(
+                sa.text(
+                    f"DELETE FROM {self._prefix}facts WHERE name NOT IN ('version', 'identity')"
+                )
+            )
 
 
 def _differing(old: Rows, new: Rows) -> list[tuple[Row, Row]]:
@@ -304,7 +374,10 @@ def _differing(old: Rows, new: Rows) -> list[tuple[Row, Row]]:
 
 def _values(table: Table, row: Row) -> dict[str, Any]:
     """NULL as a word: an UPDATE with None for a parameter undoes on Babelfish what the transaction did before."""
-    return {name: sa.null() if value is None else value for name, value in zip(_names(table), row, strict=True)}
+    return {
+        name: sa.null() if value is None else value
+        for name, value in zip(_names(table), row, strict=True)
+    }
 
 
 def _names(table: Table) -> list[str]:
@@ -413,7 +486,12 @@ class Walk:
         run_id = f"run-{self.runs}"
         with self._expecting(expected):
             number = rescue.undo(
-                self.target.database, self.model, entry.run_id, by=run_id, settings=SETTINGS, overwrite=overwrite
+                self.target.database,
+                self.model,
+                entry.run_id,
+                by=run_id,
+                settings=SETTINGS,
+                overwrite=overwrite,
             ).number
         if expected is None:
             self._note_undo(entry, number, run_id)
@@ -441,9 +519,18 @@ class Walk:
 
     def _expected_of_sync(self, tables: Sequence[str], overwrite: bool) -> type[DbsyncError] | None:
         differing = [name for name in tables if self.here[name] != self.there[name]]
-        if not overwrite and self._last() is None and differing and any(self.there[name] for name in tables):
+        if (
+            not overwrite
+            and self._last() is None
+            and differing
+            and any(self.there[name] for name in tables)
+        ):
             return Refused
-        if not overwrite and self._last() is not None and any(self._at_risk(name) for name in differing):
+        if (
+            not overwrite
+            and self._last() is not None
+            and any(self._at_risk(name) for name in differing)
+        ):
             return Refused
         after = {**self.there, **{name: self.here[name] for name in tables}}
         return None if whole(after, self.model) else NotProved
@@ -455,14 +542,23 @@ class Walk:
 
     def _note_sync(self, tables: Sequence[str], number: int, run_id: str) -> None:
         entry = Entry(
-            number, run_id, {name: self.there[name] for name in tables}, {name: self.published[name] for name in tables}
+            number,
+            run_id,
+            {name: self.there[name] for name in tables},
+            {name: self.published[name] for name in tables},
         )
         entry.touched = tuple(name for name in tables if self.here[name] != self.there[name])
         entry.filled = tuple(name for name in entry.touched if not self.there[name])
         for name in entry.touched:
             if name not in entry.filled:
-                new = {key: row for key, row in self.here[name].items() if self.there[name].get(key) != row}
-                gone = [key for key, row in self.there[name].items() if self.here[name].get(key) != row]
+                new = {
+                    key: row
+                    for key, row in self.here[name].items()
+                    if self.there[name].get(key) != row
+                }
+                gone = [
+                    key for key, row in self.there[name].items() if self.here[name].get(key) != row
+                ]
                 entry.rescued[name] = _rescued(self.there[name], new, gone)
         for name in tables:
             self.there[name] = dict(self.here[name])
@@ -493,7 +589,12 @@ class Walk:
 
     def _note_undo(self, entry: Entry, number: int, run_id: str) -> None:
         names = tuple(entry.before)
-        mine = Entry(number, run_id, {name: self.there[name] for name in names}, {name: self.published[name] for name in names})
+        mine = Entry(
+            number,
+            run_id,
+            {name: self.there[name] for name in names},
+            {name: self.published[name] for name in names},
+        )
         mine.touched, mine.undoes = entry.touched, entry.number
         for name in entry.touched:
             back, gone, after = self._put_back(entry, name)
@@ -508,10 +609,22 @@ class Walk:
         assert self.source.read() == self.here
         assert self.target.read() == self.there
         rescued = self.target.rescued()
-        expected = {(entry.number, name): rows for entry in self.log for name, rows in entry.rescued.items() if rows}
+        expected = {
+            (entry.number, name): rows
+            for entry in self.log
+            for name, rows in entry.rescued.items()
+            if rows
+        }
         assert rescued == expected
-        kept = {(name, row) for (_, name), rows in rescued.items() for change, row in rows if change != rescue.INSERTED}
-        assert self.foreign <= _flat(self.there) | kept, "a row that was written to the target is lost"
+        kept = {
+            (name, row)
+            for (_, name), rows in rescued.items()
+            for change, row in rows
+            if change != rescue.INSERTED
+        }
+        assert self.foreign <= _flat(self.there) | kept, (
+            "a row that was written to the target is lost"
+        )
 
 
 def _flat(state: State) -> set[tuple[str, Row]]:
@@ -545,10 +658,15 @@ FEWEST = (1, 15)
 
 
 @pytest.mark.parametrize("engines", PAIRS)
-def test_whatever_happens_the_target_is_what_it_must_be_and_no_row_is_lost(engines: str, new_database: NewDatabase) -> None:
+def test_whatever_happens_the_target_is_what_it_must_be_and_no_row_is_lost(
+    engines: str, new_database: NewDatabase
+) -> None:
     one, other = engines.split("-")
     model = WITHOUT_CYCLE if "mssql" in engines else MODEL
-    source, target = Place(new_database(one, "windows", server=0), model), Place(new_database(other, "linux", server=1), model)
+    source, target = (
+        Place(new_database(one, "windows", server=0), model),
+        Place(new_database(other, "linux", server=1), model),
+    )
     episodes, steps = EPISODES.get(engines, FEWEST if "mssql" in engines else FEWER)
     weights, names, acts = zip(*STEPS, strict=True)
     for seed in range(episodes):
@@ -561,6 +679,8 @@ def test_whatever_happens_the_target_is_what_it_must_be_and_no_row_is_lost(engin
                 acts[chosen](walk)
                 walk.check()
             except (Exception, pytest.fail.Exception) as error:
-                raise AssertionError(f"seed {seed}, step {step}: {'; '.join(walk.trail[-25:])}") from error
+                raise AssertionError(
+                    f"seed {seed}, step {step}: {'; '.join(walk.trail[-25:])}"
+                ) from error
         source.forget()
         target.forget()

@@ -13,15 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline import _render as render
-from dbsync_pipeline import answers
+from dbsync_pipeline import output
+from dbsync_pipeline.cli import render
+from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
-from dbsync_pipeline.mirror import rescue
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Ledger, Publication
+from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.settings import Settings
-from dbsync_pipeline.types import Instant
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
@@ -43,8 +43,15 @@ Pair = tuple[Database, Database]
 users, chats, messages = (MODEL.table(name).sa for name in ("users", "chats", "messages"))
 
 
-def undo(target: Database, run: Publication, by: str | None = None, overwrite: bool = False) -> Publication:
-    return rescue.undo(target, MODEL, run.run_id, by=by or f"undo-of-{run.run_id}", settings=SETTINGS, overwrite=overwrite)
+def undo(target: Database, run: Publish, by: str | None = None, overwrite: bool = False) -> Publish:
+    return rescue.undo(
+        target,
+        MODEL,
+        run.run_id,
+        by=by or f"undo-of-{run.run_id}",
+        settings=SETTINGS,
+        overwrite=overwrite,
+    )
 
 
 def change(source: Database) -> None:
@@ -104,7 +111,7 @@ def rename(source: Database, name: str) -> None:
     execute(source, users.update().where(users.c.id == 1).values(name=name))
 
 
-def refusal(target: Database, run: Publication) -> DbsyncError:
+def refusal(target: Database, run: Publish) -> DbsyncError:
     before = content(target)
     with pytest.raises(Refused) as caught:
         undo(target, run, by="refused")
@@ -122,19 +129,26 @@ def test_an_undo_out_of_turn_names_the_next_one_on_the_way(twins: Pair) -> None:
         states.append(content(target))
     first, second, third = runs
     for below in (first, second):
-        assert refusal(target, below).remedy == "undo them first, the newest first: `dbsync undo a_third`"
+        assert (
+            refusal(target, below).remedy
+            == "undo them first, the newest first: `dbsync undo a_third`"
+        )
     undone = undo(target, third, by="undo_third")
     again = refusal(target, third)
     assert again.cause.startswith("run a_third is undone already, by run undo_third at ")
     assert again.remedy == "to take that back: `dbsync undo undo_third`"
-    assert refusal(target, first).remedy == "undo them first, the newest first: `dbsync undo b_second`"
+    assert (
+        refusal(target, first).remedy == "undo them first, the newest first: `dbsync undo b_second`"
+    )
 
     rename(source, "fourth")
     fourth = sync(source, target, run_id="fourth")
     assert (refusal(target, third).remedy or "").endswith(
         "undo first what stands on top of it, the newest first: `dbsync undo fourth`"
     )
-    assert refusal(target, undone).remedy == "undo them first, the newest first: `dbsync undo fourth`"
+    assert (
+        refusal(target, undone).remedy == "undo them first, the newest first: `dbsync undo fourth`"
+    )
     undo(target, fourth, by="undo_fourth")
     assert refusal(target, third).remedy == "to take that back: `dbsync undo undo_third`"
     undo(target, undone, by="third_again")
@@ -224,7 +238,9 @@ def test_each_table_has_a_file_of_its_own(new_database: NewDatabase, tmp_path: P
     sync(source, target, model=model)
     for name in model.names:
         execute(target, f"INSERT INTO \"{name}\" VALUES ('{uuid.UUID(int=2).hex}')")
-    files = rescue.export(target, model, sync(source, target, model=model, policy=ANYTHING).run_id, tmp_path)
+    files = rescue.export(
+        target, model, sync(source, target, model=model, policy=ANYTHING).run_id, tmp_path
+    )
     assert {file.name for file in files} == {"a%20b.parquet", "a_b.parquet", "%C3%A4%20b.parquet"}
 
 
@@ -232,7 +248,13 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     source, target = pair
     prepare(source, small_world())
     sync(source, target)
-    insert(target, {"users": [user(777, name="precious ñ", preferences={"k": [1.5, None]})], "chats": [chat(777, 777)]})
+    insert(
+        target,
+        {
+            "users": [user(777, name="precious ñ", preferences={"k": [1.5, None]})],
+            "chats": [chat(777, 777)],
+        },
+    )
     execute(target, users.update().where(users.c.id == 5).values(name="replaced"))
     run = sync(source, target, policy=ANYTHING)
     rows = dict(rescue.rescued_rows(target, MODEL, run.run_id))
@@ -240,7 +262,10 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     assert "precious ñ" in {row["name"] for row in rows["users"]}
     files = rescue.export(target, MODEL, run.run_id, tmp_path / "rescued")
     assert sorted(file.name for file in files) == ["chats.parquet", "users.parquet"]
-    assert set(pq.read_table(tmp_path / "rescued" / "users.parquet")["name"].to_pylist()) == {"precious ñ", "replaced"}
+    assert set(pq.read_table(tmp_path / "rescued" / "users.parquet")["name"].to_pylist()) == {
+        "precious ñ",
+        "replaced",
+    }
     put, rest = rescue.merge(target, MODEL, run.run_id)
     assert put == {"users": 1, "chats": 1}
     assert rest == {"users": [(5,)]}
@@ -293,7 +318,16 @@ def _lost(source: Database, target: Database) -> str:
         "bytes": b"\0\xff",
         "role": "two",
     }
-    insert(target, {"user": [_odd_row(1, **full, moment=NOON, day=NOON.date(), hour=dt.time(1, 2, 3)), _odd_row(2)]}, ODD)
+    insert(
+        target,
+        {
+            "user": [
+                _odd_row(1, **full, moment=NOON, day=NOON.date(), hour=dt.time(1, 2, 3)),
+                _odd_row(2),
+            ]
+        },
+        ODD,
+    )
     return sync(source, target, model=ODD, policy=ANYTHING).run_id
 
 
@@ -305,7 +339,7 @@ def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path
     source, target = pair
     run = _lost(source, target)
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
-    full, nothing = sorted(answers.rows_json(rows), key=lambda row: row["select.."])
+    full, nothing = sorted(output.rows_json(rows), key=lambda row: row["select.."])
     assert nothing == {"dbsync_change": "deleted", **_odd_row(2)}
     assert full == {
         "dbsync_change": "deleted",
@@ -347,10 +381,29 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
     )
     run = sync(source, target, model=ODD, policy=ANYTHING).run_id
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
-    told = [list(row.values())[2:9] for row in sorted(answers.rows_json(rows), key=lambda row: row["select.."])]
+    told = [
+        list(row.values())[2:9]
+        for row in sorted(output.rows_json(rows), key=lambda row: row["select.."])
+    ]
     assert told == [
-        [9007199254740993, '{"a": 1.10}', "NaN", "NaN", "infinity", "20000-01-01", "24:00:00.000000"],
-        [None, None, "-Infinity", "1.000000", "2026-01-31T12:00:00+00:00", "0044-03-15 BC", "12:00:00"],
+        [
+            9007199254740993,
+            '{"a": 1.10}',
+            "NaN",
+            "NaN",
+            "infinity",
+            "20000-01-01",
+            "24:00:00.000000",
+        ],
+        [
+            None,
+            None,
+            "-Infinity",
+            "1.000000",
+            "2026-01-31T12:00:00+00:00",
+            "0044-03-15 BC",
+            "12:00:00",
+        ],
     ]
     (file,) = rescue.export(target, ODD, run, tmp_path)
     kept = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["select.."])
@@ -359,7 +412,11 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
     assert math.isnan(kept[0]["f"]) and kept[1]["f"] == -math.inf
     render.rows(iter([("user", [{"id": 1, "text": "a\nb" + "x" * 50}, {"id": 2, "text": None}])]))
     head, first, second = capsys.readouterr().out.splitlines()[1:4]
-    assert (head.split(), first, second.rstrip()) == (["id", "text"], "1   a\\nb" + "x" * 36 + "…", "2   NULL")
+    assert (head.split(), first, second.rstrip()) == (
+        ["id", "text"],
+        "1   a\\nb" + "x" * 36 + "…",
+        "2   NULL",
+    )
 
 
 def test_rescued_rows_are_forgotten_by_size_and_their_undo_is_refused(twins: Pair) -> None:
@@ -395,8 +452,14 @@ def _facts_table(database: Database) -> str:
 
 def _facts(database: Database) -> str:
     with database.engine().connect() as connection:
-        return str(connection.scalar(sa.text(f"SELECT value FROM {_facts_table(database)} WHERE name = 'number'")))
+        return str(
+            connection.scalar(
+                sa.text(f"SELECT value FROM {_facts_table(database)} WHERE name = 'number'")
+            )
+        )
 
 
 def _restore_facts(database: Database, number: str) -> None:
-    execute(database, f"UPDATE {_facts_table(database)} SET value = '{number}' WHERE name = 'number'")
+    execute(
+        database, f"UPDATE {_facts_table(database)} SET value = '{number}' WHERE name = 'number'"
+    )

@@ -9,7 +9,9 @@ from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, small
 users, documents = (MODEL.table(name).sa for name in ("users", "documents"))
 
 
-def test_equal_databases_are_found_equal_and_every_difference_is_named(pair: tuple[Database, Database]) -> None:
+def test_equal_databases_are_found_equal_and_every_difference_is_named(
+    pair: tuple[Database, Database],
+) -> None:
     source, target = pair
     prepare(source, small_world())
     sync(source, target)

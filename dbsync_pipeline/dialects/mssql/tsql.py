@@ -1,0 +1,404 @@
+"""Transact-SQL as text: how a column is hashed, read, staged and written back, and the statements made of these.
+
+Everything here is a function of the models, so that it can be compiled and parsed without a server. See `canonical` for the form that
+the digests follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mssql
+
+from dbsync_pipeline.dialects import contract
+from dbsync_pipeline.dialects.contract import Column, Form, Kind, Table
+from dbsync_pipeline.errors import StructureError
+
+TYPES = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
+TYPES.server_version_info = (15,)  # type: ignore[assignment]  # an older one has no DATE and no TIME
+BINARY = "Latin1_General_100_BIN2"
+_INSTANT = "convert(datetimeoffset(6), '2000-01-01T00:00:00+00:00')"
+_DATETIME = "convert(datetime2(6), '2000-01-01T00:00:00')"
+_DATE = "convert(date, '2000-01-01')"
+_MIDNIGHT = "convert(time(6), '00:00:00')"
+_ARGUMENTS = 140
+"""`concat` takes up to 254, and cuts its result at 8000 bytes where no piece is a long one: short pieces have up to 54."""
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """What servers that speak T-SQL write differently.
+
+    How a text becomes UTF-8; how 16 bytes become hexadecimal digits; and what keeps a hash from being computed twice.
+    """
+
+    utf8: str
+    hexadecimal: str
+    fence: str
+
+
+_EIGHT = "right('000000000000000' + to_hex(convert(bigint, convert(binary(8), substring({{0}}, {0}, 8)))), 16)"
+
+MICROSOFT = Flavour(
+    " COLLATE Latin1_General_100_BIN2_UTF8",
+    "lower(convert(varchar(32), substring({0}, 1, 16), 2))",
+    "",
+)
+BABELFISH = Flavour(
+    "", f"{_EIGHT.format(1)} + {_EIGHT.format(9)}", " ORDER BY (SELECT NULL) OFFSET 0 ROWS"
+)
+"""Its texts are UTF-8 anyway, `convert` has no hexadecimal style, and the fence is PostgreSQL's."""
+
+
+def quote(name: str) -> str:
+    """An identifier, quoted."""
+    return "[" + name.replace("]", "]]") + "]"
+
+
+def quote_table(table: sa.Table) -> str:
+    """A table's name, quoted, with its schema where it has one."""
+    return ".".join(quote(part) for part in (table.schema, table.name) if part)
+
+
+def literal(text: str) -> str:
+    """A text, quoted; as NVARCHAR only where it must be, since Babelfish takes no other in some places."""
+    return ("" if text.isascii() else "N") + "'" + text.replace("'", "''") + "'"
+
+
+def names(columns: Iterable[Column], alias: str = "") -> str:
+    """The columns' names in a row, each with the alias where there is one."""
+    return ", ".join(f"{alias}{'.' if alias else ''}{quote(column.name)}" for column in columns)
+
+
+def type_name(column: Column) -> str:
+    """The column's type as a cast has it."""
+    return column.type.compile(TYPES).split(" COLLATE ")[0]
+
+
+def plain(column: Column, name: str) -> str:
+    """The column as a plain value."""
+    if column.kind is Kind.TEXT:
+        return name if _is_nvarchar(column) else f"convert(nvarchar(max), {name})"
+    if column.kind is Kind.DATETIME and type_name(column) == "DATETIME":
+        name = f"convert(datetime2(3), {name})"  # counts in three-hundredths of a second, and is what it shows: three digits
+    return _PLAIN[column.kind].format(name)
+
+
+_PLAIN = {
+    Kind.INTEGER: "convert(bigint, {0})",
+    Kind.BOOLEAN: "convert(smallint, {0})",
+    Kind.UUID: "lower(convert(nvarchar(36), {0}))",
+    Kind.NUMERIC: "convert(nvarchar(41), {0})",
+    Kind.INSTANT: f"datediff_big(microsecond, {_INSTANT}, {{0}})",
+    Kind.DATETIME: f"datediff_big(microsecond, {_DATETIME}, {{0}})",
+    Kind.DATE: f"datediff(day, {_DATE}, {{0}})",
+    Kind.TIME: f"datediff_big(microsecond, {_MIDNIGHT}, {{0}})",
+    Kind.FLOAT: "convert(float(53), {0})",
+    Kind.BYTES: "convert(varbinary(max), {0})",
+}
+
+
+def _is_nvarchar(column: Column) -> bool:
+    return type_name(column).upper().startswith("NVARCHAR")
+
+
+def exact(column: Column, name: str) -> str:
+    """The column as it travels between two SQL Servers: as `plain`, or in a form that keeps the seventh digit and the offset."""
+    match column.kind:
+        case Kind.INSTANT | Kind.DATETIME | Kind.TIME:
+            return f"convert(nvarchar(34), {name}, 121)"
+        case Kind.OPAQUE:
+            return _as_bytes(column, name)
+        case _:
+            return plain(column, name)
+
+
+def _as_bytes(column: Column, name: str) -> str:
+    if column.kind is Kind.OPAQUE and type_name(column) in _NOT_EXACT:
+        raise StructureError(
+            f"column {column.name} is of type {type_name(column)}, which cannot be carried exactly",
+            remedy="leave the column out of the models, or give it another type",
+        )
+    return f"convert(varbinary(max), {name})"
+
+
+_NOT_EXACT = ("SQL_VARIANT", "TIMESTAMP", "ROWVERSION")
+"""A variant's own type is not in its bytes; a row version is the server's to give."""
+
+
+def value(column: Column, name: str, native: bool) -> str:
+    """The column as it leaves the server, in the words of that form."""
+    return exact(column, name) if native else plain(column, name)
+
+
+def stored(column: Column, name: str, native: bool) -> str:
+    """The inverse of `value`: what is stored in the column for a value that came in."""
+    match column.kind:
+        case Kind.INSTANT | Kind.DATETIME | Kind.TIME if native:
+            return f"convert({type_name(column)}, {name}, 121)"
+        case Kind.OPAQUE | Kind.NUMERIC | Kind.UUID:
+            return f"convert({type_name(column)}, {name})"
+        case Kind.INSTANT:
+            return _moment(name)
+        case Kind.DATETIME:
+            return f"convert({type_name(column)}, {_moment(name)})"
+        case Kind.DATE:
+            return f"convert(date, dateadd(day, {name}, {_INSTANT}))"
+        case Kind.TIME:
+            return f"dateadd(microsecond, {name} % 1000000, dateadd(second, {name} / 1000000, {_MIDNIGHT}))"
+        case Kind.BOOLEAN:
+            return f"convert(bit, {name})"
+        case _:
+            return name
+
+
+def _moment(name: str) -> str:
+    """In three steps, since dateadd counts in int; every division truncates towards zero, so no step leaves the years 1 to 9999.
+
+    Always as a moment of UTC: on Babelfish other types end in 1753.
+    """
+    days = f"dateadd(day, {name} / 86400000000, {_INSTANT})"
+    return (
+        f"dateadd(microsecond, {name} % 1000000, dateadd(second, {name} / 1000000 % 86400, {days}))"
+    )
+
+
+def staged_type(column: Column, native: bool, collation: str | None = None) -> str:
+    """The type of the column in staging, which holds values as `value` gives them."""
+    match column.kind:
+        case Kind.INTEGER:
+            return "BIGINT"
+        case Kind.BOOLEAN:
+            return "SMALLINT"
+        case Kind.DATE:
+            return "INT"
+        case Kind.INSTANT | Kind.DATETIME | Kind.TIME:
+            return "NVARCHAR(34)" if native else "BIGINT"
+        case Kind.UUID | Kind.NUMERIC:
+            return "NVARCHAR(41)"
+        case Kind.FLOAT:
+            return "FLOAT(53)"
+        case Kind.TEXT:
+            length = column.length
+            bounded = f"NVARCHAR({length})" if length and length <= 4000 else "NVARCHAR(MAX)"
+            return f"{bounded} COLLATE {collation}" if collation else bounded
+        case _:
+            return "VARBINARY(MAX)"
+
+
+# -- digests
+
+
+def damaged(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
+    """The number of the first column whose value would not arrive as it is, from 1; 0 where all do.
+
+    Half of a surrogate pair does not survive UTF-8, and a seventh digit of a second is more than a plain value has.
+    """
+    cases = [
+        f"WHEN {condition} THEN {number}"
+        for number, column in enumerate(columns, 1)
+        if (condition := _damaged(column, f"t.{quote(column.name)}", native, flavour))
+    ]
+    return f"CASE {' '.join(cases)} ELSE 0 END" if cases else "0"
+
+
+def _damaged(column: Column, name: str, native: bool, flavour: Flavour) -> str | None:
+    if column.kind is Kind.TEXT and flavour.utf8:
+        text = plain(column, name)
+        return f"{text} COLLATE {BINARY} <> convert(nvarchar(max), {_utf8(column, name, flavour)}) COLLATE {BINARY}"
+    if (
+        column.kind in (Kind.INSTANT, Kind.DATETIME, Kind.TIME)
+        and not native
+        and type_name(column) in _SEVEN_DIGITS
+    ):
+        return f"datepart(nanosecond, {name}) % 1000 <> 0"
+    return None
+
+
+_SEVEN_DIGITS = {"DATETIMEOFFSET", "DATETIME2", "TIME"} | {
+    f"{name}(7)" for name in ("DATETIMEOFFSET", "DATETIME2", "TIME")
+}
+
+
+def _utf8(column: Column, name: str, flavour: Flavour) -> str:
+    return f"convert(varchar(max), {plain(column, name)}{flavour.utf8})"
+
+
+def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
+    """The column's piece of the form that is hashed."""
+    match column.kind:
+        case Kind.TEXT:
+            text = _utf8(column, name, flavour)
+            return f"convert(varchar(20), datalength({text})) + ':' + {text}"
+        case Kind.BYTES | Kind.OPAQUE:
+            data = _as_bytes(column, name)
+            half = flavour.hexadecimal.format(f"hashbytes('SHA2_256', {data})")
+            return f"convert(varchar(20), datalength({data})) + ':' + {half}"
+        case Kind.FLOAT:
+            number = plain(column, name)
+            bits = (
+                number
+                if native
+                else f"case when {number} = 0 then convert(float(53), 0) else {number} end"
+            )
+            return f"convert(varchar(20), convert(bigint, convert(binary(8), {bits})))"
+        case Kind.BOOLEAN:
+            return f"convert(varchar(1), {name})"
+        case Kind.UUID:
+            return f"lower(convert(varchar(36), {name}))"
+        case Kind.INSTANT | Kind.DATETIME | Kind.TIME if native:
+            return f"convert(varchar(34), {name}, 121)"
+        case _:
+            return f"convert(varchar(41), {plain(column, name)})"
+
+
+def hashed(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
+    """The SHA-256 of the row's form over these columns of `t`."""
+    pieces = [
+        f"isnull({_piece(column, f't.{quote(column.name)}', native, flavour)}, '~') + '|'"
+        for column in columns
+    ]
+    groups = [_concat(pieces[n : n + _ARGUMENTS]) for n in range(0, len(pieces), _ARGUMENTS)]
+    whole = groups[0] if len(groups) == 1 else _concat(["convert(varchar(max), '')", *groups])
+    return f"hashbytes('SHA2_256', {whole})"
+
+
+def _concat(pieces: Sequence[str]) -> str:
+    return f"concat({', '.join(pieces)})" if len(pieces) > 1 else pieces[0]
+
+
+def bucket(table: Table, form: Form, flavour: Flavour) -> str:
+    """The row's bucket: see `canonical.bucket_of`."""
+    key = table.key
+    name = f"t.{quote(key[0].name)}"
+    if len(key) == 1 and key[0].kind is Kind.INTEGER:
+        return f"convert(int, abs(convert(bigint, {name}) / 128) % {form.buckets})"
+    if len(key) == 1 and key[0].kind is Kind.UUID:
+        four = f"substring(convert(binary(16), {name}), 13, 4)"
+    else:
+        four = f"substring({hashed(key, form.native, flavour)}, 1, 4)"
+    return f"convert(int, abs(convert(bigint, convert(int, {four}))) % {form.buckets})"
+
+
+def digests(table: Table, form: Form, flavour: Flavour, source: str, only: bool) -> str:
+    """(bucket, rows, sum, sum) of every bucket, or of those that the parameter has as a JSON list; `source` is the FROM, as `t`."""
+    first, second = (
+        f"convert(nvarchar(41), sum(convert(decimal(38, 0), {half})))" for half in _halves()
+    )
+    return f"SELECT b, count_big(*), {first}, {second} FROM ({_rows(table, form, flavour, source, only)}) x GROUP BY b"
+
+
+def row_digests(table: Table, form: Form, flavour: Flavour, source: str) -> str:
+    """(bucket, half, half, key…) of every row of the buckets that the parameter has, ordered by bucket."""
+    keys = ", ".join(f"k{n}" for n in range(len(table.key)))
+    return f"SELECT b, {', '.join(_halves())}, {keys} FROM ({_rows(table, form, flavour, source, True, True)}) x ORDER BY b"
+
+
+def _rows(
+    table: Table, form: Form, flavour: Flavour, source: str, only: bool, keys: bool = False
+) -> str:
+    here = bucket(table, form, flavour)
+    parts = [f"{here} AS b", f"{hashed(table.columns, form.native, flavour)} AS r"]
+    if keys:
+        parts += [
+            f"{value(column, f't.{quote(column.name)}', form.native)} AS k{n}"
+            for n, column in enumerate(table.key)
+        ]
+    where = f" WHERE {here} IN (SELECT b FROM OPENJSON(?) WITH (b INT '$'))" if only else ""
+    return f"SELECT {', '.join(parts)} FROM {source}{where}{flavour.fence}"
+
+
+def _halves() -> tuple[str, str]:
+    """The two numbers of a hash that buckets sum."""
+    first, second = (
+        f"convert(bigint, convert(binary(8), substring(r, {start}, 8)))" for start in (1, 9)
+    )
+    return first, second
+
+
+# -- keys that come in as one JSON text: [[1, "a"], [2, "b"]]
+
+
+def json_keys(columns: Sequence[Column], native: bool) -> str:
+    """The keys of parameter `?` as rows k0, k1, …"""
+    types = ", ".join(
+        f"k{n} {staged_type(column, native)} '$[{n}]'" for n, column in enumerate(columns)
+    )
+    return f"OPENJSON(?) WITH ({types})"
+
+
+def same_key(columns: Sequence[Column], native: bool, collations: dict[str, str]) -> str:
+    """The condition that joins the keys of `json_keys`, as `k`, to the rows of `t`."""
+    return " AND ".join(
+        f"t.{quote(column.name)} = {stored(column, f'k.k{n}', native)}{_collate(column, collations)}"
+        for n, column in enumerate(columns)
+    )
+
+
+def _collate(column: Column, collations: dict[str, str]) -> str:
+    return (
+        f" COLLATE {collations[column.name]}"
+        if column.kind is Kind.TEXT and column.name in collations
+        else ""
+    )
+
+
+# -- staging
+
+
+def create_loaded(
+    name: str, columns: Sequence[Column], native: bool, collations: dict[str, str]
+) -> str:
+    """A table for the bulk load, of types that carry every value exactly."""
+    parts = ", ".join(
+        f"{quote(column.name)} {staged_type(column, native, collations.get(column.name))} NULL"
+        for column in columns
+    )
+    return f"CREATE TABLE {name} ({parts})"
+
+
+def insert_loaded(into: str, name: str, columns: Sequence[Column], native: bool) -> str:
+    """What the bulk load has brought, as the live table holds it."""
+    values = ", ".join(stored(column, f"s.{quote(column.name)}", native) for column in columns)
+    return f"INSERT INTO {into} ({names(columns)}) SELECT {values} FROM {name} s"
+
+
+def create_like(name: str, table: Table, columns: Sequence[Column], before: str = "") -> str:
+    """An empty table of columns just like the live ones, but all nullable and none generated, which is what the outer join does."""
+    return (
+        f"SELECT {before}{names(columns, 't')} INTO {name} "
+        f"FROM (SELECT 1 AS one) o LEFT JOIN {quote_table(table.sa)} t ON 1 = 0 WHERE 1 = 0"
+    )
+
+
+def insert_staged(table: Table, staging: str) -> str:
+    """Everything staged into the live table. Columns are qualified, since Babelfish has variables of its own, `found` for one."""
+    return f"INSERT INTO {quote_table(table.sa)} ({names(table.columns)}) SELECT {names(table.columns, 's')} FROM {staging} s"
+
+
+def delete_staged(table: Table, staging: str) -> str:
+    """The live rows whose keys are staged."""
+    return f"DELETE t FROM {quote_table(table.sa)} t INNER JOIN {staging} s ON {_agree(table.key, 't')}"
+
+
+def collisions(table: Table, staging: str, columns: Sequence[Column]) -> str:
+    """The keys of two new rows that the server takes as equal in these columns, or of one that it takes as equal to a live one."""
+    agreed = names(columns)
+    key = ", ".join(f"convert(nvarchar(max), s.{quote(column.name)})" for column in table.key)
+    twice = f"SELECT {agreed} FROM {staging} GROUP BY {agreed} HAVING count(*) > 1"
+    live = f"EXISTS (SELECT 1 FROM {quote_table(table.sa)} t WHERE {_agree(columns, 't')})"
+    return f"SELECT TOP (2) {key} FROM {staging} s WHERE EXISTS (SELECT 1 FROM ({twice}) d WHERE {_agree(columns, 'd')}) OR {live}"
+
+
+def _agree(columns: Sequence[Column], other: str) -> str:
+    return " AND ".join(
+        f"{other}.{quote(column.name)} = s.{quote(column.name)}" for column in columns
+    )
+
+
+def orphans(key: sa.ForeignKeyConstraint) -> str:
+    """1 where a reference leads nowhere, 0 where the foreign key holds."""
+    pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
+    return contract.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
