@@ -7,14 +7,13 @@ passwords stand in them: they are neither logged nor quoted.
 from __future__ import annotations
 
 import logging
-import queue
 import re
-import threading
-import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 
 from dbsync_pipeline import redact
+from dbsync_pipeline.deadline import run_until
 from dbsync_pipeline.settings import Settings
 
 Say = Callable[[str], object]
@@ -33,17 +32,10 @@ def send(settings: Settings, title: str, body: str, say: Say = _log.warning) -> 
     password is cut out.
     """
     addresses = urls(settings.alert_urls.get_secret_value())
-    delivered: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for place, url in enumerate(addresses):
-        work = (delivered, place, url, title, redact.clean(body))
-        threading.Thread(target=_deliver, args=work, name="dbsync-alert", daemon=True).start()
-    arrived, ends = set[int](), time.monotonic() + _SECONDS
-    while len(arrived) < len(addresses):
-        try:
-            arrived.add(delivered.get(timeout=max(0.0, ends - time.monotonic())))
-        except queue.Empty:
-            break
-    good = {place for place in arrived if place >= 0}
+    text = redact.clean(body)
+    work = {str(place): partial(_deliver, url, title, text) for place, url in enumerate(addresses)}
+    results = run_until(work, _SECONDS, label="dbsync-alert")
+    good = {place for place in range(len(addresses)) if results.get(str(place)) is True}
     for place, url in enumerate(addresses):
         if place not in good:
             say(
@@ -72,17 +64,14 @@ def heartbeat(settings: Settings, say: Say = _log.warning) -> bool:
         return False
 
 
-def _deliver(
-    delivered: queue.SimpleQueue[int], place: int, url: str, title: str, body: str
-) -> None:
-    """Puts the place where it went, or -1 - place."""
-    good = False
+def _deliver(url: str, title: str, body: str) -> bool:
+    """Send to one URL; return whether it took the alert. Raise nothing: an exception may quote the URL."""
     try:
         import apprise
 
         logging.getLogger("apprise").disabled = True  # it quotes a URL that it cannot read
         sender = apprise.Apprise()
-        good = bool(sender.add(url)) and bool(
+        return bool(sender.add(url)) and bool(
             sender.notify(
                 title=title,
                 body=body,
@@ -90,10 +79,8 @@ def _deliver(
                 body_format=apprise.NotifyFormat.TEXT,
             )
         )
-    except Exception:  # whatever it is, it may quote the URL
-        good = False
-    finally:
-        delivered.put(place if good else -1 - place)
+    except Exception:
+        return False
 
 
 def _kind(url: str) -> str:

@@ -24,8 +24,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dbsync_pipeline import notify
 from dbsync_pipeline.definitions import defs
 from dbsync_pipeline.defs import alerts, readiness, run_tags
+from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
-from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.mail import mail_server
@@ -328,7 +328,7 @@ def test_the_readiness_of_every_partition_and_one_alert_for_each_change(
     sync(places.named("windows"), places.named("azure"))
     look(instance)
     assert receiver.alerts == []
-    rescue.hold(places.named("azure"), "paused by a test")
+    pausing.pause(places.named("azure"), "paused by a test")
     look(instance)
     look(instance)
     ((title, body),) = receiver.alerts

@@ -21,7 +21,7 @@ from dbsync_pipeline.errors import (
     SettingsError,
     Unavailable,
 )
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import failover, term
 from dbsync_pipeline.mirror.failover.failover import Observation, Outage, decide, due, tally
@@ -354,7 +354,7 @@ def test_held_and_mixed_standbys_are_not_touched(files: Three) -> None:
     execute(files.windows, (users.insert(), [user(900)]))
     sync(files.windows, files.linux)
     sync(files.windows, files.azure, ["users"])
-    mixed, _ = content(files.azure), rescue.hold(files.linux, "a person looks at it")
+    mixed, _ = content(files.azure), pausing.pause(files.linux, "a person looks at it")
     execute(files.linux, (users.insert(), [user(901)]))
     files.silent = {"windows"}
     report = files.fail_over()
@@ -721,7 +721,7 @@ def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing
         sync(three.windows, three.linux)
     sync(three.linux, three.windows, policy=ANYTHING)
     assert content(three.windows) == newest
-    rescue.hold(three.windows, None)
+    pausing.resume(three.windows)
     execute(three.windows, (users.insert(), [user(900)]))
     sync(three.windows, three.linux)
     assert content(three.linux) == content(three.windows)

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Unavailable
-from dbsync_pipeline.mirror import schema, verify
+from dbsync_pipeline.mirror import pausing, schema, verify
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline_tests.conftest import NewDatabase
@@ -154,7 +154,7 @@ def test_a_standby_is_synced_undone_and_verified_under_its_least_rights(
     rescue.undo(standby, MODEL, second.run_id, by="back", settings=SETTINGS)
     assert content(target) == before
     assert len(dict(rescue.rescued_rows(standby, MODEL, second.run_id))["users"]) == 1
-    assert rescue.hold(standby, None)
+    assert pausing.resume(standby)
     sync(source, standby)
     assert all(verdict.equal for verdict in verify.verify(source, standby, MODEL))
     with session(source, standby) as planning:
@@ -194,7 +194,7 @@ def test_a_ledger_that_an_administrator_made_needs_these_rights_each(
     change(source)
     run = sync(source, standby)
     rescue.undo(standby, MODEL, run.run_id, by="back", settings=SETTINGS)
-    rescue.hold(standby, None)
+    pausing.resume(standby)
     sync(source, standby)
     for grant in LEDGER:
         change(source)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.mirror import ready
+from dbsync_pipeline.mirror import pausing, ready
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.ready import (
@@ -22,7 +22,6 @@ from dbsync_pipeline.mirror.ready import (
     WRITES,
     Facts,
 )
-from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
@@ -112,7 +111,7 @@ def test_what_is_wrong_is_found(standby: Database) -> None:
         assert facts(standby).taken == ("users",)
     _without_keys(standby, "DELETE FROM users WHERE id = 1")
     assert set(facts(standby).orphans) >= {"chats (user_id)", "user_memory (user_id)"}
-    rescue.hold(standby, "a person said so")
+    pausing.pause(standby, "a person said so")
     assert facts(standby).held == "a person said so"
     execute(standby, "ALTER TABLE users DROP COLUMN name")
     found = facts(standby)

@@ -13,10 +13,9 @@ from dbsync_pipeline.definitions import defs
 from dbsync_pipeline.defs import retention, run_tags
 from dbsync_pipeline.defs.schedules import sort_out, sync_schedules, tick
 from dbsync_pipeline.errors import SettingsError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Term
-from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import Places
@@ -88,10 +87,10 @@ def test_the_source_is_the_primary_by_its_term(places: Places, instance: Dagster
 def test_a_held_target_is_left_alone(places: Places, instance: DagsterInstance) -> None:
     for name in ("linux", "azure"):
         schema.ensure(places.named(name), MODEL)
-        rescue.hold(places.named(name), "paused by a test")
+        pausing.pause(places.named(name), "paused by a test")
     due, why = ticked(instance)
     assert due == [] and "linux is held: paused by a test" in why and "azure is held" in why
-    rescue.hold(places.named("azure"), None)
+    pausing.resume(places.named("azure"))
     assert ticked(instance)[0] == ["azure"]
 
 
@@ -155,7 +154,7 @@ def test_what_nobody_asked_for_leaves_a_held_target_alone_and_a_person_does_not(
     places: Places,
 ) -> None:
     schema.ensure(places.named("linux"), MODEL)
-    rescue.hold(places.named("linux"), "paused by a test")
+    pausing.pause(places.named("linux"), "paused by a test")
     with DagsterInstance.ephemeral() as instance:
         job = launch.sync_job()
         automatic = job.execute_in_process(

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.cli import app
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.settings import load
@@ -258,7 +258,7 @@ def _steps(target: Database, source: Database) -> list[Callable[[], object]]:
         lambda: schema.ensure(target, MODEL),
         lambda: schema.check(target, MODEL),
         lambda: rescue.undo(target, MODEL, "run", by="x", settings=SETTINGS),
-        lambda: rescue.hold(target, None),
+        lambda: pausing.resume(target),
     ]
 
 

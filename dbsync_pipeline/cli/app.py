@@ -25,7 +25,7 @@ import typer
 from dbsync_pipeline import output, redact, signals
 from dbsync_pipeline.cli import render
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.mirror.failover import failover, term
 from dbsync_pipeline.mirror.guard import Finding, Plan
@@ -426,7 +426,7 @@ def pause(
     why = f"paused at {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC" + (
         f": {reason}" if reason else ""
     )
-    before = rescue.hold(database(settings, name), why)
+    before = pausing.pause(database(settings, name), why)
     if as_json:
         render.json_out({"database": name, "held": why, "was_held": before})
     else:
@@ -437,7 +437,7 @@ def pause(
 def release(name: Annotated[str, typer.Argument(metavar="TARGET")], as_json: Json = False) -> None:
     """Let a target's schedule go on after a pause or an undo."""
     settings, _ = _ground()
-    reason = rescue.hold(database(settings, name), None)
+    reason = pausing.resume(database(settings, name))
     if as_json:
         render.json_out({"database": name, "was_held": reason})
     else:

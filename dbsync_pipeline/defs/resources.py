@@ -33,12 +33,11 @@ from pydantic import Field, PrivateAttr
 from dbsync_pipeline import redact
 from dbsync_pipeline.defs.run_tags import ALIVE_TAG, SOURCE_TAG, TARGET_TAG, automatic
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient, Unavailable
-from dbsync_pipeline.mirror import database, schema
+from dbsync_pipeline.mirror import database, pausing, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model, load_model
-from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.request import Overrides
 from dbsync_pipeline.settings import Settings, load
@@ -233,7 +232,7 @@ def _refuse_held(tags: Mapping[str, str], target: Database) -> None:
     held = None
     if automatic(tags):
         with contextlib.suppress(Unavailable):  # it is said by the first step that needs it
-            held = rescue.held(target)
+            held = pausing.paused(target)
     if held is not None:
         raise Refused(
             f"held: {held}",

@@ -21,11 +21,11 @@ from dagster import (
 from dagster._utils.schedules import is_valid_cron_schedule
 
 from dbsync_pipeline.defs.run_tags import JOB, active_run
-from dbsync_pipeline.errors import DbsyncError, SettingsError
+from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
-from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.settings import Settings, load
 
 DAILY = "0 2 * * *"
@@ -94,12 +94,8 @@ def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason
     busy = {
         name: run.run_id for name in settings.names if (run := active_run(context.instance, name))
     }
-    holds = ask(among, rescue.held, settings.answer_seconds)
-    held = {
-        name: why
-        for name, why in holds.items()
-        if why is not None and not isinstance(why, DbsyncError)
-    }
+    reasons = ask(among, pausing.paused, settings.answer_seconds)
+    held = {name: why for name, why in reasons.good.items() if why is not None}
     due, left = sort_out(settings.names, primary, held, busy)
     for why in left:
         context.log.info(why)

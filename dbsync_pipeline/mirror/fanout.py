@@ -1,71 +1,99 @@
-"""Ask several databases at the same time, each with a deadline that holds whatever the database does.
+"""Ask several databases the same question, and keep one result for each: a value, or the DbsyncError that it failed with.
 
-A server that takes a connection and never answers hangs its thread, so the threads are daemons and nobody waits for them: a pool
-would, at its exit.
+`ask` asks all at the same time, with one deadline that holds whatever a database does. `one_by_one` asks them in turn, for work that must
+not run at the same time. Both return a `PerDatabase`.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+from dbsync_pipeline.deadline import run_until
 from dbsync_pipeline.errors import DbsyncError, Unavailable
 from dbsync_pipeline.mirror.database import Database
 
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True)
+class PerDatabase(Generic[Value]):
+    """One result for each database in `names`, which keeps the order of the request.
+
+    `good` has the values, `failed` the errors, both by the database's name. Every name is in exactly one of the two.
+    """
+
+    names: tuple[str, ...]
+    good: Mapping[str, Value]
+    failed: Mapping[str, DbsyncError]
+
+    @classmethod
+    def collect(cls, results: Mapping[str, Value | DbsyncError]) -> PerDatabase[Value]:
+        """Sort results by name into values and errors."""
+        return cls(
+            tuple(results),
+            {name: one for name, one in results.items() if not isinstance(one, DbsyncError)},
+            {name: one for name, one in results.items() if isinstance(one, DbsyncError)},
+        )
+
+    def map(self, transform: Callable[[Value], Other]) -> PerDatabase[Other]:
+        """The same with every value transformed; errors stay."""
+        values = {name: transform(value) for name, value in self.good.items()}
+        return PerDatabase(self.names, values, self.failed)
+
+    def items(self) -> Iterator[tuple[str, Value | DbsyncError]]:
+        """Name and result of each database, in the order of the request."""
+        for name in self.names:
+            yield name, self.failed[name] if name in self.failed else self.good[name]
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """The cause of each failure, by the database's name."""
+        return {name: error.cause for name, error in self.failed.items()}
 
 
 def ask(
-    databases: Sequence[Database], question: Callable[[Database], Answer], seconds: float
-) -> dict[str, Answer | DbsyncError]:
-    """By name, in their order, what the question returns for each database, or the DbsyncError that it raised.
+    databases: Sequence[Database], question: Callable[[Database], Value], seconds: float
+) -> PerDatabase[Value]:
+    """Ask all databases at the same time; a database that has not replied within `seconds` has failed with Unavailable.
 
-    Unavailable stands for those that have not answered within `seconds`, and for those that are starting. Their question may go on in
-    the background, so it should change nothing that a late answer would spoil. An exception that is no DbsyncError is raised here.
+    A server that is starting fails at once with Starting. A question that is late continues in the background, so it should change nothing
+    that a late reply would spoil. Raises an exception of a question that is no DbsyncError.
     """
-    answers: queue.SimpleQueue[tuple[str, Answer | BaseException]] = queue.SimpleQueue()
+    work = {one.name: _question(question, one.at_once) for one in databases}
+    finished = run_until(work, seconds, label="dbsync-ask")
+    return PerDatabase.collect(
+        {name: _reply(name, finished.get(name), name in finished, seconds) for name in work}
+    )
 
-    def run(database: Database) -> None:
+
+def one_by_one(names: Sequence[str], work: Callable[[str], Value]) -> PerDatabase[Value]:
+    """Do the work for each database in turn, to its end; the failure of one does not stop the others."""
+    results: dict[str, Value | DbsyncError] = {}
+    for name in names:
         try:
-            answers.put((database.name, question(database.at_once)))
-        except BaseException as error:
-            answers.put((database.name, error))
-
-    for database in databases:
-        threading.Thread(
-            target=run, args=(database,), name=f"dbsync-ask-{database.name}", daemon=True
-        ).start()
-    got = _gather(answers, len(databases), time.monotonic() + seconds)
-    return {database.name: _answer(database, got, seconds) for database in databases}
+            results[name] = work(name)
+        except DbsyncError as error:
+            results[name] = error
+    return PerDatabase.collect(results)
 
 
-def _gather(
-    answers: queue.SimpleQueue[tuple[str, Answer]], wanted: int, deadline: float
-) -> dict[str, Answer]:
-    got: dict[str, Answer] = {}
-    while len(got) < wanted:
-        try:
-            name, answer = answers.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            break
-        got[name] = answer
-    return got
+def _question(question: Callable[[Database], Value], database: Database) -> Callable[[], Value]:
+    return lambda: question(database)
 
 
-def _answer(
-    database: Database, got: dict[str, Answer | BaseException], seconds: float
-) -> Answer | DbsyncError:
-    if database.name not in got:
+def _reply(
+    name: str, result: Value | BaseException | None, finished: bool, seconds: float
+) -> Value | DbsyncError:
+    if not finished:
         return Unavailable(
             f"no answer within {seconds:g} seconds",
             operation="probe",
-            database=database.name,
-            remedy=f"see that the server of {database.name} runs and is not overloaded",
+            database=name,
+            remedy=f"see that the server of {name} runs and is not overloaded",
         )
-    answer = got[database.name]
-    if isinstance(answer, BaseException) and not isinstance(answer, DbsyncError):
-        raise answer
-    return answer
+    if isinstance(result, BaseException) and not isinstance(result, DbsyncError):
+        raise result
+    return result  # type: ignore[return-value]  # None is a value that a question may return

@@ -18,13 +18,12 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Column, Dialect, Kind, Table, kind_of
 from dbsync_pipeline.errors import Busy, DbsyncError
-from dbsync_pipeline.mirror import guard, schema
+from dbsync_pipeline.mirror import guard, pausing, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue.rescue import HELD
 from dbsync_pipeline.settings import Settings
 
 REACHABLE, STRUCTURE, KEYS, COUNTERS, WRITES, WHOLE, RELEASED, AGE = (
@@ -188,7 +187,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
 
 def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
     ledger = Ledger(dialect)
-    found = (ledger.last(), ledger.fact(HELD)) if ledger.exists() else (None, None)
+    found = (ledger.last(), ledger.fact(pausing.FACT)) if ledger.exists() else (None, None)
     dialect.connection.rollback()
     return found
 

@@ -109,7 +109,7 @@ class Past:
     """Runs, newest first, and why a ledger could not be read, by its database."""
 
     runs: list[Run]
-    unread: dict[str, DbsyncError]
+    unread: Mapping[str, DbsyncError]
 
 
 def past(
@@ -119,15 +119,9 @@ def past(
     runs = read(instance, wanted)
     asked = [database for database in databases if wanted.target in (None, database.name)]
     answers = ask(asked, lambda one: _entries(one, wanted, [run.run_id for run in runs]), seconds)
-    read_ledgers = {
-        name: answer for name, answer in answers.items() if not isinstance(answer, DbsyncError)
-    }
-    joined = [run for run in join(runs, read_ledgers) if not (wanted.failed and run.published)]
+    joined = [run for run in join(runs, answers.good) if not (wanted.failed and run.published)]
     joined.sort(key=lambda run: run.started_at, reverse=True)
-    return Past(
-        joined[: wanted.limit],
-        {name: answer for name, answer in answers.items() if isinstance(answer, DbsyncError)},
-    )
+    return Past(joined[: wanted.limit], answers.failed)
 
 
 def read(instance: DagsterInstance, wanted: Wanted = Wanted()) -> list[Run]:

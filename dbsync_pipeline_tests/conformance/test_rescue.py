@@ -17,6 +17,7 @@ from dbsync_pipeline import output
 from dbsync_pipeline.cli import render
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
+from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
@@ -224,9 +225,9 @@ def test_an_undo_holds_the_target_until_it_is_released(twins: Pair) -> None:
     run = sync(source, target)
     undo(target, run)
     with target.connect() as dialect:
-        assert run.run_id in (Ledger(dialect).fact(rescue.HELD) or "")
-    assert rescue.hold(target, None) is not None
-    assert rescue.hold(target, None) is None
+        assert run.run_id in (Ledger(dialect).fact(pausing.FACT) or "")
+    assert pausing.resume(target) is not None
+    assert pausing.resume(target) is None
 
 
 def test_each_table_has_a_file_of_its_own(new_database: NewDatabase, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.dialects.contract import Dialect, Key
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import guard
+from dbsync_pipeline.mirror import guard, pausing
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
@@ -89,7 +89,7 @@ def _look(database: Database) -> Observation:
             term=ledger.term(),
             number=last.state if last else 0,
             snapshot_at=last.snapshot_at if last else None,
-            held=ledger.fact(rescue.HELD),
+            held=ledger.fact(pausing.FACT),
             mixed=bool(last and last.partial),
         )
 
@@ -378,7 +378,7 @@ def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> 
     It was restored from a backup, or is behind them. Of a state that its source could not number nothing is known.
     """
     answers = ask([one for one in among.values() if one.name != name], _received, seconds)
-    held = [last for last in answers.values() if isinstance(last, Publish) and last.numbered]
+    held = [last for last in answers.good.values() if last is not None and last.numbered]
     with among[name].connect() as dialect:
         ledger = Ledger(dialect)
         known = ledger.exists()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
+from dbsync_pipeline.errors import Refused, SettingsError
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Term
@@ -49,13 +49,7 @@ def standing(
     do: the best that is known, and good enough for the source of a sync, which the term guard refuses where a database knows better.
     """
     answers = ask(among, read_term, settings.connect_seconds if seconds is None else seconds)
-    taken = {
-        name: answer for name, answer in answers.items() if not isinstance(answer, DbsyncError)
-    }
-    silent = {
-        name: answer.cause for name, answer in answers.items() if isinstance(answer, DbsyncError)
-    }
-    return judge(taken, silent, settings.primary)
+    return judge(answers.good, answers.reasons, settings.primary)
 
 
 def judge(taken: Mapping[str, Term | None], silent: Mapping[str, str], configured: str) -> Standing:
@@ -116,10 +110,7 @@ def give(term: Term, among: Sequence[Database], seconds: float) -> dict[str, str
 
     Returns those that did not, by name, and why.
     """
-    answers = ask(among, lambda database: _take(database, term), seconds)
-    return {
-        name: answer.cause for name, answer in answers.items() if isinstance(answer, DbsyncError)
-    }
+    return ask(among, lambda database: _take(database, term), seconds).reasons
 
 
 def _take(database: Database, term: Term) -> None:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Column, Dialect, Digests, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, Rescued, TableResult
 from dbsync_pipeline.mirror.model import RESERVED, Model
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DELETED, REPLACED, INSERTED = "deleted", "replaced", "inserted"
-HELD = "held"
-"""The fact that keeps a database's schedule from running: why, and since when."""
 
 
 def save(dialect: Dialect, publish: int, table: Table) -> Rescued:
@@ -366,7 +364,7 @@ def _record(
         state=number,
     )
     ledger.record(publication, ledger.identity())
-    ledger.note(HELD, f"run {entry.run_id} was undone at {now:%Y-%m-%d %H:%M:%S} UTC")
+    ledger.note(pausing.FACT, f"run {entry.run_id} was undone at {now:%Y-%m-%d %H:%M:%S} UTC")
     return publication
 
 
@@ -411,29 +409,6 @@ def kept(target: Database) -> list[tuple[Publish, list[Rescued]]]:
             (entry, [one for one in rescued if one.publish == entry.number])
             for entry in ledger.rescuing()
         ]
-
-
-def hold(target: Database, why: str | None) -> str | None:
-    """Hold a database's schedule for this reason, or release it (None); returns the reason that stood there. A second call is the same."""
-    with target.connect() as dialect, dialect.connection.begin():
-        ledger = Ledger(dialect)
-        if not ledger.exists():
-            raise SettingsError(
-                "it has no ledger, so nothing can be held there",
-                operation="hold",
-                database=target.name,
-                remedy=f"`dbsync tables create --database {target.name}`",
-            )
-        before = ledger.fact(HELD)
-        ledger.note(HELD, why)
-    return before
-
-
-def held(database: Database) -> str | None:
-    """Why a database is held, and since when; None where it is not. Raises DbsyncError where it cannot be asked."""
-    with database.connect() as dialect:
-        ledger = Ledger(dialect)
-        return ledger.fact(HELD) if ledger.exists() else None
 
 
 # -- looking at rescued rows
