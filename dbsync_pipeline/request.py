@@ -1,50 +1,29 @@
-"""What to sync, as it was asked for: a choice of source, targets and tables, checked against the settings and the models.
+"""A sync as it was requested, checked against the settings and the models before anything runs.
 
-Every door uses it, so that the same wrong word is met by the same sentence everywhere, before anything is opened. Only where no source is
-named, the databases are asked who the primary is.
+The command line, the HTTP API and their tests all use it, so one wrong name causes one and the same
+error everywhere. It reads the databases only to find the primary, and only if no source is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.failover import term
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.sync.session import policy_of
+from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)
-class Overrides:
-    """What a person lets the guards pass this once; nothing said is what the settings say."""
-
-    overwrite: bool | None = None
-    max_change_fraction: float | None = None
-    max_change_rows: int | None = None
-    partial: bool | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """What was said, by its name; these are the names of the settings, of the run's config and of the options too."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def policy(self, settings: Settings) -> Policy:
-        """The policy that the guards go by."""
-        return replace(policy_of(settings), **self.given)
-
-
-@dataclass(frozen=True)
 class SyncRequest:
-    """One source, at least one target, tables in the models' order, and what a person allows beyond the settings."""
+    """One source, at least one target, tables in the models' order, and the overrides."""
 
     source: str
     targets: tuple[str, ...]
     tables: tuple[str, ...]
-    allowed: Overrides
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 def resolve(
@@ -53,26 +32,30 @@ def resolve(
     source: str | None = None,
     targets: Sequence[str] = (),
     tables: Sequence[str] = (),
-    allowed: Overrides | None = None,
+    overrides: Overrides | None = None,
 ) -> SyncRequest:
-    """The choice; what was not said is: the primary by the databases' terms, all other databases, all tables.
+    """Return the request with its gaps filled.
 
-    Raises SettingsError for an unknown name, for a source that is a target too, and when there is no target.
+    The default source is the primary according to the databases' terms, the default targets are all
+    other databases, and the default tables are all tables.
+
+    Raise SettingsError for an unknown name, if the source is also a target, and if there is no
+    target.
     """
-    asked = tuple(dict.fromkeys(settings.database(target).name for target in targets))
-    selected = tuple(table.name for table in model.select(tables))
-    chosen = settings.database(term.primary(settings) if source is None else source).name
-    if chosen in asked:
+    named_targets = tuple(dict.fromkeys(settings.database(target).name for target in targets))
+    table_names = tuple(table.name for table in model.select(tables))
+    source_name = settings.database(term.primary(settings) if source is None else source).name
+    if source_name in named_targets:
         raise SettingsError(
-            f"source and target are the same database, {chosen}: nothing can be copied",
+            f"{source_name} is both the source and a target",
             operation="sync",
             remedy="name another source, or another target",
         )
-    found = asked or tuple(name for name in settings.names if name != chosen)
-    if not found:
+    target_names = named_targets or tuple(name for name in settings.names if name != source_name)
+    if not target_names:
         raise SettingsError(
-            f"there is no database but the source, {chosen}",
+            f"{source_name} is the only database, so there is no target",
             operation="sync",
             remedy="set DBSYNC_<NAME>_URL for a target",
         )
-    return SyncRequest(chosen, found, selected, allowed or Overrides())
+    return SyncRequest(source_name, target_names, table_names, overrides or Overrides())

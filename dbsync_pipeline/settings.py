@@ -17,9 +17,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.policy import Policy
 
 FIRST = ("windows", "linux", "azure")
 """The order of the databases everywhere; others follow by name."""
@@ -45,7 +46,7 @@ class DatabaseSetting(BaseModel):
     url: SecretStr
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, Policy):
     """Every setting, with its default. Frozen; `load()` makes one."""
 
     model_config = SettingsConfigDict(
@@ -59,10 +60,6 @@ class Settings(BaseSettings):
     key_gap: int = Field(default=100_000, ge=0)
     rescue_days: float = Field(default=30, ge=0)
     rescue_mb: float = Field(default=1000, ge=0)
-    overwrite: bool = False
-    max_change_fraction: float = Field(default=0.5, ge=0, le=1)
-    max_change_rows: int = Field(default=1000, ge=0)
-    partial: bool = True
     lock_seconds: float = Field(default=30, gt=0)
     connect_seconds: float = Field(default=10, gt=0)
     max_age_hours: float = Field(default=7, gt=0)
@@ -90,16 +87,10 @@ class Settings(BaseSettings):
             ) from None
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, dotenv_settings
+    @property
+    def policy(self) -> Policy:
+        """What the settings allow in every sync."""
+        return Policy(**{name: getattr(self, name) for name in Policy.model_fields})
 
     @property
     def dagster_home(self) -> Path:

@@ -276,7 +276,7 @@ def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Db
 def test_one_database_alone_is_no_mirror(places: Places, dbsync: Dbsync) -> None:
     places.set(DBSYNC_WINDOWS_URL="sqlite:///alone.db")
     done = dbsync("sync")
-    assert done.status == 2 and "no database but the source" in done.err
+    assert done.status == 2 and "is the only database" in done.err
 
 
 # sync, plan, history ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dbsync_pipeline.defs.run_tags import NOTE_TAG
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Term
-from dbsync_pipeline.request import Overrides
+from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import SECRET, Places

@@ -23,7 +23,8 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.rescue import rescue
-from dbsync_pipeline.request import Overrides, resolve
+from dbsync_pipeline.policy import Overrides
+from dbsync_pipeline.request import resolve
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase

@@ -14,10 +14,10 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.sync.session import Session
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 
 MODEL = load_model("dbsync_pipeline.models")

@@ -36,7 +36,8 @@ from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.status import status as read_status
 from dbsync_pipeline.mirror.sync.session import Session
-from dbsync_pipeline.request import Overrides, SyncRequest, resolve
+from dbsync_pipeline.policy import Overrides, Policy
+from dbsync_pipeline.request import SyncRequest, resolve
 from dbsync_pipeline.settings import Settings, load
 from dbsync_pipeline.text import count
 
@@ -191,7 +192,7 @@ def sync(
     settings, model = _ground()
     if not as_json and source is None and target is None:
         source, target = _ask(settings)
-    allowed = Overrides(overwrite or None, max_change_fraction, max_change_rows, partial)
+    allowed = _overrides(overwrite or None, max_change_fraction, max_change_rows, partial)
     choice = resolve(settings, model, source, target or [], table or [], allowed)
     outcomes = _sync_all(settings, choice)
     if as_json:
@@ -214,7 +215,7 @@ def plan(
 ) -> None:
     """Say what a sync would insert, update and delete, and change nothing."""
     settings, model = _ground()
-    allowed = Overrides(overwrite or None, max_change_fraction, max_change_rows, partial)
+    allowed = _overrides(overwrite or None, max_change_fraction, max_change_rows, partial)
     choice = resolve(settings, model, source, target or [], table or [], allowed)
     plans = _each(choice.targets, lambda name: _plan(settings, model, choice, name))
     if as_json:
@@ -280,7 +281,7 @@ def _plan(
     settings: Settings, model: Model, choice: SyncRequest, target: str
 ) -> tuple[Plan, tuple[Finding, ...]]:
     source, far = database(settings, choice.source), database(settings, target)
-    policy = choice.allowed.policy(settings)
+    policy = choice.overrides.applied_to(settings.policy)
     with Session(
         source, far, model, choice.tables, run_id="plan", settings=settings, policy=policy
     ) as session:
@@ -606,7 +607,7 @@ def failback(
     settings, _ = _ground()
     if not yes:
         what = f"{settings.primary} becomes equal to the primary of now and takes its place; its own rows go into the rescue tables"
-        allowed = Overrides(None, max_change_fraction, max_change_rows).given.items()
+        allowed = _overrides(None, max_change_fraction, max_change_rows).given.items()
         said = "".join(f" --{name.replace('_', '-')} {value}" for name, value in allowed)
         _agree(what, f"dbsync failback{said} --yes", as_json, "failback")
     with render.starting_dagster():
@@ -617,7 +618,9 @@ def failback(
         _interruptible(),
     ):
         done = launch.failback(
-            instance, Overrides(None, max_change_fraction, max_change_rows), watch(settings.primary)
+            instance,
+            _overrides(None, max_change_fraction, max_change_rows),
+            watch(settings.primary),
         )
     _end(done, as_json)
 
@@ -952,6 +955,10 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 
 # Shared ----------------------------------------------------------------------------------------------------------------
+
+
+def _overrides(*values: bool | float | None) -> Overrides:
+    return Overrides.model_validate(dict(zip(Policy.model_fields, values, strict=False)))
 
 
 def _ground() -> tuple[Settings, Model]:

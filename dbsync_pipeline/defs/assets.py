@@ -45,7 +45,6 @@ from dagster import (
     TableSchema,
     op,
 )
-from pydantic import Field
 
 from dbsync_pipeline import notify
 from dbsync_pipeline.defs.alerts import failure_alert
@@ -53,36 +52,12 @@ from dbsync_pipeline.defs.resources import Sync, as_dagster_failure
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.session import TableDiff
-from dbsync_pipeline.request import Overrides
+from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import load
 
 
-class Permissions(Config):
-    """What a person lets the guards pass in this run. What is not said is what the settings say."""
-
-    overwrite: bool | None = Field(
-        None, description="Overwrite rows that somebody else wrote to the target."
-    )
-    max_change_fraction: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Refuse to change or delete more than this part of a table's rows (0 to 1).",
-    )
-    max_change_rows: int | None = Field(
-        None,
-        ge=0,
-        description="So many rows of a table may be changed or deleted whatever its size.",
-    )
-    partial: bool | None = Field(
-        None, description="Sync a selection of tables, which leaves the target mixed."
-    )
-
-    @property
-    def allowed(self) -> Overrides:
-        return Overrides(
-            self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial
-        )
+class Permissions(Overrides, Config):
+    """What a person allows in this run. What is not given is as the settings have it."""
 
 
 Event = Output[None] | AssetCheckResult
@@ -162,7 +137,7 @@ def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
         """Create what is missing on the target, refuse what differs, lock the target, open the source's snapshot."""
         tables = _asked(context, names)
         with as_dagster_failure():
-            created = sync.open(context, tables, config.allowed).ensure_schema()
+            created = sync.open(context, tables, config).ensure_schema()
         for table in tables:
             yield Output(None, _ready(table), metadata={"created": table in created})
 

@@ -95,7 +95,7 @@ def fail_back(context: OpExecutionContext, config: Permissions) -> Output[None]:
         settings = load()
         model, policy = (
             load_model(settings.models, settings.revisions),
-            config.allowed.policy(settings),
+            config.applied_to(settings.policy),
         )
         done = mirror.failback(
             settings, model, context.run_id, policy=policy, observe=OBSERVER.get(), watch=begun

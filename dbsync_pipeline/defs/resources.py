@@ -39,7 +39,7 @@ from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
-from dbsync_pipeline.request import Overrides
+from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings, load
 
 GUARDS = "guards"
@@ -78,7 +78,9 @@ class Sync(ConfigurableResource[None]):
     _role: str = PrivateAttr(default="standby")
     _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
 
-    def open(self, context: OpExecutionContext, tables: Sequence[str], allowed: Overrides) -> Work:
+    def open(
+        self, context: OpExecutionContext, tables: Sequence[str], overrides: Overrides
+    ) -> Work:
         """Start the run's work on the partition's database, and tag the run with source and target so that history finds it.
 
         Raises SettingsError when the run names no database, an unknown one, or the same one twice.
@@ -97,7 +99,7 @@ class Sync(ConfigurableResource[None]):
                 PrimaryReading(target, model, tuple(tables), context.run_id),
             )
         else:
-            policy = allowed.policy(settings)
+            policy = overrides.applied_to(settings.policy)
             self._work = Session(
                 source,
                 target,

@@ -25,7 +25,8 @@ from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.status import status
-from dbsync_pipeline.request import Overrides, SyncRequest, resolve
+from dbsync_pipeline.policy import Overrides
+from dbsync_pipeline.request import SyncRequest, resolve
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import Settings, load
 
@@ -72,7 +73,7 @@ Ground = Annotated[tuple[Settings, Model], Depends(_ground)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Asked(BaseModel):
+class Asked(Overrides):
     """What to sync: the options of `dbsync sync` by their names, and whether to wait for its end."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,18 +81,7 @@ class Asked(BaseModel):
     source: Name | None = None
     target: list[Name] = []
     table: list[Name] = []
-    overwrite: bool | None = None
-    max_change_fraction: float | None = Field(default=None, ge=0, le=1)
-    max_change_rows: int | None = Field(default=None, ge=0)
-    partial: bool | None = None
     wait: bool = True
-
-    @property
-    def allowed(self) -> Overrides:
-        """What the guards are to let pass."""
-        return Overrides(
-            self.overwrite, self.max_change_fraction, self.max_change_rows, self.partial
-        )
 
 
 class Wanted(BaseModel):
@@ -130,7 +120,7 @@ def sync(ground: Ground, later: BackgroundTasks, asked: Asked | None = None) -> 
     """Make the targets equal to the source: `dbsync sync`. 200 where they are, 409 where one is not, 202 where nobody waits for it."""
     asked = asked or Asked()
     settings, model = ground
-    choice = resolve(settings, model, asked.source, asked.target, asked.table, asked.allowed)
+    choice = resolve(settings, model, asked.source, asked.target, asked.table, asked.overrides)
     _claim()
     if not asked.wait:
         later.add_task(_sync_unwatched, settings, choice)  # the server waits for it before it ends

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.contract import Key
 from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.text import count
 
 FIRST_KEYS = 5
@@ -54,6 +55,7 @@ class Plan:
     `known` says that a publish stands on the target, and `strange` is the number of its state when the source should know it and does
     not. Terms count the primaries that there have been. `returning` says that the target is the configured primary, and another one is
     the primary. `hidden` are (database, table) of which that side may not show or take all rows. `left_out` are the tables that are not part of the sync.
+    `takes_next_term` is true in a failback: the target takes the next term with the publish, so its present term is no obstacle.
     """
 
     source: str
@@ -67,26 +69,11 @@ class Plan:
     returning: bool = False
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
+    takes_next_term: bool = False
 
     @property
     def empty(self) -> bool:
         return all(table.empty for table in self.tables.values())
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a person allows.
-
-    `overwrite`: rows that somebody else wrote to the target. `max_change_fraction` is of a table's rows on the target; up to
-    `max_change_rows` rows are always allowed. `partial`: a selection of tables, which leaves the target mixed. `any_term` is of
-    failback alone: the target may be of any term, since it gets the next one.
-    """
-
-    overwrite: bool = False
-    max_change_fraction: float = 0.5
-    max_change_rows: int = 1000
-    partial: bool = True
-    any_term: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +177,7 @@ def _older_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
 def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     """A source of an older reign, and one that follows another primary of the same one, would carry the past into the present."""
     ours, theirs = plan.source_term, plan.target_term
-    if theirs is None or policy.any_term:
+    if theirs is None or plan.takes_next_term:
         return
     mine = 0 if ours is None else ours.n
     rival = (

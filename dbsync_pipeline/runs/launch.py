@@ -22,7 +22,8 @@ from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.sync.session import Observer
-from dbsync_pipeline.request import Overrides, SyncRequest
+from dbsync_pipeline.policy import Overrides
+from dbsync_pipeline.request import SyncRequest
 from dbsync_pipeline.runs import history
 from dbsync_pipeline.settings import Settings
 
@@ -114,9 +115,11 @@ def failover(instance: DagsterInstance) -> JobRun:
     return _run(instance, failover_job, {}, None)
 
 
-def failback(instance: DagsterInstance, allowed: Overrides, observe: Observer) -> JobRun:
+def failback(instance: DagsterInstance, overrides: Overrides, observe: Observer) -> JobRun:
     """One run of `failback_job`, to its end."""
-    return _run(instance, failback_job, {"ops": {"fail_back": {"config": allowed.given}}}, observe)
+    return _run(
+        instance, failback_job, {"ops": {"fail_back": {"config": overrides.given}}}, observe
+    )
 
 
 def _run(
@@ -185,7 +188,7 @@ _QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CR
 def _run_config(choice: SyncRequest) -> dict[str, Any]:
     return {
         "resources": {"sync": {"config": {"source": choice.source}}},
-        "ops": {"sync": {"ops": {"ensure_schema": {"config": choice.allowed.given}}}},
+        "ops": {"sync": {"ops": {"ensure_schema": {"config": choice.overrides.given}}}},
         **_QUIET,
     }
 

@@ -17,10 +17,10 @@ from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover.failover import own_writes
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, sync
 

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.worlds import (
     MODEL,

@@ -22,10 +22,10 @@ from dbsync_pipeline.dialects.contract import Table
 from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.sync.session import Session
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 

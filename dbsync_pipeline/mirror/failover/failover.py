@@ -19,11 +19,11 @@ from dbsync_pipeline.mirror import guard, pausing
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
-from dbsync_pipeline.mirror.guard import Policy
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.mirror.sync.session import Observer, Session
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline.text import count
 
@@ -653,11 +653,7 @@ def failback(
     if lacking := unknown_states(others, former.name, settings.connect_seconds):
         raise _older(former.name, lacking, "failback")
     new = Term(found.highest + 1, target.name, after=former.name)
-    allowed = replace(
-        policy or Policy(False, settings.max_change_fraction, settings.max_change_rows),
-        overwrite=True,
-        any_term=True,
-    )
+    allowed = (policy or settings.policy).model_copy(update={"overwrite": True})
     with former.connect(f"dbsync run {run_id}") as fence:
         # before the source's snapshot, so that what a writer committed is in it, and whoever comes later waits
         fence.begin(model.tables, wait_seconds=settings.lock_seconds)

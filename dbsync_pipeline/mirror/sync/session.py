@@ -29,11 +29,12 @@ from dbsync_pipeline.errors import (
 )
 from dbsync_pipeline.mirror import compare, guard, schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.guard import Plan, Policy, Risk, TablePlan
+from dbsync_pipeline.mirror.guard import Plan, Risk, TablePlan
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult, Term
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline.text import count
 
@@ -123,7 +124,7 @@ class Session:
         self._source_database, self._target_database = source, target
         self._model, self._tables = model, model.select(tables)
         self._run_id, self._settings = run_id, settings
-        self._policy = policy or policy_of(settings)
+        self._policy = policy or settings.policy
         self._observe = observe or (lambda table, phase, done, total: None)
         self._fence, self._new_term = fence, new_term
         self._source: Dialect | None = None
@@ -426,6 +427,7 @@ class Session:
             self._returning(),
             self._hidden,
             tuple(name for name in self._model.names if name not in self._works),
+            self._new_term is not None,
         )
 
     def _returning(self) -> bool:
@@ -670,13 +672,6 @@ class _Stage:
         if self._unwanted:
             self._target.stage_keys(table, self._unwanted, form)
         self._wanted, self._unwanted = [], []
-
-
-def policy_of(settings: Settings) -> Policy:
-    """What the settings allow."""
-    return Policy(
-        settings.overwrite, settings.max_change_fraction, settings.max_change_rows, settings.partial
-    )
 
 
 def _result(work: _Work) -> TableResult:
