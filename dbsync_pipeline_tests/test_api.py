@@ -64,7 +64,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     places.set(DBSYNC_API_TOKEN=TOKEN)
     with log.open("w") as output:
         process = started(
-            places, "dbsync_pipeline.cli.app.entry", "serve", "--port", str(port), output=output
+            places, "dbsync_pipeline.cli.entry", "serve", "--port", str(port), output=output
         )
         try:
             until(

@@ -109,7 +109,7 @@ from dbsync_pipeline.cli import app
 for words in (["--help"], ["status"], ["plan"], ["tables", "check"], ["tables", "create"]):
     sys.argv = ["dbsync", *words]
     try:
-        cli.main()
+        app.main()
     except SystemExit:
         pass
 print([name for name in ("dagster", "pandas", "pyarrow") if name in sys.modules], file=sys.stderr)
@@ -697,7 +697,7 @@ def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
     command = [
         sys.executable,
         "-m",
-        "dbsync_pipeline.cli.app.entry",
+        "dbsync_pipeline.cli.entry",
         "ui",
         "--port",
         str(port),

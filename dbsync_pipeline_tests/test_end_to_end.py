@@ -94,7 +94,7 @@ def dagster_running(places: Places) -> Iterator[None]:
     command = [
         sys.executable,
         "-m",
-        "dbsync_pipeline.cli.app.entry",
+        "dbsync_pipeline.cli.entry",
         "ui",
         "--port",
         str(port),

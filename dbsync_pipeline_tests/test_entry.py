@@ -13,7 +13,7 @@ import pytest
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import ROOT, dbsync
 
-PROGRAM = [sys.executable, "-m", "dbsync_pipeline.cli.app.entry"]
+PROGRAM = [sys.executable, "-m", "dbsync_pipeline.cli.entry"]
 FULL = Path("/dev/full")
 INTERRUPTED = (130, -signal.SIGINT)
 """Python ends itself by the signal where it met code that is made from text; a shell calls both 130."""
@@ -30,7 +30,7 @@ class Lingering:
 
 module = sys.argv.pop(1)
 sys.meta_path.insert(0, Lingering())
-runpy.run_module("dbsync_pipeline.cli.app.entry", run_name="__main__")
+runpy.run_module("dbsync_pipeline.cli.entry", run_name="__main__")
 """
 """The program, which takes its time over the import of the module that its first word names."""
 

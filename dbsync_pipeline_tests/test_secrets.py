@@ -142,14 +142,14 @@ from dbsync_pipeline.cli import app
 for words in ("status", "plan", "history --json", "tables check", "rescue list"):
     sys.argv = ["dbsync", *words.split()]
     with contextlib.suppress(SystemExit):
-        cli.main()
+        app.main()
 """
 
 
 def test_the_command_line_leaves_no_password_behind_whether_it_succeeds_or_fails(
     place: Place,
 ) -> None:
-    done = place.run("-m", "dbsync_pipeline.cli.app.entry", "sync", "--json")
+    done = place.run("-m", "dbsync_pipeline.cli.entry", "sync", "--json")
     runs = {run["target"]: run for run in json.loads(done.stdout)["runs"]}
     assert {target: run["status"] for target, run in runs.items()} == {
         "linux": "SUCCESS",
