@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.dialects.contract import Dialect, Key
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import guard, pausing
+from dbsync_pipeline.mirror import drift, guard, pausing
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
@@ -106,15 +106,14 @@ def own_writes(database: Database, model: Model) -> tuple[str, ...] | None:
     try:
         with database.connect() as dialect:
             dialect.snapshot()
-            ledger, found = Ledger(dialect), []
+            ledger, written = Ledger(dialect), []
             for table in model.tables:
-                last = ledger.digests(table.name)
-                then = dialect.comparable_table(table, last.form) if last else None
-                if last is None or then is None:
-                    return None
-                if last.differing(dialect.digests(then, last.form)).size:
-                    found.append(table.name)
-            return tuple(found)
+                match drift.since_publish(dialect, table, ledger.digests(table.name)):
+                    case drift.Unknowable():
+                        return None
+                    case drift.Changed():
+                        written.append(table.name)
+            return tuple(written)
     except DbsyncError:
         return None
 

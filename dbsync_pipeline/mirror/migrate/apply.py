@@ -17,7 +17,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from dbsync_pipeline import redact
 from dbsync_pipeline.dialects.contract import Dialect, Digests, Table
 from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import drift, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.migrate import revisions
@@ -292,11 +292,11 @@ def _published(
     """
     ledger, found = Ledger(dialect), {}
     for table in (table for table in model.tables if table.name not in absent):
-        last = ledger.digests(table.name)
-        then = dialect.comparable_table(table, last.form) if last else None
-        if last and then:
-            written = last.differing(dialect.digests(then, last.form))
-            found[table.name] = last, np.setdiff1d(np.arange(last.form.buckets), written)
+        match drift.since_publish(dialect, table, ledger.digests(table.name)):
+            case drift.Unchanged(now=last):
+                found[table.name] = last, np.arange(last.form.buckets)
+            case drift.Changed(published=last, buckets=written):
+                found[table.name] = last, np.setdiff1d(np.arange(last.form.buckets), written)
     return found
 
 

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Column, Dialect, Digests, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
-from dbsync_pipeline.mirror import pausing, schema
+from dbsync_pipeline.mirror import drift, pausing, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, Rescued, TableResult
 from dbsync_pipeline.mirror.model import RESERVED, Model
@@ -163,16 +163,19 @@ def _to_undo(
             )
         if name in present:
             _refuse_other_columns(dialect, model.table(name), present[name], run_id)
-        last, now = ledger.digests(name), _digests(dialect, model.table(name), entry)
-        found[name] = str(now)
-        if last is not None and not overwrite and last.differing(now).size:
-            raise Refused(
-                "somebody has written to the table since that publish",
-                operation="undo",
-                database=dialect.name,
-                table=name,
-                remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --database {dialect.name} --overwrite`",
-            )
+        match drift.since_publish(dialect, model.table(name), ledger.digests(name)):
+            case drift.Unknowable():
+                found[name] = str(_digests(dialect, model.table(name), entry))
+            case drift.Changed() if not overwrite:
+                raise Refused(
+                    "somebody has written to the table since that publish",
+                    operation="undo",
+                    database=dialect.name,
+                    table=name,
+                    remedy=f"if those writes may go into the rescue tables: `dbsync undo {run_id} --database {dialect.name} --overwrite`",
+                )
+            case drift.Changed(now=now) | drift.Unchanged(now=now):
+                found[name] = str(now)
     return entry, found
 
 
@@ -330,10 +333,10 @@ def _of_now(dialect: Dialect, table: Table, digests: Digests | None) -> Digests 
     """The same digests over the columns that the models have now, where they still are what the table holds."""
     if digests is None or digests.form.columns in ((), table.signatures):
         return digests
-    then = dialect.comparable_table(table, digests.form)
-    if then is None or digests.differing(dialect.digests(then, digests.form)).size:
-        return digests
-    return dialect.digests(table, replace(digests.form, columns=table.signatures))
+    match drift.since_publish(dialect, table, digests):
+        case drift.Unchanged():
+            return dialect.digests(table, replace(digests.form, columns=table.signatures))
+    return digests
 
 
 def _record(

@@ -27,7 +27,7 @@ from dbsync_pipeline.errors import (
     Refused,
     SettingsError,
 )
-from dbsync_pipeline.mirror import compare, guard, schema
+from dbsync_pipeline.mirror import compare, drift, guard, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Plan, Risk, TablePlan
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult, Term
@@ -383,20 +383,16 @@ class Session:
         """
         if self._last is None:
             return frozenset()
-        last = self._ledger.digests(work.table.name)
-        if last is None:
-            return None
-        if last.form == work.form:
-            assert work.theirs is not None
-            return frozenset(last.differing(work.theirs).tolist())
-        then = self.target.comparable_table(work.table, last.form)
-        if then is None:
-            work.unattributable = True
-            return None
-        differing = last.differing(self.target.digests(then, last.form))
-        if replace(last.form, columns=work.form.columns) == work.form:
-            return frozenset(differing.tolist())
-        return None if differing.size else frozenset()
+        published = self._ledger.digests(work.table.name)
+        match drift.since_publish(self.target, work.table, published, work.theirs):
+            case drift.Unchanged():
+                return frozenset()
+            case drift.Changed() as changed:
+                buckets = changed.buckets_in(work.form)
+                return None if buckets is None else frozenset(buckets.tolist())
+            case drift.Unknowable(why):
+                work.unattributable = why is drift.Why.INCOMPARABLE
+        return None
 
     @property
     def _unknown(self) -> int | None:
@@ -500,13 +496,8 @@ class Session:
 
     def _is_as_received(self, work: _Work) -> bool:
         received = Ledger(self.source).digests(work.table.name)
-        then = self.source.comparable_table(work.table, received.form) if received else None
-        if received is None or then is None:
-            return False
-        same_form = work.ours is not None and work.form == received.form
-        now = work.ours if same_form else self.source.digests(then, received.form)
-        assert now is not None
-        return not received.differing(now).size
+        now = drift.since_publish(self.source, work.table, received, work.ours)
+        return isinstance(now, drift.Unchanged)
 
     def _write_staged(self, works: Sequence[_Work]) -> None:
         """Everything that is gone or replaced goes first, in all tables; then everything that is new or replaces comes."""
