@@ -1,24 +1,32 @@
-# Needs Python 3.11 to 3.14 and make, nothing else. Everything is installed into .venv in this folder, in the versions of uv.lock.
-# uv is the one on the PATH, or else it is fetched by pip into .venv. Paths are relative, so that the folder's own may hold blanks.
+# Needs Python 3.11 to 3.14 and make, nothing else. Packages go into .venv in this folder, in the versions of
+# uv.lock: `make demo`, `make ui` and `make install` take what the program runs on, the other targets add what tests
+# and lint need. uv is the one on the PATH; without one, pip fetches it into .venv. Paths are relative, so the folder's
+# own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench ui
+.PHONY: help install demo test lint bench ui
 
 PYTHON ?=
 ARGS ?=
+EXTRAS ?=
 BIN := .venv/bin
+BASE := .venv/.base
 INSTALLED := .venv/.installed
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help:
-	@echo "make demo    install, make a sample database, and mirror it to two others"
-	@echo "make test    the whole suite; ARGS='-k name' runs a part"
-	@echo "make lint    style, types"
-	@echo "make bench   a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
-	@echo "make ui      Dagster's web pages, on http://localhost:3000"
+	@echo "make demo     install, make a sample database, and mirror it to two others"
+	@echo "make test     the whole suite; ARGS='-k name' runs a part"
+	@echo "make lint     style, types"
+	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
+	@echo "make ui       Dagster's web pages, on http://localhost:3000"
+	@echo "make install  the program alone; EXTRAS='mssql api parquet postgres-storage frames' adds any of these"
 
-demo: $(INSTALLED)
+install: $(BASE)
+	$(if $(EXTRAS),$(call sync,--no-dev $(EXTRAS:%=--extra %)))
+
+demo: $(BASE)
 	@$(BIN)/dbsync demo $(ARGS)
 
 test: $(INSTALLED)
@@ -32,12 +40,13 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/postgres.py $(ARGS)
 
-ui: $(INSTALLED)
+ui: $(BASE)
 	@$(BIN)/dbsync ui $(ARGS)
 
-# --inexact keeps the uv that pip put into .venv. Without a uv on the PATH, .venv is made first, by the first Python that serves: uv
-# would replace one of another version, and itself in it.
-$(INSTALLED): pyproject.toml uv.lock
+# $(call sync,OPTIONS) installs. --inexact keeps the uv that pip put into .venv, and extras that were added before.
+# Without a uv on the PATH, .venv is made first, by the first Python that serves: uv would replace one of another
+# version, and itself in it.
+define sync
 	@set -e; \
 	if command -v uv >/dev/null 2>&1; then \
 	    uv=uv; \
@@ -59,5 +68,13 @@ $(INSTALLED): pyproject.toml uv.lock
 	    fi; \
 	fi; \
 	echo "Installing the versions of uv.lock into .venv ..."; \
-	"$$uv" sync --frozen --inexact --quiet; \
-	touch $(INSTALLED)
+	"$$uv" sync --frozen --inexact --quiet $(1)
+endef
+
+$(BASE): pyproject.toml uv.lock
+	$(call sync,--no-dev)
+	@touch $@
+
+$(INSTALLED): pyproject.toml uv.lock
+	$(call sync)
+	@touch $(BASE) $@

@@ -547,7 +547,7 @@ def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("message", "remedy"),
     [
-        ("No module named 'mssql_python'", r"pip install 'dbsync-pipeline\[mssql\]'"),
+        ("No module named 'mssql_python'", "make install EXTRAS=mssql"),
         (
             "libltdl.so.7: cannot open shared object file: No such file or directory",
             "apt-get install libltdl7",

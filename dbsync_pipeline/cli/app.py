@@ -22,7 +22,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dbsync_pipeline import output, redact, signals
+from dbsync_pipeline import extras, output, redact, signals
 from dbsync_pipeline.cli import render
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import pausing, schema
@@ -908,6 +908,7 @@ def serve(
     """Answer the admin API over HTTP to whoever brings DBSYNC_API_TOKEN; Ctrl-C ends it and the syncs in hand."""
     settings, _ = _ground()
     settings.required_api_token()
+    extras.require("api", "fastapi", "uvicorn", operation="serve")
     _refuse_taken(host, port, "serve")
     url = f"http://{host}:{port}"
     if as_json:

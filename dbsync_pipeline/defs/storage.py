@@ -13,6 +13,7 @@ from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
+from dbsync_pipeline import extras
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.settings import load
 
@@ -42,13 +43,9 @@ class Storage(DagsterStorage, ConfigurableClass):
         url = settings.dagster_storage_url.get_secret_value()
         if not url:
             return DagsterSqliteStorage.from_local(str(settings.dagster_home), inst_data)
-        try:
-            from dagster_postgres import DagsterPostgresStorage
-        except ImportError:
-            raise SettingsError(
-                f"{VARIABLE} is set, and the package dagster-postgres is not installed",
-                remedy="pip install 'dbsync-pipeline[postgres-storage]'",
-            ) from None
+        extras.require("postgres-storage", "dagster_postgres", operation=f"use {VARIABLE}")
+        from dagster_postgres import DagsterPostgresStorage
+
         return DagsterPostgresStorage(normal(url), inst_data=inst_data)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dbsync_pipeline import extras
 from dbsync_pipeline.dialects.contract import Row
 from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, Starting, Unavailable
 
 LOCKS = "consistent_reads"
 """The URL's own option: `consistent_reads=locks` reads under table locks where the database has no SNAPSHOT isolation."""
 
-_INSTALL = "pip install 'dbsync-pipeline[mssql]'"
 _LIBRARIES = {
     "libltdl": "libltdl7",
     "libodbc.": "libodbc2",
@@ -117,7 +117,7 @@ def missing(message: str, name: str | None = None) -> SettingsError:
             "the driver of SQL Server is not installed",
             operation="connect",
             database=name,
-            remedy=_INSTALL,
+            remedy=extras.install("mssql"),
         )
     return SettingsError(
         f"the driver of SQL Server needs the system library {library.rstrip('.')}, which is not there",

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from dbsync_pipeline import extras
 from dbsync_pipeline.dialects.contract import Column, Dialect, Digests, Form, Key, Kind, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import drift, pausing, schema
@@ -463,6 +464,7 @@ def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
 
     A column is text where the table's type, or one of the values, has no exact form in Parquet: JSON, a decimal NaN, an infinite moment.
     """
+    extras.require("parquet", "pyarrow", operation="export rescued rows")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
