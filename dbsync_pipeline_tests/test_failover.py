@@ -32,8 +32,8 @@ from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import UNREACHABLE
+from dbsync_pipeline_tests.proxy import proxy_to
 from dbsync_pipeline_tests.roles import Roles
-from dbsync_pipeline_tests.silent import slow_server
 from dbsync_pipeline_tests.test_privileges import LEDGER, NUMBERING, STANDBY, bare, give
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
@@ -229,8 +229,8 @@ def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(
         new_database("sqlite", "azure"),
     )
     execute(three.linux, (users.insert(), [user(900)]))
-    with slow_server(three.windows.url, 3) as url:
-        three.windows = Database("windows", sa.make_url(url))
+    with proxy_to(three.windows.url, connect_seconds=3) as proxy:
+        three.windows = Database("windows", proxy.url)
         hasty = three.settings.model_copy(update={"connect_seconds": 1})
         probed = failover.probe(databases(hasty), hasty.connect_seconds)
         assert [one.answers for one in probed] == [False, True, True]
