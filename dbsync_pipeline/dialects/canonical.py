@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from dbsync_pipeline.dialects.contract import Column, Key, Kind, Row
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKey
 
 _Piece = Callable[[Any], bytes]
 
@@ -50,7 +50,7 @@ def halves(digest: bytes) -> tuple[int, int]:
     return first, second
 
 
-def bucket_of(key: Sequence[Column], buckets: int) -> Callable[[Key], int]:
+def bucket_of(key: Sequence[Column], buckets: int) -> Callable[[RowKey], int]:
     """The function from a key's plain values to its bucket.
 
     An integer key goes by blocks of 128, so that rows written together fall together; a UUID by its last four bytes; any other key

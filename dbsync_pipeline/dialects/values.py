@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.contract import Column, Kind, Row, Table
+from dbsync_pipeline.dialects.table import Column, Kind, Row, Table
 from dbsync_pipeline.errors import Unrepresentable
 from dbsync_pipeline.text import count
 

@@ -19,7 +19,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Key, Kind, RowDigest, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import CANONICAL, Form, RowDigest
+from dbsync_pipeline.dialects.table import Kind, RowKey, Table
 from dbsync_pipeline.errors import StructureError
 
 ROWS_A_BUCKET = 128
@@ -60,9 +62,9 @@ class Changes:
     """
 
     bucket: int
-    new: list[Key]
-    changed: list[Key]
-    gone: list[Key]
+    new: list[RowKey]
+    changed: list[RowKey]
+    gone: list[RowKey]
     rows: tuple[int, int]
 
     @property
@@ -138,12 +140,12 @@ def changes(
         waiting = next(theirs, None)
 
 
-def _by_bucket(rows: Iterator[RowDigest]) -> Iterator[tuple[int, dict[Key, object]]]:
+def _by_bucket(rows: Iterator[RowDigest]) -> Iterator[tuple[int, dict[RowKey, object]]]:
     for bucket, group in groupby(rows, key=lambda row: row.bucket):
         yield bucket, {row.key: row.digest for row in group}
 
 
-def _difference(bucket: int, ours: dict[Key, object], theirs: dict[Key, object]) -> Changes:
+def _difference(bucket: int, ours: dict[RowKey, object], theirs: dict[RowKey, object]) -> Changes:
     return Changes(
         bucket,
         new=[key for key in ours if key not in theirs],

@@ -12,7 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import Dialect, Digests, Form, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.table import Table
 
 
 class Why(enum.Enum):

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dbsync_pipeline.dialects.contract import Key
+from dbsync_pipeline.dialects.table import RowKey
 from dbsync_pipeline.mirror.ledger import Term
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.text import count
@@ -27,7 +27,7 @@ class Risk:
     """
 
     rows: int = 0
-    keys: tuple[Key, ...] = ()
+    keys: tuple[RowKey, ...] = ()
     unattributable: bool = False
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.columns import Instant
-from dbsync_pipeline.dialects.contract import Dialect, Digests, Form, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError, StructureError
 
 VERSION = 3

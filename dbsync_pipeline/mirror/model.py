@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 
 from dbsync_pipeline import redact
-from dbsync_pipeline.dialects.contract import Table
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 
 RESERVED = ("dbsync_publish", "dbsync_change")

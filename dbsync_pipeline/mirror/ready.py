@@ -16,7 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.contract import Column, Dialect, Kind, Table, kind_of
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import Column, Kind, Table, kind_of
 from dbsync_pipeline.errors import Busy, DbsyncError
 from dbsync_pipeline.mirror import guard, pausing, schema
 from dbsync_pipeline.mirror.database import Database

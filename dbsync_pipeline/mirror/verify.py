@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Form, Key, Kind, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import CANONICAL, Form
+from dbsync_pipeline.dialects.table import Kind, RowKey, Table
 from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.database import Database
@@ -26,7 +28,7 @@ class TableVerdict:
     source_rows: int
     target_rows: int
     differing: int
-    keys: tuple[Key, ...]
+    keys: tuple[RowKey, ...]
 
     @property
     def equal(self) -> bool:
@@ -64,7 +66,7 @@ def _strong(ours: Dialect, theirs: Dialect, tables: tuple[Table, ...]) -> str:
 def _verdict(ours: Dialect, theirs: Dialect, table: Table, digest_format: str) -> TableVerdict:
     rows, other = compare.both(lambda: ours.count(table), lambda: theirs.count(table))
     form = Form(digest_format, compare.buckets_for(max(rows, other)))
-    differing, seen, keys = 0, [0, 0], list[Key]()
+    differing, seen, keys = 0, [0, 0], list[RowKey]()
     for found in compare.changes(ours, theirs, table, form, np.arange(form.buckets)):
         here = found.new + found.changed + found.gone
         differing += len(here)

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from dbsync_pipeline.dialects.contract import Form, Table
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -167,9 +168,9 @@ def test_digests_of_another_type_are_not_compared(
     before: sa.types.TypeEngine[Any], after: sa.types.TypeEngine[Any]
 ) -> None:
     here, then = (model_of({**BEFORE, "value": type_}).table("people") for type_ in (after, before))
-    assert here.as_digested(Form("canonical", 1, then.signatures)) is None
-    assert then.as_digested(Form("canonical", 1, then.signatures)) is then
-    assert then.as_digested(Form("canonical", 1, then.signatures[::-1])) == Table(
+    assert Form("canonical", 1, then.signatures).table_as_digested(here) is None
+    assert Form("canonical", 1, then.signatures).table_as_digested(then) is then
+    assert Form("canonical", 1, then.signatures[::-1]).table_as_digested(then) == Table(
         then.sa, tuple(name for name, _ in then.signatures[::-1])
     )
 
@@ -187,7 +188,7 @@ def test_digests_by_another_key_are_not_compared() -> None:
         for key in keys
     ]
     for one, other in itertools.permutations(tables, 2):
-        assert one.as_digested(Form("canonical", 1, other.signatures)) is None
+        assert Form("canonical", 1, other.signatures).table_as_digested(one) is None
 
 
 def test_rows_rescued_before_the_change_are_shown_exported_and_merged(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dbsync_pipeline.dialects import canonical
-from dbsync_pipeline.dialects.contract import CANONICAL, Dialect, Digests, Form, Key, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form
+from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.mirror.compare import buckets_for
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
@@ -75,7 +77,7 @@ def hard_world(seed: int) -> dict[str, list[dict[str, Any]]]:
     return world
 
 
-def rows_of(dialect: Dialect, table: Table, form: Form) -> dict[Key, Any]:
+def rows_of(dialect: Dialect, table: Table, form: Form) -> dict[RowKey, Any]:
     everywhere = np.arange(form.buckets)
     return {
         row.key: (row.bucket, row.digest) for row in dialect.row_digests(table, form, everywhere)
@@ -105,7 +107,7 @@ def test_the_canonical_digest_is_the_references(engine: str, new_database: NewDa
     dialect.close()
 
 
-def _summed(rows: dict[Key, Any]) -> list[tuple[int, int, int, int]]:
+def _summed(rows: dict[RowKey, Any]) -> list[tuple[int, int, int, int]]:
     sums: dict[int, list[int]] = {}
     for bucket, (first, second) in rows.values():
         mine = sums.setdefault(bucket, [0, 0, 0])

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.columns import distinct
-from dbsync_pipeline.dialects.contract import Table
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database

@@ -27,28 +27,13 @@ from sqlalchemy.dialects.mssql import TINYINT
 from sqlalchemy.dialects.mssql.base import MSDDLCompiler
 
 from dbsync_pipeline.dialects import values
-from dbsync_pipeline.dialects.contract import (
-    BATCH_BYTES,
-    CANONICAL,
-    Column,
-    Dialect,
-    Digests,
-    Form,
-    Key,
-    Keys,
-    Kind,
-    Moved,
-    Row,
-    RowDigest,
-    Table,
-    orphans,
-    staging,
-    translated,
-    undecorated,
-    violated_key,
-)
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
 from dbsync_pipeline.dialects.mssql import babelfish, driver, tsql
 from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
+from dbsync_pipeline.dialects.staging import BATCH_BYTES, Moved, staging_table
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKey, RowKeys, Table, undecorated
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unrepresentable
 
 if TYPE_CHECKING:
@@ -435,11 +420,11 @@ class MSSQL(Dialect):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
+    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
         yield from self._rows(table, keys, Form(CANONICAL, 1))
 
     @translated
-    def _rows(self, table: Table, keys: Keys | None, form: Form) -> Iterator[list[Row]]:
+    def _rows(self, table: Table, keys: RowKeys | None, form: Form) -> Iterator[list[Row]]:
         """Rows in the words of the form; the last column of the query says whether a text or an instant would be damaged on the way."""
         columns = ", ".join(
             tsql.value(column, f"t.{quote(column.name)}", form.native) for column in table.columns
@@ -500,13 +485,13 @@ class MSSQL(Dialect):
             self._run(tsql.create_like(name, table, columns))
 
     @translated
-    def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         moved, loaded = self._load(table, source, keys, form)
         self._take_over(f"#dbsync_new_{self._staging[table.name]}", loaded, table.columns, form)
         return moved
 
     @translated
-    def stage_keys(self, table: Table, keys: Keys, form: Form) -> None:
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         convert = self._converter(table, table.key, form)
         loaded = self._bulk(
             "gone", table, table.key, form, iter([[tuple(convert(key)) for key in keys]])
@@ -545,7 +530,7 @@ class MSSQL(Dialect):
 
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         number = self._staging[table.name]
-        return staging(None, f"#dbsync_new_{number}", table.columns), staging(
+        return staging_table(None, f"#dbsync_new_{number}", table.columns), staging_table(
             None, f"#dbsync_gone_{number}", table.key
         )
 
@@ -584,7 +569,7 @@ class MSSQL(Dialect):
         return moved
 
     def _load(
-        self, table: Table, source: Dialect, keys: Keys | None, form: Form
+        self, table: Table, source: Dialect, keys: RowKeys | None, form: Form
     ) -> tuple[Moved, str]:
         """Rows of the source's snapshot by bulk load; what was moved, and the table that holds it."""
         moved, convert = Moved(), self._converter(table, table.columns, form)
@@ -810,7 +795,7 @@ def _unique_texts(table: Table) -> Iterator[Sequence[Column]]:
             yield columns
 
 
-def _json(keys: Sequence[Key]) -> str:
+def _json(keys: Sequence[RowKey]) -> str:
     return json.dumps(
         [
             [base64.b64encode(part).decode() if isinstance(part, bytes) else part for part in key]

@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline import extras
-from dbsync_pipeline.dialects.contract import Row
+from dbsync_pipeline.dialects.table import Row
 from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, Starting, Unavailable
 
 LOCKS = "consistent_reads"

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
-from dbsync_pipeline.dialects import contract
-from dbsync_pipeline.dialects.contract import Column, Form, Kind, Table
+from dbsync_pipeline.dialects import foreign_keys
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.table import Column, Kind, Table
 from dbsync_pipeline.errors import StructureError
 
 TYPES = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
@@ -401,4 +402,4 @@ def _agree(columns: Sequence[Column], other: str) -> str:
 def orphans(key: sa.ForeignKeyConstraint) -> str:
     """1 where a reference leads nowhere, 0 where the foreign key holds."""
     pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
-    return contract.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
+    return foreign_keys.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]

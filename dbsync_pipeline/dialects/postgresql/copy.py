@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from dbsync_pipeline.dialects.contract import Moved
+from dbsync_pipeline.dialects.staging import Moved
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 """COPY's text format, see the PostgreSQL manual, COPY, "Text Format"."""

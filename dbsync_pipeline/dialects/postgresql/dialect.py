@@ -21,25 +21,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects import values
-from dbsync_pipeline.dialects.contract import (
-    CANONICAL,
-    Column,
-    Dialect,
-    Digests,
-    Form,
-    Keys,
-    Kind,
-    Moved,
-    Row,
-    RowDigest,
-    Table,
-    orphans,
-    staging,
-    translated,
-    undecorated,
-    violated_key,
-)
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
 from dbsync_pipeline.dialects.postgresql import copy
+from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table, undecorated
 from dbsync_pipeline.errors import (
     Busy,
     DatabaseError,
@@ -490,7 +477,7 @@ class PostgreSQL(Dialect):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
+    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
         columns = ", ".join(self._plain(column) for column in table.columns)
         blobs = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
         where = self._keyed(table, keys, Form(CANONICAL, 1)) or "WHERE true"
@@ -514,11 +501,11 @@ class PostgreSQL(Dialect):
             )
 
     @translated
-    def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         return self._load(f"dbsync_new_{self._staging[table.name]}", table, source, keys, form)
 
     @translated
-    def stage_keys(self, table: Table, keys: Keys, form: Form) -> None:
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         texts = iter(keys) if form.native else map(self._converter(table, table.key), keys)
         self._copy_in(
             f"COPY dbsync_gone_{self._staging[table.name]} ({_names(table.key)}) FROM STDIN",
@@ -544,7 +531,7 @@ class PostgreSQL(Dialect):
 
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         number = self._staging[table.name]
-        return staging("pg_temp", f"dbsync_new_{number}", table.columns), staging(
+        return staging_table("pg_temp", f"dbsync_new_{number}", table.columns), staging_table(
             "pg_temp", f"dbsync_gone_{number}", table.key
         )
 
@@ -613,7 +600,7 @@ class PostgreSQL(Dialect):
             raise self._unproved(error) from None
 
     def _load(
-        self, into: str, table: Table, source: Dialect, keys: Keys | None, form: Form
+        self, into: str, table: Table, source: Dialect, keys: RowKeys | None, form: Form
     ) -> Moved:
         """Rows of the source's snapshot into a live or a staging table, by COPY."""
         into = f"COPY {into} ({_names(table.columns)}) FROM STDIN"
@@ -652,11 +639,11 @@ class PostgreSQL(Dialect):
             table, columns, [values.to_postgresql(column) for column in columns], self.name
         )
 
-    def _copy_out(self, table: Table, keys: Keys | None, form: Form) -> str:
+    def _copy_out(self, table: Table, keys: RowKeys | None, form: Form) -> str:
         columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
         return f"COPY (SELECT {columns} FROM {quote_table(table.sa)} t {self._keyed(table, keys, form)}) TO STDOUT (FORMAT binary)"
 
-    def _keyed(self, table: Table, keys: Keys | None, form: Form) -> str:
+    def _keyed(self, table: Table, keys: RowKeys | None, form: Form) -> str:
         """The condition that names the rows with these keys."""
         if keys is None:
             return ""

@@ -20,24 +20,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from dbsync_pipeline.dialects import canonical, values
-from dbsync_pipeline.dialects.contract import (
-    BATCH_BYTES,
-    CANONICAL,
-    Column,
-    Dialect,
-    Digests,
-    Form,
-    Key,
-    Keys,
-    Moved,
-    Row,
-    RowDigest,
-    Table,
-    staging,
-    translated,
-    violated_key,
-)
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.foreign_keys import violated_key
 from dbsync_pipeline.dialects.sqlite import rebuild as remade
+from dbsync_pipeline.dialects.staging import BATCH_BYTES, Moved, staging_table
+from dbsync_pipeline.dialects.table import Column, Row, RowKey, RowKeys, Table
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unavailable
 
 if TYPE_CHECKING:
@@ -314,18 +302,18 @@ class SQLite(Dialect):
                     pass
             raise
 
-    def _key_of(self, table: Table, form: Form) -> Callable[[Row], Key]:
+    def _key_of(self, table: Table, form: Form) -> Callable[[Row], RowKey]:
         """From a row as SQLite holds it to its key as `form` speaks it."""
         names = [column.name for column in table.columns]
         places = [names.index(column.name) for column in table.key]
         convert = self._converter_from(table, table.key, form)
         return lambda row: convert(tuple(row[place] for place in places))
 
-    def _bucket_of(self, table: Table, form: Form) -> Callable[[Key], int]:
+    def _bucket_of(self, table: Table, form: Form) -> Callable[[RowKey], int]:
         if not form.native:
             return canonical.bucket_of(table.key, form.buckets)
 
-        def bucket(key: Key) -> int:
+        def bucket(key: RowKey) -> int:
             if len(key) == 1 and isinstance(key[0], int):  # rows written together fall together
                 return abs(key[0]) // 128 % form.buckets
             return int.from_bytes(sha256(repr(key).encode()).digest()[:4], "big") % form.buckets
@@ -364,13 +352,13 @@ class SQLite(Dialect):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: Keys | None = None) -> Iterator[list[Row]]:
+    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
         form = Form(CANONICAL, 1)
         convert = self._converter_from(table, table.columns, form)
         for batch in _batches(self._rows(table, keys, form)):
             yield [convert(row) for row in batch]
 
-    def _rows(self, table: Table, keys: Keys | None, form: Form) -> Iterator[Row]:
+    def _rows(self, table: Table, keys: RowKeys | None, form: Form) -> Iterator[Row]:
         """Rows as SQLite holds them; each key must be found."""
         if keys is None:
             yield from self._whole(table)
@@ -433,11 +421,11 @@ class SQLite(Dialect):
             self._raw.execute(f"CREATE INDEX temp.{name}_key ON {name} ({_names(table.key)})")
 
     @translated
-    def stage_rows(self, table: Table, source: Dialect, keys: Keys, form: Form) -> Moved:
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         return self._load(f"temp.dbsync_new_{self._staging[table.name]}", table, source, keys, form)
 
     @translated
-    def stage_keys(self, table: Table, keys: Keys, form: Form) -> None:
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         convert = self._converter_to(table, table.key, form)
         self._raw.executemany(
             f"INSERT INTO temp.dbsync_gone_{self._staging[table.name]} VALUES ({_marks(table.key)})",
@@ -461,7 +449,7 @@ class SQLite(Dialect):
 
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         number = self._staging[table.name]
-        return staging("temp", f"dbsync_new_{number}", table.columns), staging(
+        return staging_table("temp", f"dbsync_new_{number}", table.columns), staging_table(
             "temp", f"dbsync_gone_{number}", table.key
         )
 
@@ -483,7 +471,7 @@ class SQLite(Dialect):
         return self._load(f"main.{quote(table.sa.name)}", table, source, None, form)
 
     def _load(
-        self, into: str, table: Table, source: Dialect, keys: Keys | None, form: Form
+        self, into: str, table: Table, source: Dialect, keys: RowKeys | None, form: Form
     ) -> Moved:
         moved, insert = (
             Moved(),
@@ -499,7 +487,7 @@ class SQLite(Dialect):
         return moved
 
     @translated
-    def _raw_batches(self, table: Table, keys: Keys | None, form: Form) -> Iterator[list[Row]]:
+    def _raw_batches(self, table: Table, keys: RowKeys | None, form: Form) -> Iterator[list[Row]]:
         yield from _batches(self._rows(table, keys, form))
 
     # -- counters

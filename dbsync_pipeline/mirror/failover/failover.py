@@ -13,7 +13,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbsync_pipeline.dialects.contract import Dialect, Key
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import RowKey
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import drift, guard, pausing
 from dbsync_pipeline.mirror.database import Database, databases
@@ -605,7 +606,7 @@ class Failback:
     former: str
     term: Term
     publication: Publish
-    rescued: Mapping[str, Mapping[str, Sequence[Key]]]
+    rescued: Mapping[str, Mapping[str, Sequence[RowKey]]]
     missing: Mapping[str, str]
 
     @property
@@ -736,7 +737,7 @@ _NAMED = 20
 """So many keys are named in a text; the rest is in the JSON and in the rescue tables."""
 
 
-def _keys(keys: Sequence[Key]) -> str:
+def _keys(keys: Sequence[RowKey]) -> str:
     return ", ".join("/".join(map(str, key)) for key in keys[:_NAMED]) + (
         ", …" if len(keys) > _NAMED else ""
     )

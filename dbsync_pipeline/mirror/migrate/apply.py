@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.sql.functions import FunctionElement
 
 from dbsync_pipeline import redact
-from dbsync_pipeline.dialects.contract import Dialect, Digests, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError
 from dbsync_pipeline.mirror import drift, schema
 from dbsync_pipeline.mirror.database import Database

@@ -15,7 +15,8 @@ from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, ops
 from sqlalchemy.dialects import postgresql
 
-from dbsync_pipeline.dialects.contract import Dialect, Kind, kind_of, undecorated
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import Kind, kind_of, undecorated
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror.model import Model
 

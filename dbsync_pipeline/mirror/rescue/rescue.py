@@ -22,7 +22,9 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from dbsync_pipeline import extras
-from dbsync_pipeline.dialects.contract import Column, Dialect, Digests, Form, Key, Kind, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.table import Column, Kind, RowKey, Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import drift, pausing, schema
 from dbsync_pipeline.mirror.database import Database
@@ -447,9 +449,9 @@ def _rescued(
                     yield table, [dict(zip(names, row, strict=True)) for row in part]
 
 
-def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[Key]]]:
+def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[RowKey]]]:
     """Per table the keys of the rows that the publish of `run_id` `deleted` and `replaced`; numbers as numbers, all else as text."""
-    found: dict[str, dict[str, list[Key]]] = {}
+    found: dict[str, dict[str, list[RowKey]]] = {}
     with target.connect() as dialect:
         for table, query in _rescued_queries(dialect, model, run_id):
             with dialect.doing("read rescued rows"):
@@ -584,14 +586,14 @@ def plain(value: Any) -> str | None:
 
 def merge(
     target: Database, model: Model, run_id: str
-) -> tuple[dict[str, int], dict[str, list[Key]]]:
+) -> tuple[dict[str, int], dict[str, list[RowKey]]]:
     """Put back the deleted rows whose keys are free, parents first, in one transaction; returns rows put back, and the keys of the rest.
 
     The rest are rows whose key is taken, or that another constraint refuses. A second call finds the keys taken. Raises Refused where
     the rows have a column that the models no longer have, whose values would be lost.
     """
     put: dict[str, int] = {}
-    rest: dict[str, list[Key]] = {}
+    rest: dict[str, list[RowKey]] = {}
     with (
         target.connect() as dialect,
         dialect.doing("merge rescued rows"),
@@ -631,10 +633,10 @@ def _refuse_lost_columns(dialect: Dialect, live: Table, kept: Table, run_id: str
 
 
 def _inserted_one_by_one(
-    dialect: Dialect, table: Table, query: sa.Select[Any], keys: list[Key]
-) -> set[Key]:
+    dialect: Dialect, table: Table, query: sa.Select[Any], keys: list[RowKey]
+) -> set[RowKey]:
     """Again and again, as long as one goes in: a row may refer to another of its table."""
-    back: set[Key] = set()
+    back: set[RowKey] = set()
     while True:
         more = [
             key
@@ -663,7 +665,7 @@ def _is_taken(table: Table, query: sa.Select[Any]) -> sa.ColumnElement[bool]:
     return sa.exists(sa.select(sa.literal(1)).select_from(table.sa).where(*same))
 
 
-def _is(table: Table, query: sa.Select[Any], key: Key) -> list[sa.ColumnElement[bool]]:
+def _is(table: Table, query: sa.Select[Any], key: RowKey) -> list[sa.ColumnElement[bool]]:
     return [column == value for column, value in zip(_key_in(table, query), key, strict=True)]
 
 

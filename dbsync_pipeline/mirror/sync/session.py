@@ -18,7 +18,10 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import Dialect, Digests, Form, Key, Moved, Table
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.staging import Moved
+from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.errors import (
     Busy,
     DatabaseError,
@@ -344,7 +347,7 @@ class Session:
         foreign = self._foreign(work)
         stage = _Stage(self.source, self.target, work)
         new = changed = gone = risk = explained = 0
-        risky: list[Key] = []
+        risky: list[RowKey] = []
         for found in compare.changes(self.source, self.target, table, form, differing):
             new, changed, gone = (
                 new + len(found.new),
@@ -645,8 +648,8 @@ class _Stage:
 
     def __init__(self, source: Dialect, target: Dialect, work: _Work) -> None:
         self._source, self._target, self._work = source, target, work
-        self._wanted: list[Key] = []
-        self._unwanted: list[Key] = []
+        self._wanted: list[RowKey] = []
+        self._unwanted: list[RowKey] = []
 
     def add(self, found: compare.Changes) -> None:
         self._wanted += found.new + found.changed

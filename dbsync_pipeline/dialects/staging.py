@@ -1,0 +1,28 @@
+"""Moving rows into staging: batches, what was moved, and staging tables in SQL expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.table import Column
+
+BATCH_BYTES = 4 * 1024 * 1024
+"""Rows move in batches of about this many bytes, so memory does not depend on a table's size."""
+
+
+@dataclass
+class Moved:
+    """The rows and bytes that a load has carried so far."""
+
+    rows: int = 0
+    bytes: int = 0
+
+
+def staging_table(schema: str | None, name: str, columns: Sequence[Column]) -> sa.TableClause:
+    """Return a staging table for use in SQLAlchemy statements."""
+    return sa.table(
+        name, *(sa.column(column.name, column.type) for column in columns), schema=schema
+    )

@@ -1,0 +1,193 @@
+"""The tables that are mirrored, their columns and the kinds of values that these hold.
+
+Values travel between engines as *plain values*, one Python form per kind of column (see `Kind`).
+Between two databases of one engine they travel as the engine itself holds them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from dbsync_pipeline.errors import StructureError
+
+Row = tuple[Any, ...]
+"""The values of one row, in the order of `Table.columns`."""
+RowKey = tuple[Any, ...]
+"""The values of one row's key, in the order of `Table.key`."""
+RowKeys = Sequence[RowKey]
+
+
+class Kind(enum.Enum):
+    """What a column holds, and (in the comment) the plain value that carries it between engines."""
+
+    INTEGER = "integer"  # int
+    BOOLEAN = "boolean"  # 0 or 1
+    UUID = "uuid"  # str, lower case, with dashes
+    NUMERIC = "numeric"  # str with exactly the column's scale of digits
+    TEXT = "text"  # str: text, enums, and JSON as the application wrote it
+    INSTANT = "instant"  # int, microseconds since 2000-01-01 UTC
+    DATETIME = "datetime"  # int, microseconds since 2000-01-01, without a zone
+    DATE = "date"  # int, days since 2000-01-01
+    TIME = "time"  # int, microseconds since midnight
+    FLOAT = "float"  # float
+    BYTES = "bytes"  # bytes
+    OPAQUE = "opaque"  # not carried between engines; within one, exactly
+
+
+def kind_of(type_: TypeEngine[Any]) -> Kind:
+    """Return the kind of a SQLAlchemy type; OPAQUE if some engine has no exact form for it."""
+    if isinstance(type_, sa.Interval):
+        return Kind.OPAQUE
+    type_ = undecorated(type_)
+    return next((kind for matches, kind in _KINDS if matches(type_)), Kind.OPAQUE)
+
+
+def undecorated(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return the type that the database sees, without the application's TypeDecorators."""
+    while isinstance(type_, TypeDecorator):
+        type_ = type_.impl_instance
+    return type_
+
+
+def _is(*classes: type) -> Callable[[TypeEngine[Any]], bool]:
+    return lambda type_: isinstance(type_, classes)
+
+
+_KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
+    (_is(sa.Boolean), Kind.BOOLEAN),
+    (_is(sa.Integer), Kind.INTEGER),
+    (_is(sa.Float), Kind.FLOAT),
+    (
+        lambda t: isinstance(t, sa.Numeric) and t.precision is not None and t.scale is not None,
+        Kind.NUMERIC,
+    ),
+    (lambda t: isinstance(t, sa.Uuid) and t.native_uuid, Kind.UUID),
+    (_is(sa.Enum), Kind.TEXT),
+    (lambda t: isinstance(t, sa.JSON) and type(t).__name__ != "JSONB", Kind.TEXT),
+    (lambda t: isinstance(t, sa.String) and not isinstance(t, (sa.CHAR, sa.NCHAR)), Kind.TEXT),
+    (
+        lambda t: (
+            isinstance(t, sa.DateTime) and (t.timezone or type(t).__name__ == "DATETIMEOFFSET")
+        ),
+        Kind.INSTANT,
+    ),
+    (_is(sa.DateTime), Kind.DATETIME),
+    (_is(sa.Date), Kind.DATE),
+    (lambda t: isinstance(t, sa.Time) and not t.timezone, Kind.TIME),
+    (_is(sa.LargeBinary), Kind.BYTES),
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One mirrored column of the models."""
+
+    name: str
+    kind: Kind
+    type: TypeEngine[Any]
+    nullable: bool
+
+    @property
+    def signature(self) -> str:
+        """The parts of the type that affect the digests of its values.
+
+        These are its class, its kind, its digits, and the classes of its variants for single
+        engines.
+        """
+        digits = {Kind.NUMERIC: self.scale, Kind.FLOAT: getattr(self.type, "precision", None)}.get(
+            self.kind
+        )
+        variants = sorted(
+            (engine, type(variant).__name__)
+            for engine, variant in self.type._variant_mapping.items()
+        )
+        parts = [
+            type(self.type).__name__,
+            self.kind.value,
+            *(f"{engine}:{class_}" for engine, class_ in variants),
+        ]
+        return " ".join(parts if digits is None else [*parts, str(digits)])
+
+    @property
+    def scale(self) -> int:
+        """The number of digits after the point of a NUMERIC column."""
+        return int(getattr(self.type, "scale", 0) or 0)
+
+    @property
+    def length(self) -> int | None:
+        """The most characters that a TEXT column holds; None if it has no limit."""
+        return (
+            getattr(self.type, "length", None)
+            if isinstance(self.type, sa.String) and not isinstance(self.type, sa.Enum)
+            else None
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the models: the columns that the mirror copies, in the models' order, and the key.
+
+    `only` restricts the table to these columns, in this order.
+    """
+
+    sa: sa.Table
+    only: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """The table's name in the models, with its schema if it has one."""
+        return str(self.sa.key)
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that are copied: all except those that the database computes."""
+        by_name = {
+            column.name: Column(
+                column.name, kind_of(column.type), column.type, bool(column.nullable)
+            )
+            for column in self.sa.columns
+            if column.computed is None
+        }
+        if self.only is None:
+            return tuple(by_name.values())
+        return tuple(by_name[name] for name in self.only)
+
+    @cached_property
+    def key(self) -> tuple[Column, ...]:
+        """The columns of the primary key. Raise StructureError if it has none that is copied."""
+        names = [column.name for column in self.sa.primary_key.columns]
+        by_name = {column.name: column for column in self.columns}
+        if not names or any(name not in by_name for name in names):
+            raise StructureError(
+                "has no primary key of plain columns, so its rows cannot be told apart",
+                table=self.name,
+                remedy="give the table a primary key in the models",
+            )
+        return tuple(by_name[name] for name in names)
+
+    @cached_property
+    def signatures(self) -> tuple[tuple[str, str], ...]:
+        """The name and signature of each column, with its place in the key.
+
+        While they stay the same, so do the digest and the bucket of a row. A longer text or another
+        default changes none of them.
+        """
+        places = {column.name: f" key {place}" for place, column in enumerate(self.key)}
+        return tuple(
+            (column.name, column.signature + places.get(column.name, "")) for column in self.columns
+        )
+
+    @cached_property
+    def counter(self) -> Column | None:
+        """The key column that the database numbers; None if there is none."""
+        column = self.sa.autoincrement_column
+        if column is None or column.foreign_keys:
+            return None
+        return next(mine for mine in self.columns if mine.name == column.name)
