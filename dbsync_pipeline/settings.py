@@ -53,27 +53,96 @@ class Settings(BaseSettings, Policy):
         env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore"
     )
 
-    home: Path = Path(".dbsync")
-    models: str = "dbsync_pipeline.models"
-    revisions: Path | None = None
-    primary: str = "windows"
-    key_gap: int = Field(default=100_000, ge=0)
-    rescue_days: float = Field(default=30, ge=0)
-    rescue_mb: float = Field(default=1000, ge=0)
-    lock_seconds: float = Field(default=30, gt=0)
-    connect_seconds: float = Field(default=10, gt=0)
-    max_age_hours: float = Field(default=7, gt=0)
-    timezone: str = "UTC"
-    schedule: str = "0 */6 * * *"
-    history_days: float = Field(default=90, gt=0)
-    alert_urls: SecretStr = SecretStr("")
-    heartbeat_url: SecretStr = SecretStr("")
-    dagster_storage_url: SecretStr = SecretStr("")
-    api_token: SecretStr = SecretStr("")
-    failover: Literal["auto", "alert", "off"] = "auto"
-    failover_after_failures: int = Field(default=3, ge=1)
-    failover_grace_seconds: float = Field(default=300, ge=0)
-    failover_probe_seconds: int = Field(default=60, ge=1)
+    home: Path = Field(
+        default=Path(".dbsync"),
+        description="The folder of the embedded databases and of Dagster's records.",
+    )
+    models: str = Field(
+        default="dbsync_pipeline.models",
+        description="The module with the tables' models: its `Base.metadata`, or its `metadata`.",
+    )
+    revisions: Path | None = Field(
+        default=None,
+        description="The folder of the models' revisions; `dbsync_revisions` beside the module "
+        "of the models if not set.",
+    )
+    primary: str = Field(
+        default="windows",
+        description="The database that the application writes to, until a promotion names another.",
+    )
+    key_gap: int = Field(
+        default=100_000,
+        ge=0,
+        description="How far a standby's counters stay ahead of the primary's, so that rows "
+        "written on both sides of an outage share no keys.",
+    )
+    rescue_days: float = Field(
+        default=30, ge=0, description="For how many days before-images are kept on the target."
+    )
+    rescue_mb: float = Field(
+        default=1000, ge=0, description="Up to how many megabytes before-images are kept."
+    )
+    lock_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="For how many seconds a sync waits for locks on the target's tables.",
+    )
+    connect_seconds: float = Field(
+        default=10, gt=0, description="For how many seconds a connection is attempted."
+    )
+    max_age_hours: float = Field(
+        default=7,
+        gt=0,
+        description="How many hours old a standby's state may be before its check fails and an "
+        "alert is sent: the schedule's six hours, and one to run.",
+    )
+    timezone: str = Field(
+        default="UTC", description="The time zone of the schedules, such as `Europe/Madrid`."
+    )
+    schedule: str = Field(
+        default="0 */6 * * *",
+        description="When all standbys are synced, in cron's form: minute, hour, day, month, "
+        "weekday.",
+    )
+    history_days: float = Field(
+        default=90,
+        gt=0,
+        description="For how many days Dagster keeps its runs; the ledgers keep every publish.",
+    )
+    alert_urls: SecretStr = Field(
+        default=SecretStr(""),
+        description="Where alerts go: Apprise URLs, separated by blanks or commas.",
+    )
+    heartbeat_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="A URL that is requested after each good sync, for a watchdog that alerts "
+        "when the requests stop.",
+    )
+    dagster_storage_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="A PostgreSQL database for Dagster's records, instead of SQLite in "
+        "`DAGSTER_HOME`; needs the extra `postgres-storage`.",
+    )
+    api_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="The token that every request to `dbsync serve` must carry, at least "
+        f"{SHORTEST_TOKEN} characters.",
+    )
+    failover: Literal["auto", "alert", "off"] = Field(
+        default="auto",
+        description="What happens when the primary does not respond: `auto` syncs the other "
+        "standbys from the newest one and promotes it if the application already writes there; "
+        "`alert` only reports what would be done; `off` does not probe.",
+    )
+    failover_after_failures: int = Field(
+        default=3, ge=1, description="A failover needs this many failed probes in a row ..."
+    )
+    failover_grace_seconds: float = Field(
+        default=300, ge=0, description="... over at least this many seconds."
+    )
+    failover_probe_seconds: int = Field(
+        default=60, ge=1, description="The seconds between two probes of the primary."
+    )
     databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
 
     @field_validator("timezone")
