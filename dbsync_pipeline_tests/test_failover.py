@@ -235,7 +235,7 @@ def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(
         probed = failover.probe(databases(hasty), hasty.connect_seconds)
         assert [one.answers for one in probed] == [False, True, True]
         assert failover.failover(hasty, MODEL, "r", patience=60).note == "windows answers"
-    assert three.terms()["linux"] is None
+        assert three.terms()["linux"] is None
 
 
 # Promotion --------------------------------------------------------------------------------------------------------------
