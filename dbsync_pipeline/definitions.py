@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagster import AssetSelection, Definitions, define_asset_job, in_process_executor
 
-from dbsync_pipeline.defs import alerts, failover, readiness, retention, schedules
+from dbsync_pipeline.defs import alerts, failover, readiness, reaper, retention, schedules
 from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror.model import load_model
@@ -18,7 +18,8 @@ standby = readiness.standby_asset(_settings.names)
 sync_job = define_asset_job(
     "sync_job",
     selection=AssetSelection.assets(tables),
-    description="Mirror the source's tables to one database: the run's partition. All tables, or those selected.",
+    description="Make one database, the run's partition, equal to the source: "
+    "all tables, or those selected.",
     tags={"dagster/retry_strategy": "ALL_STEPS"},
 )
 readiness_job = readiness.readiness_job()
@@ -38,8 +39,8 @@ defs = Definitions(
         *schedules.sync_schedules(_settings),
         *schedules.upkeep_schedules(readiness_job, retention_job, _settings),
     ],
-    sensors=[*alerts.sensors(), *failover.sensors(_settings)],
+    sensors=[*alerts.sensors(), reaper.reaper_sensor(), *failover.sensors(_settings)],
     resources={"sync": Sync()},
-    # The ops of a run share one session, so they share one process; a run is what a launcher spreads over machines.
+    # The ops of a run share one session, hence one process. A launcher spreads runs over machines.
     executor=in_process_executor,
 )

@@ -1,7 +1,7 @@
-"""The one door by which the project speaks to people who are not looking, and its sign of life to a watchdog.
+"""Alerts to people, and the heartbeat to a watchdog.
 
-An alert that cannot be delivered is said in the log and nothing else: it never fails what it tells of. URLs are secrets here, tokens and
-passwords stand in them: they are neither logged nor quoted.
+An alert that cannot be delivered is logged and changes nothing else: it never fails the run that it
+is about. The URLs contain tokens and passwords, so they are neither logged nor quoted.
 """
 
 from __future__ import annotations
@@ -16,41 +16,45 @@ from dbsync_pipeline import redact
 from dbsync_pipeline.deadline import run_until
 from dbsync_pipeline.settings import Settings
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 _log = logging.getLogger("dbsync")
-_BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_BETWEEN_URLS = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _SCHEME = re.compile(r"[A-Za-z0-9]+(?=://)")
-_SECONDS = 20.0
+_ALERT_SECONDS = 20.0
 _HEARTBEAT_SECONDS = 5.0
 
 
-def send(settings: Settings, title: str, body: str, say: Say = _log.warning) -> int:
-    """Send to every URL of DBSYNC_ALERT_URLS at the same time; returns how many took it, within 20 seconds. Raises nothing.
+def send(settings: Settings, title: str, body: str, log: Log = _log.warning) -> int:
+    """Send to all URLs of DBSYNC_ALERT_URLS at once; return how many accepted, within 20 seconds.
 
-    `say` is told of those that did not, by their place in the setting and their kind. Anything in the body that looks like a URL or a
-    password is cut out.
+    `log` receives a line for each that did not: its position in the setting and its kind. URLs and
+    passwords in the body are cut out. Raise nothing.
     """
     addresses = urls(settings.alert_urls.get_secret_value())
     text = redact.clean(body)
-    work = {str(place): partial(_deliver, url, title, text) for place, url in enumerate(addresses)}
-    results = run_until(work, _SECONDS, label="dbsync-alert")
-    good = {place for place in range(len(addresses)) if results.get(str(place)) is True}
-    for place, url in enumerate(addresses):
-        if place not in good:
-            say(
-                f"alert {place + 1} of {len(addresses)} in DBSYNC_ALERT_URLS ({_kind(url)}) was not delivered: {title}"
+    work = {str(n): partial(_deliver, url, title, text) for n, url in enumerate(addresses)}
+    results = run_until(work, _ALERT_SECONDS, label="dbsync-alert")
+    delivered = {n for n in range(len(addresses)) if results.get(str(n)) is True}
+    for position, url in enumerate(addresses):
+        if position not in delivered:
+            log(
+                f"alert {position + 1} of {len(addresses)} in DBSYNC_ALERT_URLS "
+                f"({_kind(url)}) was not delivered: {title}"
             )
-    return len(good)
+    return len(delivered)
 
 
 def urls(text: str) -> tuple[str, ...]:
-    """The URLs of a setting, which blanks or commas separate; a comma inside of one stays in it."""
-    return tuple(url for url in _BETWEEN.split(text.strip()) if url)
+    """Return the URLs of a setting. Blanks or commas separate them; a comma inside a URL stays."""
+    return tuple(url for url in _BETWEEN_URLS.split(text.strip()) if url)
 
 
-def heartbeat(settings: Settings, say: Say = _log.warning) -> bool:
-    """Call DBSYNC_HEARTBEAT_URL, if there is one, after a good sync; True when it answered. Raises nothing."""
+def heartbeat(settings: Settings, log: Log = _log.warning) -> bool:
+    """Request DBSYNC_HEARTBEAT_URL, if set, after a good sync; return whether it answered.
+
+    A failure is logged; nothing is raised.
+    """
     url = settings.heartbeat_url.get_secret_value()
     if not url:
         return False
@@ -60,12 +64,12 @@ def heartbeat(settings: Settings, say: Say = _log.warning) -> bool:
         with urllib.request.urlopen(url, timeout=_HEARTBEAT_SECONDS):
             return True
     except Exception as error:  # its message may quote the URL
-        say(f"the heartbeat (DBSYNC_HEARTBEAT_URL) was not delivered: {type(error).__name__}")
+        log(f"the heartbeat (DBSYNC_HEARTBEAT_URL) was not delivered: {type(error).__name__}")
         return False
 
 
 def _deliver(url: str, title: str, body: str) -> bool:
-    """Send to one URL; return whether it took the alert. Raise nothing: an exception may quote the URL."""
+    """Send to one URL; return whether it accepted. Raise nothing: the exception may quote the URL."""
     try:
         import apprise
 
@@ -84,5 +88,5 @@ def _deliver(url: str, title: str, body: str) -> bool:
 
 
 def _kind(url: str) -> str:
-    found = _SCHEME.match(url)
-    return found[0] if found else "not a URL"
+    scheme = _SCHEME.match(url)
+    return scheme[0] if scheme else "not a URL"

@@ -1,4 +1,5 @@
-"""Alerts: they arrive at a real receiver, once; one that cannot be delivered fails nothing and shows no URL."""
+"""Alerts arrive once at a real receiver; one that cannot be delivered fails nothing and shows no
+URL."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from dbsync_pipeline import notify
 from dbsync_pipeline.definitions import defs
-from dbsync_pipeline.defs import alerts, readiness, run_tags
+from dbsync_pipeline.defs import alerts, readiness, reaper, run_tags
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
 from dbsync_pipeline.runs import launch
@@ -38,14 +39,14 @@ NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 
 @pytest.fixture
 def receiver(places: Places) -> Iterator[Receiver]:
-    """A receiver that the settings name twice: as alerts, with a password, and as the heartbeat."""
-    made = Receiver()
+    """A receiver of both alerts, with a password in its URL, and the heartbeat."""
+    server = Receiver()
     places.set(
-        DBSYNC_ALERT_URLS=f"json://bob:hunter2@{made.address}/in",
-        DBSYNC_HEARTBEAT_URL=f"http://{made.address}/beat",
+        DBSYNC_ALERT_URLS=f"json://bob:hunter2@{server.address}/in",
+        DBSYNC_HEARTBEAT_URL=f"http://{server.address}/beat",
     )
-    yield made
-    made.close()
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -53,77 +54,79 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return Places(tmp_path, monkeypatch)
 
 
-# The door --------------------------------------------------------------------------------------------------------------
+# Delivery -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("", ()),
         ("json://a", ("json://a",)),
         ("json://a, mailto://b?to=x,y\n tgram://c", ("json://a", "mailto://b?to=x,y", "tgram://c")),
     ],
 )
-def test_any_number_of_urls(text: str, found: tuple[str, ...]) -> None:
-    assert notify.urls(text) == found
+def test_the_setting_holds_any_number_of_urls(text: str, expected: tuple[str, ...]) -> None:
+    assert notify.urls(text) == expected
 
 
 def test_an_alert_arrives_and_carries_no_secret(receiver: Receiver, places: Places) -> None:
-    said: list[str] = []
+    logged: list[str] = []
     assert (
-        notify.send(load(), "a title", "cannot reach postgresql://bob:hunter2@host/db", said.append)
+        notify.send(
+            load(), "a title", "cannot reach postgresql://bob:hunter2@host/db", logged.append
+        )
         == 1
     )
-    assert receiver.alerts == [("a title", "cannot reach [hidden]")] and said == []
+    assert receiver.alerts == [("a title", "cannot reach [hidden]")] and logged == []
 
 
-def test_what_cannot_be_delivered_is_said_without_its_url_and_hinders_no_other(
+def test_an_undelivered_alert_is_logged_without_its_url_and_the_others_arrive(
     receiver: Receiver, places: Places, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     bad = "jsons://bob:hunter2@127.0.0.1:1/x, nonsense://hunter2, "
     places.set(DBSYNC_ALERT_URLS=bad + load().alert_urls.get_secret_value())
-    said: list[str] = []
-    assert notify.send(load(), "a title", "a body", said.append) == 1
-    assert [one.split(" in ")[0] for one in said] == [
+    logged: list[str] = []
+    assert notify.send(load(), "a title", "a body", logged.append) == 1
+    assert [line.split(" in ")[0] for line in logged] == [
         "alert 1 of 3",
         "alert 2 of 3",
-    ] and "(jsons)" in said[0]
-    assert SECRET.decode() not in "".join(said) + caplog.text
+    ] and "(jsons)" in logged[0]
+    assert SECRET.decode() not in "".join(logged) + caplog.text
     assert receiver.alerts == [("a title", "a body")]
 
 
-def test_a_mail_says_it_line_by_line_and_as_it_is(places: Places) -> None:
+def test_a_mail_has_the_text_unchanged_line_by_line(places: Places) -> None:
     with mail_server() as (address, taken):
         places.set(
             DBSYNC_ALERT_URLS=f"mailto://{address}/?from=dbsync@example.org&to=ops@example.org&mode=insecure"
         )
         assert notify.send(load(), "azure was not synced", "key <b>7</b>: ñ 漢字\nRun 1") == 1
     (mail,) = taken
-    said = mail.get_payload(decode=True)
-    assert isinstance(said, bytes)
+    text = mail.get_payload(decode=True)
+    assert isinstance(text, bytes)
     assert (mail["Subject"], mail.get_content_type()) == ("azure was not synced", "text/plain")
-    assert said.decode().split("\r\n") == ["key <b>7</b>: ñ 漢字", "Run 1", ""]
+    assert text.decode().split("\r\n") == ["key <b>7</b>: ñ 漢字", "Run 1", ""]
 
 
 def test_the_settings_do_not_show_the_urls(receiver: Receiver, places: Places) -> None:
     assert SECRET.decode() not in repr(load()) + str(load().model_dump())
 
 
-def test_a_heartbeat_that_fails_is_only_said(receiver: Receiver, places: Places) -> None:
-    said: list[str] = []
-    assert notify.heartbeat(load(), said.append) and receiver.beats == ["/beat"]
+def test_a_failed_heartbeat_is_only_logged(receiver: Receiver, places: Places) -> None:
+    logged: list[str] = []
+    assert notify.heartbeat(load(), logged.append) and receiver.beats == ["/beat"]
     for url in (
         f"http://{receiver.address}/broken",
         "http://bob:hunter2@127.0.0.1:1/",
         "file:///etc/hostname",
     ):
         places.set(DBSYNC_HEARTBEAT_URL=url)
-        assert not notify.heartbeat(load(), said.append)
-    assert len(said) == 3 and SECRET.decode() not in "".join(said)
+        assert not notify.heartbeat(load(), logged.append)
+    assert len(logged) == 3 and SECRET.decode() not in "".join(logged)
 
 
-# Runs ------------------------------------------------------------------------------------------------------------------
+# Runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ def instance() -> Iterator[DagsterInstance]:
 
 
 def run(instance: DagsterInstance, target: str) -> DagsterRun:
-    """A run of the command line, in this process; as it stands in Dagster afterwards."""
+    """Run a sync as the command line does, in this process; return it as Dagster stores it."""
     done = launch.sync_job().execute_in_process(
         partition_key=target, instance=instance, raise_on_error=False
     )
@@ -142,7 +145,7 @@ def run(instance: DagsterInstance, target: str) -> DagsterRun:
     return found
 
 
-def test_a_good_sync_beats_and_a_refused_one_tells_once(
+def test_a_good_sync_sends_a_heartbeat_and_a_refused_one_a_single_alert(
     receiver: Receiver, places: Places, instance: DagsterInstance
 ) -> None:
     assert run(instance, "azure").status == DagsterRunStatus.SUCCESS
@@ -160,9 +163,9 @@ def test_a_good_sync_beats_and_a_refused_one_tells_once(
         and "--max-change-fraction 1" in body
         and refused.run_id in body
     )
-    assert receiver.beats == ["/beat"] and not alerts.is_unreported(refused)
+    assert receiver.beats == ["/beat"] and not alerts.needs_alert(refused)
     assert refused.tags[alerts.RETRY_TAG] == "false"
-    told_by_the_daemon(instance, refused)
+    evaluate_alert_sensor(instance, refused)
     assert len(receiver.alerts) == 1
 
 
@@ -175,8 +178,8 @@ def test_an_alert_that_fails_leaves_the_failure_as_it_was(
     assert failed.status == DagsterRunStatus.FAILURE and failed.tags[alerts.RETRY_TAG] == "true"
 
 
-def told_by_the_daemon(instance: DagsterInstance, failed: DagsterRun) -> None:
-    """The daemon's sensor, evaluated for that run."""
+def evaluate_alert_sensor(instance: DagsterInstance, failed: DagsterRun) -> None:
+    """Evaluate the sensor for that run, as the daemon does."""
     instance.report_run_failed(failed)
     event = instance.get_records_for_run(failed.run_id).records[-1].event_log_entry.dagster_event
     assert event is not None
@@ -186,13 +189,13 @@ def told_by_the_daemon(instance: DagsterInstance, failed: DagsterRun) -> None:
     defs.resolve_sensor_def("alert_on_failure")(context)
 
 
-def test_of_a_run_that_was_killed_the_daemon_tells(
+def test_the_daemon_alerts_for_a_run_that_was_killed(
     receiver: Receiver, places: Places, instance: DagsterInstance
 ) -> None:
     killed = instance.create_run_for_job(
         launch.sync_job(), tags={"dagster/partition": "linux"}, status=DagsterRunStatus.STARTED
     )
-    told_by_the_daemon(instance, killed)
+    evaluate_alert_sensor(instance, killed)
     ((title, body),) = receiver.alerts
     assert (
         title == "dbsync: linux was not synced from the primary"
@@ -202,7 +205,7 @@ def test_of_a_run_that_was_killed_the_daemon_tells(
 
 @op
 def fail_over() -> None:
-    """What a failover does."""
+    """Stand for the op of a failover."""
 
 
 @job
@@ -210,7 +213,7 @@ def failover_job() -> None:
     fail_over()
 
 
-def test_of_a_failover_the_daemon_tells_what_the_run_noted(
+def test_the_daemon_sends_the_note_of_a_failover(
     receiver: Receiver, places: Places, instance: DagsterInstance
 ) -> None:
     for tags in ({}, {run_tags.NOTE_TAG: "linux was promoted"}):
@@ -226,7 +229,7 @@ def test_of_a_failover_the_daemon_tells_what_the_run_noted(
 
 
 @pytest.mark.parametrize(
-    ("job_name", "tags", "told"),
+    ("job_name", "tags", "needed"),
     [
         ("sync_job", {}, True),
         ("sync_job", {run_tags.ALERTED_TAG: "1"}, False),
@@ -236,11 +239,14 @@ def test_of_a_failover_the_daemon_tells_what_the_run_noted(
         ("of_another_project", {}, False),
     ],
 )
-def test_of_which_runs_the_daemon_tells(job_name: str, tags: dict[str, str], told: bool) -> None:
-    assert alerts.is_unreported(DagsterRun(job_name=job_name, run_id="1", tags=tags)) is told
+def test_which_failed_runs_need_an_alert_of_the_daemon(
+    job_name: str, tags: dict[str, str], needed: bool
+) -> None:
+    run = DagsterRun(job_name=job_name, run_id="1", tags=tags)
+    assert alerts.needs_alert(run) is needed
 
 
-# Runs whose process is gone --------------------------------------------------------------------------------------------
+# Runs whose process is gone -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -259,31 +265,31 @@ def test_of_which_runs_the_daemon_tells(job_name: str, tags: dict[str, str], tol
         ("of_another_project", None, NOW - dt.timedelta(hours=5), False),
     ],
 )
-def test_whose_process_is_gone(
+def test_a_run_without_a_recent_sign_of_life_is_dead(
     job_name: str, sign: dt.datetime | None, updated: dt.datetime, dead: bool
 ) -> None:
     tags = {run_tags.ALIVE_TAG: sign.isoformat()} if sign else {}
     assert (
-        alerts.is_dead(DagsterRun(job_name=job_name, run_id="1", tags=tags), updated, NOW) is dead
+        reaper.is_dead(DagsterRun(job_name=job_name, run_id="1", tags=tags), updated, NOW) is dead
     )
 
 
-def test_a_materialization_in_the_pages_that_ended_before_its_first_sign_is_dead_too() -> None:
+def test_a_materialization_from_the_ui_that_ended_before_its_first_sign_is_dead() -> None:
     run = DagsterRun(job_name="__ASSET_JOB", run_id="1", tags={run_tags.TARGET_TAG: "linux"})
-    assert alerts.is_dead(run, NOW - dt.timedelta(minutes=4), NOW)
+    assert reaper.is_dead(run, NOW - dt.timedelta(minutes=4), NOW)
 
 
-def test_a_dead_run_is_ended_and_its_target_is_free_again(instance: DagsterInstance) -> None:
+def test_a_dead_run_is_ended_and_frees_its_target(instance: DagsterInstance) -> None:
     at = dt.datetime.now(dt.UTC)
     tags = {"dagster/partition": "linux", run_tags.ALIVE_TAG: at.isoformat()}
     killed = instance.create_run_for_job(
         launch.sync_job(), tags=tags, status=DagsterRunStatus.STARTED
     )
     assert (
-        alerts.end_dead_runs(instance, at) == []
+        reaper.end_dead_runs(instance, at) == []
         and run_tags.active_run(instance, "linux") is not None
     )
-    assert alerts.end_dead_runs(instance, at + dt.timedelta(minutes=4)) == [killed.run_id]
+    assert reaper.end_dead_runs(instance, at + dt.timedelta(minutes=4)) == [killed.run_id]
     found = instance.get_run_by_id(killed.run_id)
     assert (
         found
@@ -292,7 +298,7 @@ def test_a_dead_run_is_ended_and_its_target_is_free_again(instance: DagsterInsta
     )
 
 
-# Standbys --------------------------------------------------------------------------------------------------------------
+# Standbys -----------------------------------------------------------------------------------------
 
 STANDBY = Report("linux", False, True, {})
 
@@ -317,32 +323,34 @@ STANDBY = Report("linux", False, True, {})
         (Report("windows", True, True, {}), {REACHABLE: "no"}, "dbsync: windows is well again"),
     ],
 )
-def test_what_is_news(report: Report, before: dict[str, str], title: str | None) -> None:
-    assert [told for told, _ in readiness.news(report, before)] == ([title] if title else [])
+def test_an_alert_is_sent_only_of_changes(
+    report: Report, before: dict[str, str], title: str | None
+) -> None:
+    assert [sent for sent, _ in readiness.news(report, before)] == ([title] if title else [])
 
 
-def test_the_readiness_of_every_partition_and_one_alert_for_each_change(
+def test_readiness_covers_every_partition_and_alerts_once_per_change(
     receiver: Receiver, places: Places, instance: DagsterInstance
 ) -> None:
     sync(places.named("windows"), places.named("linux"))
     sync(places.named("windows"), places.named("azure"))
-    look(instance)
+    check_readiness(instance)
     assert receiver.alerts == []
-    pausing.pause(places.named("azure"), "paused by a test")
-    look(instance)
-    look(instance)
+    pausing.pause(places.named("azure"), "a test")
+    check_readiness(instance)
+    check_readiness(instance)
     ((title, body),) = receiver.alerts
     assert (
         title == "dbsync: azure could not take over now"
-        and "held: paused by a test" in body
+        and ": a test" in body
         and "dbsync release azure" in body
     )
     assert (
         passed(instance, "linux", RELEASED) is True and passed(instance, "azure", RELEASED) is False
     )
     assert passed(instance, "azure", WHOLE) is True
-    places.set(DBSYNC_MAX_AGE_HOURS="0.000001")  # time goes by, and no sync runs
-    look(instance)
+    places.set(DBSYNC_MAX_AGE_HOURS="0.000001")  # the same as waiting without a sync
+    check_readiness(instance)
     assert [title for title, _ in receiver.alerts[1:]] == [
         "dbsync: linux is older than it should be",
         "dbsync: azure could not take over now",
@@ -350,12 +358,12 @@ def test_the_readiness_of_every_partition_and_one_alert_for_each_change(
     assert passed(instance, "linux", AGE) is False
 
 
-def look(instance: DagsterInstance) -> None:
+def check_readiness(instance: DagsterInstance) -> None:
     assert defs.resolve_job_def("readiness_job").execute_in_process(instance=instance).success
 
 
 def passed(instance: DagsterInstance, name: str, check: str) -> bool:
-    """What Dagster's pages show of that check for that database."""
+    """Return what Dagster's pages show for that check of that database."""
     key = AssetCheckKey(AssetKey(list(run_tags.STANDBY)), check)
     (found,) = instance.event_log_storage.get_asset_check_partition_info(
         [key], partition_keys=[name]
@@ -364,7 +372,7 @@ def passed(instance: DagsterInstance, name: str, check: str) -> bool:
     return found.latest_execution_status == AssetCheckExecutionRecordStatus.SUCCEEDED
 
 
-def test_one_partition_is_looked_at_by_hand(places: Places, instance: DagsterInstance) -> None:
+def test_a_person_checks_one_partition(places: Places, instance: DagsterInstance) -> None:
     sync(places.named("windows"), places.named("linux"))
     from dagster import materialize
 

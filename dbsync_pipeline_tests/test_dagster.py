@@ -1,4 +1,4 @@
-"""The pipeline as Dagster runs it, on real SQLite databases: what is materialized, what is checked, and how a failure reads."""
+"""The pipeline as Dagster runs it, on real SQLite databases: materializations, checks and failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from dagster import (
 from dagster._cli import main as dagster_command_line
 
 from dbsync_pipeline.defs.assets import asset_key, slug, table_assets
-from dbsync_pipeline.defs.resources import Sync, as_dagster_failure
+from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.errors import Busy, DatabaseError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
@@ -58,14 +59,14 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 @pytest.fixture
 def instance() -> Iterator[DagsterInstance]:
-    """A store of runs in memory, for what does not depend on where runs are stored."""
+    """A store of runs in memory, for tests that do not depend on where runs are stored."""
     with DagsterInstance.ephemeral() as opened:
         yield opened
 
 
 @pytest.fixture
 def store(places: Places) -> Iterator[DagsterInstance]:
-    """The store of runs that an operator has, in files."""
+    """An operator's store of runs, in files."""
     with places.dagster() as opened:
         yield opened
 
@@ -77,7 +78,7 @@ def run(
     source: str = "",
     **allowed: Any,
 ) -> JobExecutionResult:
-    """A run of `sync_job` in this process."""
+    """Run `sync_job` in this process."""
     config = {
         "resources": {"sync": {"config": {"source": source}}},
         "ops": {"sync": {"ops": {"ensure_schema": {"config": allowed}}}},
@@ -96,8 +97,8 @@ def run(
         return result
 
 
-def said(result: JobExecutionResult) -> dict[str, Mapping[str, MetadataValue[Any]]]:
-    """Per materialized asset, its metadata."""
+def materialized(result: JobExecutionResult) -> dict[str, Mapping[str, MetadataValue[Any]]]:
+    """Return the metadata of each materialized asset."""
     events = [
         event.step_materialization_data.materialization
         for event in result.all_events
@@ -121,29 +122,29 @@ def skipped(result: JobExecutionResult) -> set[str]:
 
 def reason(instance: DagsterInstance, result: JobExecutionResult) -> str:
     assert not result.success
-    assert said(result) == {} and checks(result) == {}
+    assert materialized(result) == {} and checks(result) == {}
     return read_one(instance, result.run_id).reason or ""
 
 
-def tried_again(instance: DagsterInstance, result: JobExecutionResult) -> bool:
-    """What Dagster has decided by the store's settings and the mark of the run's process."""
-    found = instance.get_run_by_id(result.run_id)
-    assert found is not None
-    return found.tags["dagster/will_retry"] == "true"
+def will_retry(instance: DagsterInstance, result: JobExecutionResult) -> bool:
+    """Return what Dagster decided from `dagster.yaml` and the run's tag."""
+    stored = instance.get_run_by_id(result.run_id)
+    assert stored is not None
+    return stored.tags["dagster/will_retry"] == "true"
 
 
-# What is materialized --------------------------------------------------------------------------------------------------
+# Materializations ---------------------------------------------------------------------------------
 
 
 def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> None:
     result = run(store, "azure")
     assert result.success
     assert content(places.named("azure")) == content(places.named("windows"))
-    assert set(said(result)) == set(TABLES)
+    assert set(materialized(result)) == set(TABLES)
     assert checks(result) == {
         (table, check): True for table in TABLES for check in ("row_count", "digest")
     }
-    users = {key: value.value for key, value in said(result)["users"].items()}
+    users = {key: value.value for key, value in materialized(result)["users"].items()}
     expected = {
         "dagster/row_count": 20,
         "dagster/partition_row_count": 20,
@@ -177,14 +178,16 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
 def test_one_table_of_one_target(places: Places, instance: DagsterInstance) -> None:
     result = run(instance, "azure", ["users"])
     assert result.success
-    assert set(said(result)) == {"users"}
+    assert set(materialized(result)) == {"users"}
     assert set(checks(result)) == {("users", "row_count"), ("users", "digest")}
     assert skipped(result) == {f"sync.copy_{table}" for table in TABLES if table != "users"}
     rows = content(places.named("azure"))
     assert rows["users"] == content(places.named("windows"))["users"] and rows["messages"] == []
 
 
-def test_every_partition_is_green_and_true(places: Places, instance: DagsterInstance) -> None:
+def test_every_partition_succeeds_with_true_metadata(
+    places: Places, instance: DagsterInstance
+) -> None:
     results = {name: run(instance, name) for name in ("windows", "linux", "azure")}
     assert all(result.success for result in results.values())
     assert (
@@ -192,7 +195,9 @@ def test_every_partition_is_green_and_true(places: Places, instance: DagsterInst
         == content(places.named("azure"))
         == content(places.named("windows"))
     )
-    primary = {key: value.value for key, value in said(results["windows"])["messages"].items()}
+    primary = {
+        key: value.value for key, value in materialized(results["windows"])["messages"].items()
+    }
     assert (primary["role"], primary["dagster/row_count"], primary["bytes moved"]) == (
         "primary",
         200,
@@ -208,14 +213,14 @@ def test_a_second_run_moves_nothing(places: Places, instance: DagsterInstance) -
     assert again.success
     assert all(
         metadata["inserted"].value == metadata["bytes moved"].value == 0
-        for metadata in said(again).values()
+        for metadata in materialized(again).values()
     )
 
 
 def test_from_a_standby_to_another(places: Places, instance: DagsterInstance) -> None:
     assert run(instance, "linux").success
     result = run(instance, "azure", source="linux")
-    assert result.success and said(result)["users"]["source"].value == "linux"
+    assert result.success and materialized(result)["users"]["source"].value == "linux"
 
 
 def test_checks_alone_compare_and_publish_nothing(
@@ -233,7 +238,7 @@ def test_checks_alone_compare_and_publish_nothing(
     assert content(places.named("azure")) == before
 
 
-# What Dagster is told --------------------------------------------------------------------------------------------------
+# Definitions --------------------------------------------------------------------------------------
 
 
 def test_foreign_keys_are_the_lineage() -> None:
@@ -302,7 +307,7 @@ def test_definitions_load_as_the_server_loads_them() -> None:
     assert "module_name: dbsync_pipeline.definitions" in workspace
 
 
-# How a failure reads ---------------------------------------------------------------------------------------------------
+# Failures -----------------------------------------------------------------------------------------
 
 
 def test_an_unknown_partition_names_the_known_ones(
@@ -311,11 +316,13 @@ def test_an_unknown_partition_names_the_known_ones(
     assert "windows, linux, azure" in reason(instance, run(instance, "mars"))
 
 
-def test_no_partition_says_how_to_give_one(places: Places, instance: DagsterInstance) -> None:
+def test_a_run_without_a_partition_is_shown_how_to_give_one(
+    places: Places, instance: DagsterInstance
+) -> None:
     assert '--tags \'{"dagster/partition": "azure"}\'' in reason(instance, run(instance, None))
 
 
-def test_source_and_target_the_same(places: Places, instance: DagsterInstance) -> None:
+def test_source_and_target_must_differ(places: Places, instance: DagsterInstance) -> None:
     assert "source and target are the same database, linux" in reason(
         instance, run(instance, "linux", source="linux")
     )
@@ -328,7 +335,7 @@ def test_an_unreachable_database_is_named_and_no_secret_is_kept(
     result = run(store, "azure")
     text = reason(store, result)
     assert "database azure" in text and "Remedy:" in text
-    assert tried_again(store, result)
+    assert will_retry(store, result)
     assert SECRET not in places.shown()
 
 
@@ -341,12 +348,12 @@ def test_a_table_that_differs_in_structure_is_named(
     assert "table users" in text and "name is missing" in text
 
 
-def test_what_the_guards_refuse_the_runs_config_lets_through(
+def test_the_runs_config_allows_what_the_guards_refuse(
     places: Places, store: DagsterInstance
 ) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
     refused = run(store, "azure")
-    assert "was never published to" in reason(store, refused) and not tried_again(store, refused)
+    assert "was never published to" in reason(store, refused) and not will_retry(store, refused)
     assert content(places.named("azure"))["users"] != content(places.named("windows"))["users"]
     assert run(store, "azure", overwrite=True).success
     assert content(places.named("azure")) == content(places.named("windows"))
@@ -355,7 +362,7 @@ def test_what_the_guards_refuse_the_runs_config_lets_through(
     assert run(store, "azure", ["users"], partial=True).success
 
 
-def test_what_a_person_allows_is_read_before_anything_is_done(
+def test_overrides_are_validated_before_anything_is_done(
     places: Places, instance: DagsterInstance
 ) -> None:
     with pytest.raises(DagsterInvalidConfigError):
@@ -363,7 +370,7 @@ def test_what_a_person_allows_is_read_before_anything_is_done(
     assert "max_change_fraction" in reason(instance, run(instance, "azure", max_change_fraction=2))
 
 
-def test_a_step_without_the_first_one_says_so(places: Places, instance: DagsterInstance) -> None:
+def test_a_step_without_the_first_one_is_refused(places: Places, instance: DagsterInstance) -> None:
     result = launch.sync_job().execute_in_process(
         partition_key="azure",
         instance=instance,
@@ -374,7 +381,7 @@ def test_a_step_without_the_first_one_says_so(places: Places, instance: DagsterI
     assert "run all steps" in (read_one(instance, result.run_id).reason or "")
 
 
-def test_an_unforeseen_exception_keeps_its_place_and_loses_its_secrets() -> None:
+def test_an_unexpected_exception_keeps_its_location_and_loses_its_secrets() -> None:
     with pytest.raises(Failure) as caught, as_dagster_failure():
         raise RuntimeError("cannot reach postgresql://bob:hunter2@host/db\nDETAIL: (1, 'a row')")
     text = caught.value.description or ""
@@ -388,13 +395,13 @@ def test_an_unforeseen_exception_keeps_its_place_and_loses_its_secrets() -> None
     ("error", "retries"),
     [(Busy("somebody holds the lock"), True), (DatabaseError("disk full"), False)],
 )
-def test_whether_a_retry_helps_is_said_by_the_type(error: Exception, retries: bool) -> None:
+def test_only_transient_errors_allow_retries(error: Exception, retries: bool) -> None:
     with pytest.raises(Failure) as caught, as_dagster_failure():
         raise error
     assert caught.value.allow_retries is retries
 
 
-# As CI runs it ---------------------------------------------------------------------------------------------------------
+# From the shell, as CI runs it --------------------------------------------------------------------
 
 
 def test_job_execute_exits_zero_when_it_published(places: Places, store: DagsterInstance) -> None:
@@ -415,7 +422,7 @@ def test_job_execute_does_not_exit_zero_when_it_did_not_publish(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process, as `python -m dagster` begins; test_secrets.py and the next test see other failures' exit status from outside."""
+    """In this process, as `python -m dagster` does; other tests see the exit status from outside."""
     places.set(DAGSTER_HOME=str(places.dagster_home))
     places.out_of_reach("azure")
     for target, cause in (("mars", "windows, linux, azure"), ("azure", "database azure")):
@@ -429,7 +436,7 @@ def test_job_execute_does_not_exit_zero_when_it_did_not_publish(
     assert [one.status for one in read(store)] == ["FAILURE", "FAILURE"]
 
 
-def test_a_cancelled_run_stops_the_statement_that_it_waits_for(
+def test_cancelling_a_run_cancels_the_statement_that_it_waits_for(
     places: Places, store: DagsterInstance, new_database: NewDatabase
 ) -> None:
     linux = new_database("postgresql", "linux")

@@ -1,4 +1,5 @@
-"""The demo's dataset: the same everywhere, hard enough, written once, and stored as the application would store it."""
+"""The demo's dataset: the same everywhere, hard enough, written once, stored as the application
+would store it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ import pytest
 import sqlalchemy as sa
 import sqlalchemy.orm
 
-from dbsync_pipeline import demo, models
+from dbsync_pipeline import models
+from dbsync_pipeline.demo import dataset, values
+from dbsync_pipeline.demo.fill import DemoReport, check_models, fill
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -25,7 +28,7 @@ from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 
 FINGERPRINT = "219f9bc60f6438d88374fd0e6234833638a8423e37b1755705f824ac09fc73cb"
-"""SHA-256 over the dataset's rows. It changes only when the dataset is changed on purpose."""
+"""SHA-256 of the dataset's rows. It changes only if the dataset is changed on purpose."""
 
 OTHER_MODELS = """
 import sqlalchemy as sa
@@ -39,20 +42,20 @@ def model() -> Model:
     return load_model("dbsync_pipeline.models")
 
 
-Filled = tuple[Database, demo.DemoReport]
-OnSQLite = tuple[Database, Path, demo.DemoReport]
+Filled = tuple[Database, DemoReport]
+OnSQLite = tuple[Database, Path, DemoReport]
 
 
 @pytest.fixture(scope="module")
 def filled_on(shared_database: NewDatabase, model: Model) -> Callable[[str], Filled]:
-    """The demo's database on an engine, and what was said when it was filled. Nobody changes it."""
+    """Return the demo's database on an engine and the report of filling it. No test changes it."""
 
     @functools.cache
-    def fill(engine: str) -> Filled:
+    def on(engine: str) -> Filled:
         windows = shared_database(engine, "windows")
-        return windows, demo.fill(windows, model)
+        return windows, fill(windows, model)
 
-    return fill
+    return on
 
 
 @pytest.fixture
@@ -65,43 +68,43 @@ def _windows(file: Path) -> Database:
     return Database("windows", sa.make_url(f"sqlite:///{file}"))
 
 
-def _rows(name: str) -> list[demo.Row]:
-    return list(demo.DATASET[name]())
+def _rows(name: str) -> list[dataset.Row]:
+    return list(dataset.DATASET[name]())
 
 
 def test_the_dataset_is_the_same_on_every_machine() -> None:
     digest = hashlib.sha256()
-    for name, rows in demo.DATASET.items():
+    for name, rows in dataset.DATASET.items():
         for row in rows():
-            # ASCII only: what repr() escapes depends on the Unicode tables of the Python version.
+            # ASCII only: which characters repr() escapes depends on the Python version.
             digest.update(f"{name} {sorted(row.items())!a}\n".encode())
     assert digest.hexdigest() == FINGERPRINT
 
 
-def test_every_call_begins_anew() -> None:
-    assert list(islice(demo.messages(), 50)) == list(islice(demo.messages(), 50))
+def test_every_call_starts_from_the_first_row() -> None:
+    assert list(islice(dataset.messages(), 50)) == list(islice(dataset.messages(), 50))
 
 
-@pytest.mark.parametrize("name", demo.COUNTS)
+@pytest.mark.parametrize("name", dataset.COUNTS)
 def test_counts_and_keys(name: str, model: Model) -> None:
     rows = _rows(name)
-    assert len(rows) == demo.COUNTS[name]
+    assert len(rows) == dataset.COUNTS[name]
     keys = [column.name for column in model.table(name).sa.primary_key]
     assert len({tuple(row[key] for key in keys) for row in rows}) == len(rows)
 
 
 def test_references_hold_and_replies_follow_in_one_chat() -> None:
-    people = {row["id"] for row in demo.users()}
-    rooms = {row["id"] for row in demo.chats()}
-    assert all(row["user_id"] in people for row in demo.chats())
+    people = {row["id"] for row in dataset.users()}
+    rooms = {row["id"] for row in dataset.chats()}
+    assert all(row["user_id"] in people for row in dataset.chats())
     assert all(
         row["user_id"] in people and (row["chat_id"] is None or row["chat_id"] in rooms)
-        for row in demo.documents()
+        for row in dataset.documents()
     )
-    assert all(row["user_id"] in people for row in demo.user_memory())
+    assert all(row["user_id"] in people for row in dataset.user_memory())
     depth: dict[int, int] = {}
     chat: dict[int, Any] = {}
-    for row in demo.messages():
+    for row in dataset.messages():
         assert row["chat_id"] in rooms
         parent = row["parent_id"]
         assert parent is None or (parent < row["id"] and chat[parent] == row["chat_id"])
@@ -109,26 +112,26 @@ def test_references_hold_and_replies_follow_in_one_chat() -> None:
     assert max(depth.values()) > 50
 
 
-def test_hard_texts_are_there() -> None:
-    content = {row["content"] for row in demo.messages()}
-    assert set(demo.HARD_TEXTS) <= content
+def test_the_dataset_has_the_hard_texts() -> None:
+    content = {row["content"] for row in dataset.messages()}
+    assert set(values.HARD_TEXTS) <= content
     assert {"", "NULL", "\\N", "~"} <= content
     assert max(map(len, content)) > 100_000
-    assert {"", None} <= {row["name"] for row in demo.users()}
-    emails = [row["email"] for row in demo.users()]
+    assert {"", None} <= {row["name"] for row in dataset.users()}
+    emails = [row["email"] for row in dataset.users()]
     assert len({email.lower() for email in emails}) < len(set(emails)) == len(emails)
 
 
 def test_hard_numbers_instants_and_json_are_there() -> None:
     messages = _rows("messages")
-    assert {None, *demo.HARD_COSTS} <= {row["cost"] for row in messages}
-    assert {None, *demo.JSON_TEXTS} <= {row["metadata"] for row in messages}
-    assert set(demo.HARD_INSTANTS) <= {row["created_at"] for row in messages}
+    assert {None, *values.HARD_COSTS} <= {row["cost"] for row in messages}
+    assert {None, *values.JSON_TEXTS} <= {row["metadata"] for row in messages}
+    assert set(values.HARD_INSTANTS) <= {row["created_at"] for row in messages}
     assert any(row["created_at"].microsecond % 1000 for row in messages)
     assert {2**31 - 1, None} <= {row["tokens"] for row in messages}
     assert any(row["id"] > 2**32 for row in messages)
     memory = _rows("user_memory")
-    assert set(demo.HARD_FLOATS) <= {row["importance"] for row in memory}
+    assert set(values.HARD_FLOATS) <= {row["importance"] for row in memory}
     assert not any(
         row["importance"] == 0 and str(row["importance"]).startswith("-") for row in memory
     )
@@ -138,18 +141,18 @@ def test_hard_numbers_instants_and_json_are_there() -> None:
 
 
 def test_documents_are_of_many_sizes() -> None:
-    sizes = [None if row["content"] is None else len(row["content"]) for row in demo.documents()]
+    sizes = [None if row["content"] is None else len(row["content"]) for row in dataset.documents()]
     assert {None, 0, 1, 255, 256, 65_535, 65_536, 1_048_576} <= set(sizes)
     assert 20_000_000 < sum(size or 0 for size in sizes) < 35_000_000
-    for row in demo.documents():
+    for row in dataset.documents():
         if row["content"] is not None:
             assert row["sha256"] == hashlib.sha256(row["content"]).hexdigest()
             assert row["size_bytes"] == len(row["content"])
 
 
-@pytest.mark.parametrize("name", demo.COUNTS)
+@pytest.mark.parametrize("name", dataset.COUNTS)
 def test_every_value_fits_its_column(name: str, model: Model) -> None:
-    for row in demo.DATASET[name]():
+    for row in dataset.DATASET[name]():
         for column in model.table(name).sa.columns:
             value = row[column.name]
             assert value is not None or column.nullable
@@ -166,24 +169,24 @@ def test_every_value_fits_its_column(name: str, model: Model) -> None:
 def test_the_first_call_writes_everything(filled: OnSQLite) -> None:
     _, file, report = filled
     assert report.created
-    assert report.rows == demo.COUNTS
+    assert report.rows == dataset.COUNTS
     assert 25_000_000 < report.bytes < 50_000_000
     with sqlite3.connect(file) as connection:
         assert {
             name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
-            for name in demo.COUNTS
-        } == demo.COUNTS
+            for name in dataset.COUNTS
+        } == dataset.COUNTS
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     connection.close()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_goes_in_comes_out(engine: str, filled_on: Callable[[str], Filled]) -> None:
-    """Read by the application's own types; JSON compared as the text that was written."""
+    """Read through the application's types; compare JSON as text."""
     windows, report = filled_on(engine)
     assert report.created
     with windows.engine().connect() as connection:
-        for name, rows in demo.DATASET.items():
+        for name, rows in dataset.DATASET.items():
             columns = models.Base.metadata.tables[name].columns
             read = [
                 sa.cast(column, sa.UnicodeText) if isinstance(column.type, sa.JSON) else column
@@ -199,7 +202,8 @@ def test_what_goes_in_comes_out(engine: str, filled_on: Callable[[str], Filled])
 
 
 def _fetched(engine: str, value: Any) -> Any:
-    """As the application's driver gives it back: mssql-python drops a U+FEFF in front of a long text, which the mirror's reads keep."""
+    """Return the value as the application's driver reads it: mssql-python drops a U+FEFF at the
+    start of a long text; the mirror's reads keep it."""
     return value.removeprefix("\ufeff") if engine == "mssql" and isinstance(value, str) else value
 
 
@@ -208,11 +212,11 @@ def test_the_application_can_write_afterwards(
     engine: str, filled_on: Callable[[str], Filled]
 ) -> None:
     windows, _ = filled_on(engine)
-    user = models.User(email="new", password_hash="", created_at=demo.HARD_INSTANTS[0])
+    user = models.User(email="new", password_hash="", created_at=values.HARD_INSTANTS[0])
     with sa.orm.Session(windows.engine()) as session:
         session.add(user)
         session.flush()
-        assert user.id > max(row["id"] for row in demo.users())
+        assert user.id > max(row["id"] for row in dataset.users())
         session.rollback()
 
 
@@ -230,7 +234,7 @@ def test_the_application_reads_the_json(filled: OnSQLite) -> None:
             ).scalars()
         )
     engine.dispose()
-    for row in demo.messages():
+    for row in dataset.messages():
         text = row["metadata"]
         assert (text is None) == (row["id"] in nothing)
         assert stored[row["id"]] == (None if text is None else json.loads(text))
@@ -239,13 +243,11 @@ def test_the_application_reads_the_json(filled: OnSQLite) -> None:
 def test_a_second_call_changes_nothing(filled: OnSQLite, model: Model) -> None:
     windows, file, report = filled
     before = hashlib.sha256(file.read_bytes()).digest()
-    assert demo.fill(windows, model) == dataclasses.replace(report, created=False, bytes=0)
+    assert fill(windows, model) == dataclasses.replace(report, created=False, bytes=0)
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
-def test_one_row_of_anybodys_is_enough_to_leave_the_database_alone(
-    tmp_path: Path, model: Model
-) -> None:
+def test_a_database_with_a_row_is_left_alone(tmp_path: Path, model: Model) -> None:
     windows = _windows(tmp_path / "windows.db")
     schema.ensure(windows, model)
     with sqlite3.connect(tmp_path / "windows.db") as connection:
@@ -253,8 +255,8 @@ def test_one_row_of_anybodys_is_enough_to_leave_the_database_alone(
             "INSERT INTO users (email, password_hash, is_active, created_at) VALUES ('a@b', '', 1, '2026-01-01')"
         )
     connection.close()
-    report = demo.fill(windows, model)
-    assert report == demo.DemoReport(False, {**dict.fromkeys(demo.COUNTS, 0), "users": 1}, 0)
+    report = fill(windows, model)
+    assert report == DemoReport(False, {**dict.fromkeys(dataset.COUNTS, 0), "users": 1}, 0)
 
 
 def test_a_failure_midway_leaves_no_rows(
@@ -262,13 +264,13 @@ def test_a_failure_midway_leaves_no_rows(
 ) -> None:
     windows = _windows(tmp_path / "windows.db")
 
-    def broken() -> Iterator[demo.Row]:
-        yield from islice(demo.documents(), 300)
+    def broken() -> Iterator[dataset.Row]:
+        yield from islice(dataset.documents(), 300)
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(demo.DATASET, "documents", broken)
+    monkeypatch.setitem(dataset.DATASET, "documents", broken)
     with pytest.raises(KeyboardInterrupt):
-        demo.fill(windows, model)
+        fill(windows, model)
     with sqlite3.connect(tmp_path / "windows.db") as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchone() == (0,)
     connection.close()
@@ -278,7 +280,7 @@ def test_other_models_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "other_models_of_the_demo_test.py").write_text(OTHER_MODELS)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SettingsError, match="no table users"):
-        demo.fill(_windows(tmp_path / "windows.db"), load_model("other_models_of_the_demo_test"))
+        fill(_windows(tmp_path / "windows.db"), load_model("other_models_of_the_demo_test"))
     assert not (tmp_path / "windows.db").exists()
 
 
@@ -288,5 +290,5 @@ def test_models_that_need_another_column_are_refused(model: Model) -> None:
         table.sa.to_metadata(metadata)
     metadata.tables["chats"].append_column(sa.Column("owner", sa.Integer, nullable=False))
     metadata.tables["users"].append_column(sa.Column("nickname", sa.Unicode(20)))
-    with pytest.raises(SettingsError, match=r"table chats.*column owner"):
-        demo.check_models(Model(metadata))
+    with pytest.raises(SettingsError, match=r"table chats.*requires owner"):
+        check_models(Model(metadata))

@@ -1,4 +1,5 @@
-"""Failover as Dagster and the command line run it: what the sensors request, what the jobs do, and what a person reads."""
+"""Failover in Dagster and on the command line: what the sensors request, what the jobs do, and what
+a person reads."""
 
 from __future__ import annotations
 
@@ -28,11 +29,11 @@ users = MODEL.table("users").sa
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
-    """windows, and linux and azure equal to it."""
-    made = Places(tmp_path, monkeypatch)
+    """windows with a small world, and linux and azure equal to it."""
+    places = Places(tmp_path, monkeypatch)
     for name in ("linux", "azure"):
-        sync(made.named("windows"), made.named(name))
-    return made
+        sync(places.named("windows"), places.named(name))
+    return places
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def terms(places: Places) -> dict[str, Term | None]:
 
 
 class Sensor:
-    """One of the sensors, ticked as the daemon does it: each tick is given the cursor that the last one left."""
+    """One of the sensors, evaluated as the daemon does: each tick gets the cursor of the last one."""
 
     def __init__(self, name: str, instance: DagsterInstance | None = None) -> None:
         self._instance = instance or DagsterInstance.ephemeral()
@@ -64,21 +65,21 @@ class Sensor:
         self.cursor: str | None = None
 
     def tick(self) -> tuple[list[str], str]:
-        """(run keys requested, why none is)."""
-        found: Any = self._sensor.evaluate_tick(
+        """Return (requested run keys, skip reason)."""
+        result: Any = self._sensor.evaluate_tick(
             build_sensor_context(self._instance, self.cursor, sensor_name=self._sensor.name)
         )
-        self.cursor = found.cursor
-        self.tags = [request.tags for request in found.run_requests or []]
+        self.cursor = result.cursor
+        self.tags = [request.tags for request in result.run_requests or []]
         return [
-            str(request.run_key) for request in found.run_requests or []
-        ], found.skip_message or ""
+            str(request.run_key) for request in result.run_requests or []
+        ], result.skip_message or ""
 
 
-# The failover sensor ----------------------------------------------------------------------------------------------------
+# The failover sensor ------------------------------------------------------------------------------
 
 
-def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> None:
+def test_an_outage_has_one_run_key_however_often_the_sensor_ticks(places: Places) -> None:
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     sensor = Sensor("failover")
     assert sensor.tick() == ([], "windows answers")
@@ -98,7 +99,7 @@ def test_an_outage_is_one_key_however_often_the_sensor_ticks(places: Places) -> 
     assert other != first
 
 
-def test_a_run_that_failed_is_followed_by_another_to_a_limit(
+def test_a_failed_run_is_followed_by_another_up_to_a_limit(
     places: Places, instance: DagsterInstance
 ) -> None:
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0", DBSYNC_FAILOVER_AFTER_FAILURES="1")
@@ -106,7 +107,7 @@ def test_a_run_that_failed_is_followed_by_another_to_a_limit(
     sensor, keys = Sensor("failover", instance), list[str]()
     for _ in range(5):
         (key,), _ = sensor.tick()
-        assert sensor.tick()[0] == [key], "no other one before it failed"
+        assert sensor.tick()[0] == [key], "no other run before this one failed"
         keys.append(key)
         instance.create_run_for_job(
             failover.failover_job, tags=sensor.tags[0], status=DagsterRunStatus.FAILURE
@@ -126,11 +127,11 @@ def test_a_sensor_changes_nothing(places: Places) -> None:
     )
 
 
-def test_within_the_grace_and_when_nothing_is_seen_nothing_is_requested(places: Places) -> None:
+def test_within_the_grace_and_without_any_answer_nothing_is_requested(places: Places) -> None:
     sensor = Sensor("failover")
     gone(places)
     assert [sensor.tick()[0] for _ in range(5)] == [[]] * 5, (
-        "five failures within seconds are no outage"
+        "five failures within seconds are not an outage"
     )
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     for name in ("linux", "azure"):
@@ -161,11 +162,11 @@ def test_a_database_that_hangs_does_not_hang_the_sensor(places: Places) -> None:
         started = time.monotonic()
         keys, _ = Sensor("failover").tick()
         assert len(keys) == 1 and time.monotonic() - started < 30, (
-            "both are waited for at the same time, and not for a minute"
+            "both are probed at the same time, within the deadline"
         )
 
 
-def test_the_sensors_are_loaded_and_run_by_themselves() -> None:
+def test_the_sensors_are_loaded_and_start_with_the_daemon() -> None:
     from dbsync_pipeline.definitions import defs
 
     found = {one.name: one for one in defs.sensors or () if isinstance(one, SensorDefinition)}
@@ -174,10 +175,10 @@ def test_the_sensors_are_loaded_and_run_by_themselves() -> None:
         assert found[name].minimum_interval_seconds == 60
 
 
-# The jobs ---------------------------------------------------------------------------------------------------------------
+# The jobs -----------------------------------------------------------------------------------------
 
 
-def test_the_job_promotes_with_evidence_and_history_and_alerts_know_it(
+def test_the_job_promotes_with_evidence_and_history_and_alerts_have_it(
     places: Places, instance: DagsterInstance
 ) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
@@ -203,17 +204,17 @@ def test_the_job_promotes_with_evidence_and_history_and_alerts_know_it(
     assert SECRET not in places.shown()
 
 
-def test_a_primary_that_answers_meanwhile_is_left_alone(
+def test_a_primary_that_answers_again_is_left_alone(
     places: Places, instance: DagsterInstance
 ) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
-    done = launch.failover(instance)  # the sensor asked for it, and the primary answers meanwhile
+    done = launch.failover(instance)  # as if the primary answered after the sensor's request
     assert done.succeeded and done.note == "windows answers"
     assert NOTE_TAG not in instance.get_run_by_id(done.run_id).tags  # type: ignore[union-attr]
     assert terms(places) == dict.fromkeys(("windows", "linux", "azure"))
 
 
-def test_with_alert_the_run_fails_with_what_is_to_be_done(
+def test_in_alert_mode_the_run_fails_with_what_a_person_should_do(
     places: Places, instance: DagsterInstance
 ) -> None:
     execute(places.named("linux"), (users.insert(), [user(900)]))
@@ -241,9 +242,9 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     assert sensor.tick()[0] == []
     back(places)
     (key,), _ = sensor.tick()
-    assert sensor.tick()[0] == [key], "once for each return: a key is good for one run"
-    told = launch.primary_back_job().execute_in_process(instance=instance)
-    assert "linux is the primary" in instance.get_run_by_id(told.run_id).tags[NOTE_TAG]  # type: ignore[union-attr]
+    assert sensor.tick()[0] == [key], "one run per return: Dagster runs a key once"
+    reported = launch.primary_back_job().execute_in_process(instance=instance)
+    assert "linux is the primary" in instance.get_run_by_id(reported.run_id).tags[NOTE_TAG]  # type: ignore[union-attr]
     done = launch.failback(instance, Overrides(), lambda *_: None)
     assert done.succeeded and done.report is not None, done.reason
     assert done.report["rescued"] == {"users": {"deleted": [[700]], "replaced": []}}
@@ -255,7 +256,7 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     assert "already" in (launch.failback(instance, Overrides(), lambda *_: None).reason or "")
 
 
-# The command line -------------------------------------------------------------------------------------------------------
+# The command line ---------------------------------------------------------------------------------
 
 
 def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsync: Dbsync) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""Dagster's store: SQLite unless a setting names a PostgreSQL, whose URL is written down nowhere."""
+"""Dagster's store: SQLite unless a setting names a PostgreSQL, whose URL is stored nowhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from dagster import DagsterInstance
 
-from dbsync_pipeline.defs.storage import normal
+from dbsync_pipeline.defs.storage import with_driver
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
@@ -24,14 +24,14 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 @pytest.mark.parametrize(
     "url", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg2://u:p@h/d"]
 )
-def test_the_driver_is_the_one_that_is_installed(url: str) -> None:
-    assert normal(url) == "postgresql+psycopg2://u:p@h/d"
+def test_the_url_gets_the_installed_driver(url: str) -> None:
+    assert with_driver(url) == "postgresql+psycopg2://u:p@h/d"
 
 
 @pytest.mark.parametrize("url", ["hunter2", "sqlite:///x.db", "mysql://bob:hunter2@h/d"])
 def test_a_wrong_url_is_refused_without_quoting_it(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        normal(url)
+        with_driver(url)
     assert SECRET.decode() not in str(caught.value) and "DBSYNC_DAGSTER_STORAGE_URL" in str(
         caught.value
     )

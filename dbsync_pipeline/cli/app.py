@@ -148,7 +148,7 @@ def _fail(error: DbsyncError) -> NoReturn:
 def demo(as_json: Json = False) -> None:
     """Make a realistic dataset in the primary, if it has none, and sync it to all other databases."""
     with signals.at_once():
-        from dbsync_pipeline.demo import fill
+        from dbsync_pipeline.demo.fill import fill
 
     settings, model = _ground()
     choice = resolve(settings, model)

@@ -25,7 +25,7 @@ from dbsync_pipeline.request import SyncRequest
 from dbsync_pipeline.text import count
 
 if TYPE_CHECKING:
-    from dbsync_pipeline.demo import DemoReport
+    from dbsync_pipeline.demo.fill import DemoReport
     from dbsync_pipeline.mirror.failover.failover import Decision, Observation, Promotion
     from dbsync_pipeline.mirror.guard import Finding, Plan
     from dbsync_pipeline.mirror.migrate.apply import Written

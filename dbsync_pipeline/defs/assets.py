@@ -1,12 +1,14 @@
-"""The tables as Dagster assets: one per table, partitioned by target database, made by ops that one session ties together.
+"""The tables as Dagster assets: one per table, partitioned by target database, made by ops that
+share one session.
 
     ensure_schema ─► copy_users ────┐
                   ─► copy_chats ────┼─► publish ─► assets users, chats, …, each with its checks
                   ─► copy_… ────────┘
 
-The tables are published in one transaction, so no table's asset comes from an op of its own: `publish` yields them all, after its
-commit. A selection of assets runs the same ops; `ensure_schema` yields one output per selected table, and a copy without
-its output is skipped. Checks asked for alone compare and publish nothing.
+One transaction publishes all tables, so no table's asset comes from an op of its own: `publish`
+yields them all, after its commit. A selection of assets runs the same ops: `ensure_schema` yields
+one output per selected table, and Dagster skips a copy without that output. A run of checks alone
+compares and publishes nothing.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
@@ -47,8 +49,9 @@ from dagster import (
 )
 
 from dbsync_pipeline import notify
-from dbsync_pipeline.defs.alerts import failure_alert
-from dbsync_pipeline.defs.resources import Sync, as_dagster_failure
+from dbsync_pipeline.defs.alerts import failure_report
+from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.session import TableDiff
@@ -56,8 +59,8 @@ from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import load
 
 
-class Permissions(Overrides, Config):
-    """What a person allows in this run. What is not given is as the settings have it."""
+class OverridesConfig(Overrides, Config):
+    """What a person allows for this run. A field that is absent has the value of its setting."""
 
 
 Event = Output[None] | AssetCheckResult
@@ -65,20 +68,23 @@ ROWS, DIGEST = "row_count", "digest"
 
 
 def slug(table: str) -> str:
-    """The table's name where Dagster needs an identifier: itself if it is one, else made of what is left of it and a hash."""
+    """Return the table's name if it is an identifier, else its letters and digits and a hash."""
     if re.fullmatch(r"[A-Za-z0-9_]+", table):
         return table
-    words = re.sub(r"[^A-Za-z0-9]+", "_", table).strip("_") or "table"
-    return f"{words}_{hashlib.sha256(table.encode()).hexdigest()[:8]}"
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", table).strip("_") or "table"
+    return f"{readable}_{hashlib.sha256(table.encode()).hexdigest()[:8]}"
 
 
 def asset_key(table: str) -> AssetKey:
-    """The key of the table's asset."""
+    """Return the key of the table's asset."""
     return AssetKey([slug(table)])
 
 
 def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
-    """Every table of the model as an asset with one partition per database; foreign keys are its lineage."""
+    """Return every table of the model as an asset with one partition per database.
+
+    Foreign keys are the lineage.
+    """
     partitions = StaticPartitionsDefinition(list(databases))
     names = model.names
     return AssetsDefinition.from_graph(
@@ -102,7 +108,7 @@ def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
         partitions_def=partitions,
         check_specs=[spec for name in names for spec in _checks(name, partitions)],
         can_subset=True,
-        hook_defs={failure_alert()},
+        hook_defs={failure_report()},
     )
 
 
@@ -132,10 +138,11 @@ def _graph(model: Model) -> GraphDefinition:
 def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
     @op(out={_ready(name): Out(Nothing, is_required=False) for name in names})
     def ensure_schema(
-        context: OpExecutionContext, config: Permissions, sync: Sync
+        context: OpExecutionContext, config: OverridesConfig, sync: Sync
     ) -> Iterator[Output[None]]:
-        """Create what is missing on the target, refuse what differs, lock the target, open the source's snapshot."""
-        tables = _asked(context, names)
+        """Lock the target, create its missing tables, refuse other differences, open the source's
+        snapshot."""
+        tables = _selected(context, names)
         with as_dagster_failure():
             created = sync.open(context, tables, config).ensure_schema()
         for table in tables:
@@ -152,7 +159,8 @@ def _copy_op(table: str, place: int) -> OpDefinition:
         tags={"dagster/priority": str(-place)},
     )
     def copy(sync: Sync) -> Output[None]:
-        """Compare the table with the source's, and stage the rows that differ; the live table is not touched."""
+        """Compare the table with the source's, and stage the rows that differ. The live table stays
+        as it is."""
         with as_dagster_failure():
             diff = sync.copy(table)
         return Output(None, "copied", metadata={**asdict(diff), "table": table})
@@ -166,53 +174,47 @@ def _publish_op(names: Sequence[str]) -> OpDefinition:
         out={output: Out(Nothing, is_required=False) for output in _outputs(names)},
     )
     def publish(context: OpExecutionContext, sync: Sync) -> Iterator[Event]:
-        """Apply all tables in one transaction that commits once the target is proved equal to the source's snapshot."""
+        """Apply all tables in one transaction, which commits once the target is proved equal to the
+        source's snapshot."""
         if not context.selected_asset_keys:
             yield from _compared(context, sync.diffs)
             return
         with as_dagster_failure():
-            publication = sync.work.publish()
+            published = sync.work.publish()
         if sync.role == "standby":
             notify.heartbeat(load(), context.log.warning)
-        yield from _publication_events(context, publication, sync.role, names)
+        yield from _publish_events(context, published, sync.role, names)
 
     return publish
 
 
-def _publication_events(
-    context: OpExecutionContext, publication: Publish, role: str, names: Sequence[str]
+def _publish_events(
+    context: OpExecutionContext, published: Publish, role: str, names: Sequence[str]
 ) -> Iterator[Event]:
-    common = publication_metadata(publication, role)
-    for (
-        table
-    ) in names:  # parents first: Dagster refuses an asset that comes before one that it depends on
-        result = publication.tables.get(table)
+    common = publish_metadata(published, role)
+    # In the models' order: Dagster refuses an asset that comes before one that it depends on.
+    for table in names:
+        result = published.tables.get(table)
         if result is None:
             continue
         if asset_key(table) in context.selected_asset_keys:
             yield Output(
                 None, _published(table), metadata={**table_metadata(table, result), **common}
             )
-        yield from _results(
-            context,
-            table,
-            True,
-            True,
-            {"rows": result.rows},
-            {"digest": result.digest} if result.digest else {},
-        )
+        digest = {"digest": result.digest} if result.digest else {}
+        yield from _results(context, table, True, True, {"rows": result.rows}, digest)
 
 
 def _compared(context: OpExecutionContext, diffs: Mapping[str, TableDiff]) -> Iterator[Event]:
     for table, diff in diffs.items():
-        far = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
+        changes = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
         yield from _results(
             context,
             table,
             diff.insert == diff.delete,
-            not any(far.values()),
-            {"rows": diff.rows, **far},
-            far,
+            not any(changes.values()),
+            {"rows": diff.rows, **changes},
+            changes,
         )
 
 
@@ -232,7 +234,7 @@ def _results(
 
 
 def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
-    """What the materialization of one table says; the keys under `dagster/` are Dagster's own, so that its plots know them."""
+    """Return the metadata of a table's materialization; Dagster plots the keys under `dagster/`."""
     return {
         "dagster/row_count": result.rows,
         "dagster/partition_row_count": result.rows,
@@ -246,21 +248,21 @@ def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
     }
 
 
-def publication_metadata(publication: Publish, role: str) -> dict[str, Any]:
-    """What every materialization of one publish says of it."""
+def publish_metadata(published: Publish, role: str) -> dict[str, Any]:
+    """Return the metadata that all materializations of one publish share."""
     return {
         "role": role,
-        "source": publication.source,
-        "target": publication.target,
-        "partial": publication.partial,
-        "source snapshot": MetadataValue.timestamp(publication.snapshot_at),
-        **({"publish number": publication.number} if publication.number else {}),
-        **{f"seconds {phase}": round(seconds, 3) for phase, seconds in publication.seconds.items()},
+        "source": published.source,
+        "target": published.target,
+        "partial": published.partial,
+        "source snapshot": MetadataValue.timestamp(published.snapshot_at),
+        **({"publish number": published.number} if published.number else {}),
+        **{f"seconds {phase}": round(seconds, 3) for phase, seconds in published.seconds.items()},
     }
 
 
-def _asked(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
-    """The tables of the run: those whose asset is selected; where none is, those whose check is."""
+def _selected(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
+    """Return the run's tables: those whose asset is selected or, if none is, whose check is."""
     keys = context.selected_asset_keys or {
         check.asset_key for check in context.selected_asset_check_keys
     }
@@ -273,7 +275,7 @@ def _checks(table: str, partitions: PartitionsDefinition[str]) -> Iterator[Asset
         DIGEST: "Every row equals the source's snapshot.",
     }
     with warnings.catch_warnings():
-        # Without its partitions a check would show one database's answer for all of them.
+        # Without partitions a check would show one database's result for all of them.
         warnings.simplefilter("ignore", PreviewWarning)
         for name, text in texts.items():
             yield AssetCheckSpec(
@@ -312,7 +314,7 @@ def _type(column: sa.Column[Any]) -> str:
     return repr(column.type)
 
 
-# Outputs of ops share one name space with words that Dagster keeps for itself: each has an ending of its own.
+# Names of outputs must differ from names that Dagster reserves, hence the endings.
 
 
 def _ready(table: str) -> str:

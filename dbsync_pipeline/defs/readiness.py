@@ -1,8 +1,10 @@
-"""Whether each standby could take over now, for the UI and for alerts: asked every quarter of an hour, whatever syncs do or do not run.
+"""Whether each standby could take over now, for the pages and for alerts, checked every 15 minutes
+whether or not syncs run.
 
-One asset, one partition per database, one check per thing that must be so. A scheduled run asks all databases and reports on all
-partitions, so that a standby's age goes stale by itself; materializing one partition by hand asks again about that one. What an
-earlier report said is read back from Dagster, so that an alert is sent when something becomes so, and not every time.
+One asset, with one partition per database and one check per requirement. A scheduled run checks all
+databases and reports on all partitions, so a standby's age is noticed even if nothing else runs;
+materializing one partition by hand checks that database. The last report is read back from Dagster,
+so an alert is sent only when something changes.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
@@ -36,7 +38,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 )
 
 from dbsync_pipeline import notify
-from dbsync_pipeline.defs.resources import as_dagster_failure
+from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.run_tags import STANDBY
 from dbsync_pipeline.mirror import ready
 from dbsync_pipeline.mirror.database import databases
@@ -46,14 +48,14 @@ from dbsync_pipeline.settings import Settings, load
 
 KEY = AssetKey(list(STANDBY))
 REASONS = "reasons"
-_SECONDS = 600.0  # foreign keys of large tables are read whole
+_SECONDS = 600.0  # checking the foreign keys of large tables reads them whole
 
 
 def standby_asset(names: Sequence[str]) -> AssetsDefinition:
-    """One partition per database."""
+    """Return the asset `dbsync/standby`, with one partition per database."""
     partitions = StaticPartitionsDefinition(list(names))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PreviewWarning)  # of checks with partitions
+        warnings.simplefilter("ignore", PreviewWarning)  # checks with partitions are a preview
         specs = [
             AssetCheckSpec(name, asset=KEY, description=text, partitions_def=partitions)
             for name, text in ready.CHECKS.items()
@@ -61,9 +63,10 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
 
     @asset(key=KEY, partitions_def=partitions, check_specs=specs, group_name="standbys")
     def standby(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-        """Whether the application could write to the database now. Nothing is copied."""
+        """Check whether the application could write to the database now. Copy nothing."""
         with as_dagster_failure():
-            (report,) = (one for one in _survey(load()) if one.name == context.partition_key)
+            reports = _survey(load())
+        (report,) = (report for report in reports if report.name == context.partition_key)
         results = [
             AssetCheckResult(check_name=name, passed=passed, description=why)
             for name, passed, why in _checks(report)
@@ -74,48 +77,51 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
 
 
 @op
-def look_at_standbys(context: OpExecutionContext) -> None:
-    """Ask all databases, report on every partition, and send an alert of what has become so since the last report."""
+def check_standbys(context: OpExecutionContext) -> None:
+    """Check all databases, report on every partition, and send an alert of each change."""
     settings = load()
     with as_dagster_failure():
         reports = _survey(settings)
     for report in reports:
-        before = _reported(context.instance, report.name)
+        before = _last_reasons(context.instance, report.name)
         context.log_event(
             AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report))
         )
-        target = _latest(
-            context.instance, report.name
-        )  # what was logged just now: a check of anything older does not count
+        # Dagster ignores a check of anything but the latest materialization.
+        target = _latest(context.instance, report.name)
         for name, passed, why in _checks(report):
             evaluation = AssetCheckEvaluation(
                 KEY, name, passed, {}, target, description=why, partition=report.name
             )
-            context.log_event(evaluation)  # type: ignore[arg-type]  # it takes them, though its annotation does not say so
+            # `log_event` accepts evaluations; its annotation omits them.
+            context.log_event(evaluation)  # type: ignore[arg-type]
         for title, body in news(report, before, settings.primary):
             notify.send(settings, title, body, context.log.warning)
 
 
 def readiness_job() -> JobDefinition:
-    """All databases, in one run."""
+    """Return the job that checks all databases in one run; a schedule runs it every 15 minutes."""
 
     @job(
         name="readiness_job",
         executor_def=in_process_executor,
-        description="Say of each standby whether it could take over now, and send an alert of what has changed.",
+        description="Check of each standby whether it could take over now; send an alert of each "
+        "change.",
     )
-    def look() -> None:
-        look_at_standbys()
+    def readiness() -> None:
+        check_standbys()
 
-    return look
+    return readiness
 
 
 def news(
     report: Report, before: Mapping[str, str], configured: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """(title, body) of what is worth telling since the report before: what has become wrong, what is right again, a primary that is back.
+    """Yield (title, body) of each alert: reasons that are new since the last report, or all of them
+    gone.
 
-    `configured` is the primary that the settings name.
+    `before` has the last report's reasons by check; `configured` is the primary that the settings
+    name.
     """
     new = {check: why for check, why in report.reasons.items() if check not in before}
     gone = set(before) - set(report.reasons)
@@ -150,13 +156,14 @@ def _survey(settings: Settings) -> list[Report]:
     )
 
 
-def _reported(instance: DagsterInstance, name: str) -> dict[str, str]:
-    found = instance.fetch_materializations(
+def _last_reasons(instance: DagsterInstance, name: str) -> dict[str, str]:
+    """Return the reasons of the last report, by check; none if there was no report."""
+    records = instance.fetch_materializations(
         AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
     ).records
-    last = found[0].asset_materialization if found else None
-    said: Any = last.metadata[REASONS].value if last and REASONS in last.metadata else {}
-    return dict(said)
+    last = records[0].asset_materialization if records else None
+    reasons: Any = last.metadata[REASONS].value if last and REASONS in last.metadata else {}
+    return dict(reasons)
 
 
 def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetMaterializationData:
@@ -169,11 +176,15 @@ def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetM
 
 
 def _checks(report: Report) -> Iterator[tuple[str, bool, str]]:
-    """(check, passed, why) of every check; nothing is known of a database that does not answer, and the primary needs to take over nothing."""
-    silent = report.reasons.get(ready.REACHABLE)
+    """Yield (check, passed, why) of every check.
+
+    If the database does not answer, all fail as unknown. The primary passes all but the first.
+    """
+    unreachable = report.reasons.get(ready.REACHABLE)
     for name, text in ready.CHECKS.items():
-        if silent is not None:
-            yield name, False, silent if name == ready.REACHABLE else f"not known: {silent}"
+        if unreachable is not None:
+            why = unreachable if name == ready.REACHABLE else f"not known: {unreachable}"
+            yield name, False, why
         elif report.primary and name != ready.REACHABLE:
             yield name, True, "the application writes here: it is the primary"
         else:

@@ -1,71 +1,38 @@
-"""The one resource of a sync, and the one place where a failure becomes Dagster's.
+"""The one resource of a sync.
 
-A run has one source snapshot and one target transaction, so its ops share one session, which only the in-process executor allows.
-The session is opened by the first op, never when the resource is made: Dagster makes its resources a second time after a success. The
-source is the resource's only field; URLs are read from the settings by the first op, so that no launchpad and no run ever shows one.
+A run has one source snapshot and one target transaction, so its ops share one session, which only
+the in-process executor allows. The first op opens the session, not the resource's setup: Dagster
+sets up its resources a second time after a success. The source is the resource's only field; the
+first op reads the URLs from the settings, so no launchpad and no run shows one.
 
-What a person allows beyond the guards is the config of the first op, which hands it on: see `Permissions`.
+What a person allows beyond the guards is the config of the first op: see `assets.OverridesConfig`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Protocol
 
-from dagster import (
-    ConfigurableResource,
-    DagsterInstance,
-    DagsterRunStatus,
-    Failure,
-    InitResourceContext,
-    MetadataValue,
-    OpExecutionContext,
-)
+from dagster import ConfigurableResource, InitResourceContext, OpExecutionContext
 from pydantic import Field, PrivateAttr
 
-from dbsync_pipeline import redact
-from dbsync_pipeline.defs.run_tags import ALIVE_TAG, SOURCE_TAG, TARGET_TAG, automatic
-from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError, Transient, Unavailable
-from dbsync_pipeline.mirror import database, pausing, schema
+from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.run_tags import SOURCE_TAG, TARGET_TAG, is_automatic
+from dbsync_pipeline.defs.watcher import watch
+from dbsync_pipeline.defs.work import PrimaryReading, Work
+from dbsync_pipeline.errors import Refused, SettingsError, Unavailable
+from dbsync_pipeline.mirror import database, pausing
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
-from dbsync_pipeline.mirror.ledger import Publish, TableResult
-from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings, load
 
-GUARDS = "guards"
-"""The metadata of a failure that has what each guard found."""
-
-_LOOK_SECONDS = 2.0
-_SIGN_SECONDS = 30.0
-
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
-"""Who watches the session's progress; the command line sets it around a run in its own process."""
-
-
-class Cancellable(Protocol):
-    """What can be told, from another thread, to stop the statement that it waits for."""
-
-    def cancel(self) -> None: ...
-
-
-class Work(Protocol):
-    """What the ops of a run ask for, in this order."""
-
-    def ensure_schema(self) -> list[str]: ...
-    def copy(self, table: str) -> TableDiff: ...
-    def publish(self) -> Publish: ...
-    def cancel(self) -> None: ...
-    def close(self) -> None: ...
+"""Receives the session's progress; the command line sets it around a run in its own process."""
 
 
 class Sync(ConfigurableResource[None]):
@@ -81,25 +48,23 @@ class Sync(ConfigurableResource[None]):
     def open(
         self, context: OpExecutionContext, tables: Sequence[str], overrides: Overrides
     ) -> Work:
-        """Start the run's work on the partition's database, and tag the run with source and target so that history finds it.
+        """Start the run's work on its partition's database; tag the run with source and target.
 
-        Raises SettingsError when the run names no database, an unknown one, or the same one twice.
+        Raise SettingsError if the run names no database, an unknown one, or the same one twice.
+        Raise Refused if the target is paused and no person launched the run.
         """
         settings = load()
-        wanted = partition(context, settings)
-        primary = term.primary(settings) if self.source in ("", wanted) else ""
-        names = {SOURCE_TAG: self.source or primary, TARGET_TAG: wanted}
-        context.instance.add_run_tags(context.run_id, names)
-        source, target = ends(settings, names[SOURCE_TAG], wanted, primary)
-        _refuse_held(context.run.tags, target)
+        name = target_name(context, settings)
+        primary = term.primary(settings) if self.source in ("", name) else ""
+        tags = {SOURCE_TAG: self.source or primary, TARGET_TAG: name}
+        context.instance.add_run_tags(context.run_id, tags)  # history finds the run by them
+        source, target = source_and_target(settings, tags[SOURCE_TAG], name, primary)
+        _refuse_paused(context.run.tags, target)
         model = load_model(settings.models, settings.revisions)
         if source.name == target.name:
-            self._role, self._work = (
-                "primary",
-                PrimaryReading(target, model, tuple(tables), context.run_id),
-            )
+            self._role = "primary"
+            self._work = PrimaryReading(target, model, tuple(tables), context.run_id)
         else:
-            policy = overrides.applied_to(settings.policy)
             self._work = Session(
                 source,
                 target,
@@ -107,38 +72,40 @@ class Sync(ConfigurableResource[None]):
                 tables,
                 run_id=context.run_id,
                 settings=settings,
-                policy=policy,
+                policy=overrides.applied_to(settings.policy),
                 observe=OBSERVER.get(),
             )
-        self._ended = watched(context, self._work)
+        self._ended = watch(context, self._work)
         return self._work
 
     @property
     def work(self) -> Work:
-        """The work that the first op started; raises SettingsError when it did not run in this process."""
+        """The work that the first op started. Raise SettingsError if it ran in another process."""
         if self._work is None:
             raise SettingsError(
                 "this step runs without the run's first step: the session is not open",
-                remedy="run all steps, in one process (re-execute with *all steps*; keep the in-process executor)",
+                remedy="run all steps, in one process "
+                "(re-execute with *all steps*; keep the in-process executor)",
             )
         return self._work
 
     def copy(self, table: str) -> TableDiff:  # type: ignore[override]
-        """Compare and stage one table; what was found is kept in `diffs`."""
+        """Compare and stage one table; `diffs` keeps the result."""
         self._diffs[table] = self.work.copy(table)
         return self._diffs[table]
 
     @property
     def diffs(self) -> dict[str, TableDiff]:
-        """What the copies of this run found, by table."""
+        """The results of this run's copies, by table."""
         return self._diffs
 
     @property
     def role(self) -> str:
-        """`primary` when the run only reads the primary's own partition, else `standby`."""
+        """`primary` if the run only reads the primary's own partition, else `standby`."""
         return self._role
 
     def teardown_after_execution(self, context: InitResourceContext) -> None:
+        """Close the run's session, however the run ended."""
         if self._work is not None:
             self._ended.set()
             with as_dagster_failure():
@@ -146,139 +113,46 @@ class Sync(ConfigurableResource[None]):
             self._work = None
 
 
-@dataclass
-class PrimaryReading:
-    """The primary's own partition: its structure is checked and its rows are counted; nothing is copied."""
-
-    primary: Database
-    model: Model
-    tables: tuple[str, ...]
-    run_id: str
-    rows: dict[str, int] = field(default_factory=dict)
-    read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    seconds: float = 0.0
-
-    def ensure_schema(self) -> list[str]:
-        started = time.monotonic()
-        self.rows = schema.primary_rows(self.primary, self.model)
-        self.seconds = time.monotonic() - started
-        return []
-
-    def copy(self, table: str) -> TableDiff:
-        return TableDiff(
-            table=table, rows=self.rows[table], insert=0, update=0, delete=0, bytes=0, seconds=0.0
-        )
-
-    def publish(self) -> Publish:
-        return Publish(
-            number=0,  # the primary receives no publishes
-            run_id=self.run_id,
-            source=self.primary.name,
-            target=self.primary.name,
-            snapshot_at=self.read_at,
-            published_at=self.read_at,
-            tables={
-                table: TableResult(
-                    rows=self.rows[table],
-                    inserted=0,
-                    updated=0,
-                    deleted=0,
-                    bytes=0,
-                    digest="",
-                    seconds=0.0,
-                )
-                for table in self.tables
-            },
-            seconds={"count": self.seconds},
-        )
-
-    def cancel(self) -> None:
-        """Counting ends by itself."""
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
-def watched(context: OpExecutionContext, work: Cancellable) -> threading.Event:
-    """Give signs of life, and cancel the work when somebody cancels the run, until the event that is returned is set."""
-    ended = threading.Event()
-    threading.Thread(
-        target=_watch, args=(context.instance, context.run_id, work, ended), daemon=True
-    ).start()
-    return ended
-
-
-def _watch(
-    instance: DagsterInstance, run_id: str, work: Cancellable, ended: threading.Event
-) -> None:
-    """Until the work has ended: give a sign of life, and when somebody cancels the run, stop the statement that it waits for.
-
-    Dagster interrupts the process, but a process that waits for a database hears of it only when the database answers.
-    """
-    signed = -_SIGN_SECONDS
-    while not ended.wait(_LOOK_SECONDS):
-        with contextlib.suppress(Exception):  # a store that does not answer now may the next time
-            if time.monotonic() - signed >= _SIGN_SECONDS:
-                signed = time.monotonic()
-                instance.add_run_tags(run_id, {ALIVE_TAG: datetime.now(UTC).isoformat()})
-            run = instance.get_run_by_id(run_id)
-            if run is not None and run.status in (
-                DagsterRunStatus.CANCELING,
-                DagsterRunStatus.CANCELED,
-            ):
-                work.cancel()
-
-
-def _refuse_held(tags: Mapping[str, str], target: Database) -> None:
-    """What no person asked for leaves a held target alone; the tick that asked may have been before it was held."""
-    held = None
-    if automatic(tags):
-        with contextlib.suppress(Unavailable):  # it is said by the first step that needs it
-            held = pausing.paused(target)
-    if held is not None:
+def _refuse_paused(tags: Mapping[str, str], target: Database) -> None:
+    """Refuse an automatic run on a paused target: the tick may have been before the pause."""
+    reason = None
+    if is_automatic(tags):
+        with contextlib.suppress(Unavailable):  # the first step that needs the target reports it
+            reason = pausing.paused(target)
+    if reason is not None:
         raise Refused(
-            f"held: {held}",
+            f"paused: {reason}",
             operation="sync",
             database=target.name,
             remedy=f"dbsync release {target.name}",
         )
 
 
-def ends(settings: Settings, source: str, target: str, primary: str) -> tuple[Database, Database]:
-    """Source and target by name; the same one twice only for the primary's own partition. Raises SettingsError otherwise."""
-    found = database.database(settings, source), database.database(settings, target)
+def source_and_target(
+    settings: Settings, source: str, target: str, primary: str
+) -> tuple[Database, Database]:
+    """Return source and target by name.
+
+    Raise SettingsError for an unknown name, and for the same name twice unless it is the primary's
+    own partition.
+    """
+    pair = database.database(settings, source), database.database(settings, target)
     if target == source != primary:
         raise SettingsError(
             f"source and target are the same database, {target}: nothing can be copied",
             operation="sync",
             remedy="name another source, or another target",
         )
-    return found
+    return pair
 
 
-def partition(context: OpExecutionContext, settings: Settings) -> str:
-    """The target: the run's partition. Raises SettingsError when the run has none, or several."""
+def target_name(context: OpExecutionContext, settings: Settings) -> str:
+    """Return the run's partition: the target. Raise SettingsError if there is none or several."""
     if not context.has_partition_key:
+        example = f'--tags \'{{"dagster/partition": "{settings.names[-1]}"}}\''
         raise SettingsError(
             f"the run names no target database; they are: {', '.join(settings.names)}",
             operation="sync",
-            remedy=f"""give it a partition: --tags '{{"dagster/partition": "{settings.names[-1]}"}}'""",
+            remedy=f"give it a partition: {example}",
         )
     return context.partition_key
-
-
-@contextmanager
-def as_dagster_failure() -> Iterator[None]:
-    """Turn every exception into a Failure that Dagster can store: no traceback of a driver, no chain, no secret, no row."""
-    try:
-        yield
-    except DbsyncError as error:
-        findings = (
-            [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
-        )
-        metadata = {GUARDS: MetadataValue.json(findings)} if findings else {}
-        raise Failure(
-            description=str(error), metadata=metadata, allow_retries=isinstance(error, Transient)
-        ) from None
-    except Exception as error:
-        raise Failure(description=redact.text(error), allow_retries=False) from None

@@ -1,4 +1,4 @@
-"""What Dagster keeps of runs is forgotten after a time; the ledgers keep every publish for good."""
+"""Delete what Dagster keeps of old runs. The ledgers keep every publish for good."""
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
 from collections.abc import Sequence
@@ -18,39 +18,42 @@ from dagster import (
 )
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
-from dbsync_pipeline.defs.run_tags import FAILOVER, UPKEEP, is_look, is_sync
+from dbsync_pipeline.defs.run_tags import FAILOVER, UPKEEP, checks_standby, is_sync
 from dbsync_pipeline.settings import load
 from dbsync_pipeline.text import count
 
 _UPKEEP_DAYS = 2.0
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
-_MOST = 5_000
+_LIMIT = 5_000
+"""Runs of one kind that one call deletes at most; the next day's run continues."""
 
 
 @op
-def forget_old_runs(context: OpExecutionContext) -> None:
-    """Delete the records and logs of runs that ended more than DBSYNC_HISTORY_DAYS ago; those that only look after the syncs go sooner."""
-    forgotten = forget(context.instance, load().history_days)
-    context.log.info(f"{count(forgotten, 'run')} forgotten")
+def delete_old_runs(context: OpExecutionContext) -> None:
+    """Delete records and logs of runs that ended more than DBSYNC_HISTORY_DAYS ago; those of upkeep
+    runs after two days."""
+    deleted = delete_runs(context.instance, load().history_days)
+    context.log.info(f"{count(deleted, 'run')} deleted")
 
 
-def forget(instance: DagsterInstance, days: float) -> int:
-    """Forget this project's runs that ended so long ago, at most 5,000 of a kind; returns how many. Runs of other projects stay."""
+def delete_runs(instance: DagsterInstance, days: float) -> int:
+    """Delete this project's runs that ended more than `days` days ago, at most 5,000 of a kind;
+    return how many. Runs of other projects stay."""
     syncs = [
         run
         for run in _ended(instance, days)
-        if is_sync(run) or run.job_name in FAILOVER or is_look(run)
+        if is_sync(run) or run.job_name in FAILOVER or checks_standby(run)
     ]
     upkeep = [run for name in UPKEEP for run in _ended(instance, min(days, _UPKEEP_DAYS), name)]
     for run in (*syncs, *upkeep):
         instance.compute_log_manager.delete_logs(prefix=[run.run_id])
         instance.delete_run(run.run_id)
-        _remove_file(instance, run.run_id)
+        _delete_files(instance, run.run_id)
     return len(syncs) + len(upkeep)
 
 
-def _remove_file(instance: DagsterInstance, run_id: str) -> None:
-    """With SQLite the events of a run have a file of their own, which Dagster empties and leaves."""
+def _delete_files(instance: DagsterInstance, run_id: str) -> None:
+    """Delete the run's own event file; Dagster only empties it."""
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
         for ending in ("", "-wal", "-shm"):
@@ -61,20 +64,19 @@ def _ended(
     instance: DagsterInstance, days: float, job_name: str | None = None
 ) -> Sequence[DagsterRun]:
     before = datetime.now(UTC) - timedelta(days=days)
-    return instance.get_runs(
-        RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before), limit=_MOST
-    )
+    filters = RunsFilter(job_name=job_name, statuses=_ENDED, updated_before=before)
+    return instance.get_runs(filters, limit=_LIMIT)
 
 
 def retention_job() -> JobDefinition:
-    """Once a day."""
+    """Return the job that deletes old runs; a schedule runs it once a day."""
 
     @job(
         name="retention_job",
         executor_def=in_process_executor,
-        description="Forget old runs. What was published stays in the databases' ledgers.",
+        description="Delete old runs. The databases' ledgers keep what was published.",
     )
-    def forget_runs() -> None:
-        forget_old_runs()
+    def retention() -> None:
+        delete_old_runs()
 
-    return forget_runs
+    return retention

@@ -1,4 +1,5 @@
-"""What a run leaves in Dagster's store, read back: which runs are ours, from where to where, and why one failed."""
+"""What a run leaves in Dagster's store, read back: whether it is this project's, its source and
+target, and why it failed."""
 
 from __future__ import annotations
 
@@ -16,28 +17,34 @@ from dagster import (
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
-# Tags that begin with `.dagster/` are hidden by Dagster's pages.
+# Dagster's pages hide tags that begin with `.dagster/`.
 ALIVE_TAG = ".dagster/dbsync_alive_at"
-"""When the run's process last gave a sign of life."""
+"""When the run's process last wrote that it is alive."""
 ALERTED_TAG = ".dagster/dbsync_alerted"
-"""The run's own id once its process has told of its failure; a retry has its parent's tags, and another id."""
+"""The run's own id once its process has sent the alert of its failure. A retry inherits its
+parent's tags but has another id, so an inherited tag does not count."""
 NOTE_TAG = "dbsync/note"
-"""What a person has to be told of a run that succeeded."""
-DOOR_TAG = "dbsync/door"
-"""Through which of our own doors the run was asked for, where that is not the command line."""
+"""What a person must know about a run that succeeded."""
+INTERFACE_TAG = "dbsync/interface"
+"""Which of the project's interfaces asked for the run, if not the command line."""
 PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job", "primary_back_job")
 UPKEEP = ("readiness_job", "retention_job")
 LOCATION = "dbsync_pipeline.definitions"
 STANDBY = ("dbsync", "standby")
-"""The key of the asset whose checks say whether a database could take over; its runs copy nothing."""
+"""The key of the asset whose checks say whether a database could take over. Its runs copy nothing.
+"""
 
-_UNSAID = "This run has been marked as failed from outside the execution context."
-"""What Dagster says of a run whose process was killed, or could not be started; how it was is another event of the run."""
-_GONE = "the run's process is gone: it was killed, or could not start; Dagster's log of the run says which"
+_ENDED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
+"""Dagster's message for a run whose process was killed or could not start; another event of the run
+has the cause."""
+_PROCESS_GONE = (
+    "the run's process is gone: it was killed, or could not start; "
+    "Dagster's log of the run says which"
+)
 
-_GOING = [
+_UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
     DagsterRunStatus.STARTED,
@@ -51,71 +58,76 @@ _LAUNCHERS = {
 
 
 def is_sync(run: DagsterRun) -> bool:
-    """Whether a run of Dagster's store is one of this project's syncs."""
+    """Return whether the run is one of this project's syncs."""
     if run.job_name == JOB or TARGET_TAG in run.tags:
         return True
-    # A run that ended before its first step, launched from the UI as a materialization.
+    # A materialization from the UI that ended before its first step has neither.
     origin = run.remote_job_origin
     return (
         origin is not None
         and origin.location_name == LOCATION
         and PARTITION_TAG in run.tags
-        and not is_look(run)
+        and not checks_standby(run)
     )
 
 
-def is_look(run: DagsterRun) -> bool:
-    """Whether a run only looks at a standby, asked for from the UI."""
+def checks_standby(run: DagsterRun) -> bool:
+    """Return whether the run only checks, from the UI, whether a standby could take over."""
     return any(tuple(key.path) == STANDBY for key in run.asset_selection or ())
 
 
 def source_of(run: DagsterRun) -> str | None:
-    """The source's name: as the run's first step noted it, else as the launch said it."""
+    """Return the source's name: as the run's first step recorded it, else as the run's config has
+    it."""
     if SOURCE_TAG in run.tags:
         return run.tags[SOURCE_TAG]
-    found = configured(run, "resources", "sync", "config", "source")
-    return None if found is None else str(found)
+    source = config_value(run, "resources", "sync", "config", "source")
+    return None if source is None else str(source)
 
 
-def allowed_in(run: DagsterRun) -> dict[str, Any]:
-    """What a person let the guards pass in the run, by the names of the settings."""
-    return dict(configured(run, "ops", "sync", "ops", "ensure_schema", "config") or {})
+def overrides_of(run: DagsterRun) -> dict[str, Any]:
+    """Return what a person allowed for the run, by the names of the settings."""
+    return dict(config_value(run, "ops", "sync", "ops", "ensure_schema", "config") or {})
 
 
-def configured(run: DagsterRun, *path: str) -> Any:
-    """What stands there in the run's config; None for nothing."""
-    found: Any = run.run_config
+def config_value(run: DagsterRun, *path: str) -> Any:
+    """Return the value at `path` in the run's config; None if there is none or it is empty."""
+    value: Any = run.run_config
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found or None
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value or None
 
 
 def target_of(run: DagsterRun) -> str | None:
-    """The target's name, which is the run's partition."""
+    """Return the target's name, which is the run's partition."""
     return run.tags.get(TARGET_TAG) or run.tags.get(PARTITION_TAG)
 
 
 def launcher_of(run: DagsterRun) -> str:
-    """What launched the run: a schedule, a sensor or a backfill, with its name; `ui`, `api`, or `command line`."""
-    for tag, word in _LAUNCHERS.items():
+    """Return what launched the run: `schedule NAME`, `sensor NAME`, `backfill ID`, `ui`, `api` or
+    `command line`."""
+    for tag, kind in _LAUNCHERS.items():
         if tag in run.tags:
-            return f"{word} {run.tags[tag]}"
-    return run.tags.get(DOOR_TAG) or ("command line" if run.remote_job_origin is None else "ui")
+            return f"{kind} {run.tags[tag]}"
+    return run.tags.get(INTERFACE_TAG) or (
+        "command line" if run.remote_job_origin is None else "ui"
+    )
 
 
-def automatic(tags: Mapping[str, str]) -> bool:
-    """Whether no person asked for the run of these tags: a schedule or a sensor did."""
+def is_automatic(tags: Mapping[str, str]) -> bool:
+    """Return whether a schedule or a sensor, not a person, launched the run with these tags."""
     return "dagster/schedule_name" in tags or "dagster/sensor_name" in tags
 
 
 def active_run(instance: DagsterInstance, target: str) -> DagsterRun | None:
-    """A sync to that target that waits in the queue or runs."""
-    found = instance.get_runs(RunsFilter(statuses=_GOING, tags={PARTITION_TAG: target}))
-    return next(filter(is_sync, found), None)
+    """Return a sync to `target` that is queued or runs."""
+    runs = instance.get_runs(RunsFilter(statuses=_UNFINISHED, tags={PARTITION_TAG: target}))
+    return next(filter(is_sync, runs), None)
 
 
 def reason(events: Iterable[DagsterEvent]) -> str | None:
-    """The first useful text of a failure: what a step said of its own accord, else the message of the exception, else of the event."""
+    """Return the first useful text of a failure: the step's own description, else the exception's
+    message, else the event's."""
     for event in events:
         if event.is_step_failure:
             failure = event.step_failure_data
@@ -123,18 +135,15 @@ def reason(events: Iterable[DagsterEvent]) -> str | None:
                 return failure.user_failure_data.description
             return _message(failure.error) or event.message
         if event.event_type in (DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
-            return _GONE if event.message == _UNSAID else event.message
+            return _PROCESS_GONE if event.message == _ENDED_FROM_OUTSIDE else event.message
     return None
 
 
 def _message(error: Any) -> str | None:
-    """The innermost message of a stored exception."""
+    """Return the innermost message of a stored exception."""
     while error is not None and error.cause is not None:
         error = error.cause
     if error is None:
         return None
-    return (
-        "interrupted"
-        if error.cls_name == "DagsterExecutionInterruptedError"
-        else str(error.message).strip()
-    )
+    interrupted = error.cls_name == "DagsterExecutionInterruptedError"
+    return "interrupted" if interrupted else str(error.message).strip()

@@ -1,9 +1,10 @@
-"""When syncs run by themselves: every six hours, and daily at two for those who switch that on; one run for each target.
+"""When syncs run by themselves: every six hours and, if switched on, daily at two; one run per
+target.
 
-A tick decides from what the databases say then: the primary by its term is nobody's target, a held target is left alone, and one whose
-last run is still going is not given a second. A database that does not answer is given its run, which fails by its own words; no tick
-waits for one longer than its deadline. Of the ticks that a daemon missed while it was down, Dagster makes up for the last alone
-(schedules without a partition set are not caught up with).
+Each tick asks the databases: the current primary is never a target, a paused target is skipped, and
+so is one whose last run has not ended. A database that does not answer still gets its run, which
+fails with the cause; no tick waits for it longer than its deadline. Of the ticks that a stopped
+daemon missed, Dagster makes up only for the last, because these schedules have no partition set.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ RETENTION = "30 3 * * *"
 
 
 def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
-    """The six-hourly schedule, which runs as soon as the daemon does, and the daily one, which is off until it is switched on.
+    """Return the six-hourly schedule, which starts with the daemon, and the daily one, which is
+    off.
 
-    Raises SettingsError where DBSYNC_SCHEDULE is none: only Dagster can tell, and the settings are read without it.
+    Raise SettingsError if DBSYNC_SCHEDULE is not a cron expression. `settings.load` cannot check
+    it, because only Dagster knows the syntax.
     """
     if not is_valid_cron_schedule(settings.schedule):
         raise SettingsError(
-            "wrong settings: DBSYNC_SCHEDULE (not a cron expression of five fields, as in 0 */6 * * *)",
-            remedy="mend it in the environment or in .env",
+            "wrong settings: DBSYNC_SCHEDULE "
+            "(not a cron expression of five fields, such as 0 */6 * * *)",
+            remedy="fix it in the environment or in .env",
         )
     return [
         _schedule("every_6_hours", settings.schedule, settings, DefaultScheduleStatus.RUNNING),
@@ -52,23 +56,19 @@ def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
 def upkeep_schedules(
     readiness: JobDefinition, retention: JobDefinition, settings: Settings
 ) -> list[ScheduleDefinition]:
-    """What looks after the syncs; both run as soon as the daemon does."""
-    zone, on = settings.timezone, DefaultScheduleStatus.RUNNING
+    """Return the schedules of the readiness and retention jobs; both start with the daemon."""
     return [
         ScheduleDefinition(
-            name="readiness",
-            job=readiness,
-            cron_schedule=READINESS,
-            execution_timezone=zone,
-            default_status=on,
-        ),
-        ScheduleDefinition(
-            name="retention",
-            job=retention,
-            cron_schedule=RETENTION,
-            execution_timezone=zone,
-            default_status=on,
-        ),
+            name=name,
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=settings.timezone,
+            default_status=DefaultScheduleStatus.RUNNING,
+        )
+        for name, job, cron in (
+            ("readiness", readiness, READINESS),
+            ("retention", retention, RETENTION),
+        )
     ]
 
 
@@ -81,44 +81,51 @@ def _schedule(
         cron_schedule=cron,
         execution_timezone=settings.timezone,
         default_status=status,
-        description="One sync for each standby, from the primary of then.",
+        description="One sync for each standby, from the database that is then the primary.",
         execution_fn=tick,
     )
 
 
 def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
-    """A run for each target that is due. What is left out, and why, is in the tick's log; where nothing is due it is the tick's reason."""
+    """Request a run for each target that is due.
+
+    The tick's log has the reason for each target that is skipped; if none is due, the reasons are
+    the tick's own.
+    """
     settings = load()
-    among = databases(settings)
-    primary = term.standing(among, settings).primary
-    busy = {
+    configured = databases(settings)
+    primary = term.standing(configured, settings).primary
+    active = {
         name: run.run_id for name in settings.names if (run := active_run(context.instance, name))
     }
-    reasons = ask(among, pausing.paused, settings.answer_seconds)
-    held = {name: why for name, why in reasons.good.items() if why is not None}
-    due, left = sort_out(settings.names, primary, held, busy)
-    for why in left:
+    pauses = ask(configured, pausing.paused, settings.answer_seconds)
+    paused = {name: why for name, why in pauses.good.items() if why is not None}
+    due, skipped = due_targets(settings.names, primary, paused, active)
+    for why in skipped:
         context.log.info(why)
     at = context.scheduled_execution_time.isoformat()
-    # The key keeps a tick that is taken up again after a crash from asking twice.
+    # The key keeps a tick that is repeated after a crash from requesting the same run twice.
     for name in due:
         yield RunRequest(run_key=f"{at} {name}", partition_key=name)
     if not due:
-        yield SkipReason("; ".join(left) or f"there is no database but the primary, {primary}")
+        yield SkipReason("; ".join(skipped) or f"the primary, {primary}, is the only database")
 
 
-def sort_out(
-    names: Iterable[str], primary: str, held: Mapping[str, str], busy: Mapping[str, str]
+def due_targets(
+    names: Iterable[str], primary: str, paused: Mapping[str, str], active: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
-    """The targets that are due, and a sentence for each that is not."""
-    due, left = list[str](), list[str]()
+    """Return the targets that are due, and a sentence for each that is skipped.
+
+    `paused` has the reason of each pause, `active` the id of each unfinished run, both by target.
+    """
+    due, skipped = list[str](), list[str]()
     for name in names:
         if name == primary:
             continue
-        if name in held:
-            left.append(f"{name} is held: {held[name]} (`dbsync release {name}`)")
-        elif name in busy:
-            left.append(f"{name} is skipped: run {busy[name]} for it has not ended yet")
+        if name in paused:
+            skipped.append(f"{name} is paused: {paused[name]} (`dbsync release {name}`)")
+        elif name in active:
+            skipped.append(f"{name} is skipped: its run {active[name]} has not ended yet")
         else:
             due.append(name)
-    return due, left
+    return due, skipped

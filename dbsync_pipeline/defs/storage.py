@@ -1,7 +1,8 @@
-"""Where Dagster keeps runs, events and ticks: SQLite beside `dagster.yaml`, or the PostgreSQL that DBSYNC_DAGSTER_STORAGE_URL names.
+"""Where Dagster keeps runs, events and ticks: in SQLite beside `dagster.yaml`, or in the PostgreSQL
+that DBSYNC_DAGSTER_STORAGE_URL names.
 
-`dagster.yaml` names this class instead of a storage, so that one setting is all there is to it, whoever opens the store: the command
-line, the daemon, the pages or a run. The URL is read from the settings each time and is written down nowhere.
+`dagster.yaml` names this class instead of a storage, so one setting decides for the command line,
+the daemon, the pages and every run. The URL is read from the settings each time and stored nowhere.
 """
 
 from __future__ import annotations
@@ -24,21 +25,26 @@ VARIABLE = "DBSYNC_DAGSTER_STORAGE_URL"
 
 
 class Storage(DagsterStorage, ConfigurableClass):
-    """What `dagster.yaml` names; makes one of Dagster's own storages, and never one of its own."""
+    """The storage that `dagster.yaml` names; it builds one of Dagster's own."""
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
+        """Return the fields in `dagster.yaml`: none."""
         return {}
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
+        """None: there are no instances."""
         return None
 
     @classmethod
     def from_config_value(  # type: ignore[override]
         cls, inst_data: ConfigurableClassData | None, config_value: Any
     ) -> DagsterStorage:
-        """The storage that the settings name. Raises SettingsError for a URL that cannot be read, and where the driver is not installed."""
+        """Return the storage that the settings name.
+
+        Raise SettingsError for a malformed URL, and if the package for PostgreSQL is missing.
+        """
         settings = load()
         url = settings.dagster_storage_url.get_secret_value()
         if not url:
@@ -46,18 +52,21 @@ class Storage(DagsterStorage, ConfigurableClass):
         extras.require("postgres-storage", "dagster_postgres", operation=f"use {VARIABLE}")
         from dagster_postgres import DagsterPostgresStorage
 
-        return DagsterPostgresStorage(normal(url), inst_data=inst_data)
+        return DagsterPostgresStorage(with_driver(url), inst_data=inst_data)
 
 
-def normal(url: str) -> str:
-    """The URL with the driver that this project installs; SQLAlchemy would take another one for `postgresql://`."""
+def with_driver(url: str) -> str:
+    """Return the PostgreSQL URL with the driver that this project installs; for a bare
+    `postgresql://` SQLAlchemy would choose another. Raise SettingsError, without quoting the URL,
+    if it is malformed.
+    """
     try:
-        read = sa.make_url(url.replace("postgres://", "postgresql://", 1))
+        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
     except (sa.exc.ArgumentError, ValueError):
-        read = None
-    if read is None or read.get_backend_name() != "postgresql":
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "postgresql":
         raise SettingsError(
-            f"{VARIABLE} cannot be read",
+            f"{VARIABLE} is not the URL of a PostgreSQL database",
             remedy=f"write {VARIABLE} as postgresql://user:password@host:port/name",
         )
-    return read.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    return parsed.set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)

@@ -26,14 +26,14 @@ from dagster import (
     RunsFilter,
 )
 
-from dbsync_pipeline.defs.resources import GUARDS
-from dbsync_pipeline.defs.run_tags import DOOR_TAG as DOOR_TAG
+from dbsync_pipeline.defs.failures import GUARDS
+from dbsync_pipeline.defs.run_tags import INTERFACE_TAG as INTERFACE_TAG
 from dbsync_pipeline.defs.run_tags import JOB as JOB
 from dbsync_pipeline.defs.run_tags import PARTITION_TAG as PARTITION_TAG
 from dbsync_pipeline.defs.run_tags import (
-    allowed_in,
     is_sync,
     launcher_of,
+    overrides_of,
     reason,
     source_of,
     target_of,
@@ -214,7 +214,7 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
             if key.startswith("seconds ")
         },
         verdicts=_verdicts(told),
-        allowed=allowed_in(run),
+        allowed=overrides_of(run),
         launched_by=launcher_of(run),
     )
 

@@ -80,7 +80,7 @@ def sync(
             reconstructable(sync_job),
             instance,
             run_config=_run_config(choice),
-            tags={history.PARTITION_TAG: target, **({history.DOOR_TAG: door} if door else {})},
+            tags={history.PARTITION_TAG: target, **({history.INTERFACE_TAG: door} if door else {})},
             asset_selection=[asset_key(table) for table in choice.tables],
             raise_on_error=False,
         ) as result:

@@ -1,0 +1,40 @@
+"""The one place where an exception becomes a failure that Dagster stores.
+
+Dagster keeps a step's exception with its traceback and chain. A driver's may hold rows and
+passwords, so what is stored is this project's own text: the cause, the place, and the command that
+fixes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dagster import Failure, MetadataValue
+
+from dbsync_pipeline import redact
+from dbsync_pipeline.errors import DbsyncError, Refused, Transient
+
+GUARDS = "guards"
+"""The metadata of a failure that lists what each guard found."""
+
+
+@contextmanager
+def as_dagster_failure() -> Iterator[None]:
+    """Raise every exception of the block as a Failure without traceback, chain, secret or row.
+
+    Only a Transient error allows retries.
+    """
+    try:
+        yield
+    except DbsyncError as error:
+        findings = (
+            [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
+        )
+        raise Failure(
+            description=str(error),
+            metadata={GUARDS: MetadataValue.json(findings)} if findings else {},
+            allow_retries=isinstance(error, Transient),
+        ) from None
+    except Exception as error:
+        raise Failure(description=redact.text(error), allow_retries=False) from None
