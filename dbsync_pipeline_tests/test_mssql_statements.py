@@ -30,8 +30,9 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
 from dbsync_pipeline.dialects.mssql import connection, drivers, errors, source, tsql
 from dbsync_pipeline.dialects.mssql.dialect import MSSQL
+from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.table import Kind, Row, Table, kind_of
-from dbsync_pipeline.dialects.values import converter, to_mssql
+from dbsync_pipeline.dialects.values import converter
 from dbsync_pipeline.errors import (
     Busy,
     DatabaseError,

@@ -25,6 +25,7 @@ from dbsync_pipeline.dialects.mssql import catalog, drivers, tsql
 from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_ids, row_bytes
 from dbsync_pipeline.dialects.mssql.source import MSSQLSource
 from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
+from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table, undecorated
 from dbsync_pipeline.errors import Busy, StructureError, Unrepresentable
@@ -246,7 +247,7 @@ class MSSQLTarget(MSSQLConnection):
             name = tsql.type_name(column)
             varchar = column.kind is Kind.TEXT and name.upper().startswith(("VARCHAR", "TEXT"))
             code_page = texts[column.name][1] if varchar and column.name in texts else None
-            checks.append(values.to_mssql(column, name, code_page))
+            checks.append(to_mssql(column, name, code_page))
         return values.converter(table, columns, checks, self.name)
 
     def _bulk_load(

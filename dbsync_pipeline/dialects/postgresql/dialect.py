@@ -25,6 +25,7 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
 from dbsync_pipeline.dialects.postgresql import copy
+from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table, undecorated
 from dbsync_pipeline.errors import (
@@ -636,7 +637,7 @@ class PostgreSQL(Dialect):
 
     def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
         return values.converter(
-            table, columns, [values.to_postgresql(column) for column in columns], self.name
+            table, columns, [to_postgresql(column) for column in columns], self.name
         )
 
     def _copy_out(self, table: Table, keys: RowKeys | None, form: Form) -> str:

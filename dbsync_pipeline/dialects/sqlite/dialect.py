@@ -24,6 +24,7 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.foreign_keys import violated_key
 from dbsync_pipeline.dialects.sqlite import rebuild as remade
+from dbsync_pipeline.dialects.sqlite.values import from_sqlite, to_sqlite
 from dbsync_pipeline.dialects.staging import BATCH_BYTES, Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Row, RowKey, RowKeys, Table
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unavailable
@@ -336,7 +337,7 @@ class SQLite(Dialect):
         if form.native:
             return lambda row: row
         convert = values.converter(
-            table, columns, [values.from_sqlite(column) for column in columns], self.name
+            table, columns, [from_sqlite(column) for column in columns], self.name
         )
         return lambda row: tuple(convert(row))
 
@@ -346,7 +347,7 @@ class SQLite(Dialect):
         if form.native:
             return lambda row: row
         return values.converter(
-            table, columns, [values.to_sqlite(column) for column in columns], self.name
+            table, columns, [to_sqlite(column) for column in columns], self.name
         )
 
     # -- rows
