@@ -4,7 +4,7 @@
 # own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench ui
+.PHONY: help install demo test lint bench reference ui
 
 PYTHON ?=
 ARGS ?=
@@ -21,6 +21,7 @@ help:
 	@echo "make lint     style, types"
 	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
 	@echo "make ui       Dagster's web pages, on http://localhost:3000"
+	@echo "make reference  the pages docs/settings.md and docs/commands.md, made from the code"
 	@echo "make install  the program alone; EXTRAS='mssql api parquet postgres-storage frames' adds any of these"
 
 install: $(BASE)
@@ -39,6 +40,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/postgres.py $(ARGS)
+
+reference: $(INSTALLED)
+	@$(BIN)/python docs/generate.py
 
 ui: $(BASE)
 	@$(BIN)/dbsync ui $(ARGS)

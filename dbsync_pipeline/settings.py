@@ -249,7 +249,7 @@ def _refuse_unknown() -> None:
         known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
         raise SettingsError(
             f"no such setting: {', '.join(_with_likeliest(name, known) for name in sorted(unknown))}",
-            remedy="mend its name, or take it out of the environment or .env; README.md has all settings, "
+            remedy="mend its name, or take it out of the environment or .env; docs/settings.md has all settings, "
             "and a database is DBSYNC_<NAME>_URL with a name of letters and digits that is not nearly a setting's",
         )
 
