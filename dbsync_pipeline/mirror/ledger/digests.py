@@ -1,0 +1,110 @@
+"""The digests of each table as last published, and the record of the before-images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.mirror.ledger.facts import Facts
+from dbsync_pipeline.mirror.ledger.records import Rescued
+from dbsync_pipeline.mirror.ledger.tables import VERSION
+
+
+class Digested(Facts):
+    """The digests of tables, one version per publish that changed them."""
+
+    def digests(self, table: str, before: int | None = None) -> Digests | None:
+        """Return a table's digests as last published, or as before the publish `before`.
+
+        None if the table was never published.
+        """
+        digests = self._t.digests
+        conditions = [digests.c.table_name == table]
+        if before is not None:
+            conditions.append(digests.c.publish < before)
+        newest_first = digests.c.publish.desc()
+        row = self._row(
+            sa.select(*self._columns()).where(*conditions).order_by(newest_first).limit(1)
+        )
+        if row is None or row.data is None:
+            return None
+        columns = json.loads(row._mapping.get("columns") or "[]")
+        form = Form(row.family, row.buckets, tuple((name, sign) for name, sign in columns))
+        return Digests.from_bytes(form, row.data)
+
+    def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
+        """Record a table's digests from this publish on; None if it counts as never published."""
+        form, data = (value.form, value.to_bytes()) if value is not None else (Form("", 0), None)
+        values = {
+            "publish": publish,
+            "table_name": table,
+            "family": form.digest_format,
+            "buckets": form.buckets,
+            "data": data,
+            "columns": json.dumps(form.columns) if form.columns else None,
+        }
+        stored = {column.name: values[column.name] for column in self._columns()}
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(self._t.digests.insert().values(stored))
+
+    def replace_digests(self, table: str, value: Digests) -> None:
+        """Replace the digests with which the table was last published."""
+        digests = self._t.digests
+        newest = sa.select(sa.func.max(digests.c.publish)).where(digests.c.table_name == table)
+        with self._dialect.doing("write the ledger"):
+            publish = self._connection.execute(newest).scalar_one()
+            same = (digests.c.table_name == table, digests.c.publish == publish)
+            self._connection.execute(digests.delete().where(*same))
+            self.keep_digests(publish, table, value)
+
+    def _columns(self) -> list[sa.Column[Any]]:
+        """The columns that are there: no sync upgrades a source's ledger, so it may be older."""
+        present = self.fact("version") == str(VERSION)
+        return [column for column in self._t.digests.columns if column.name != "columns" or present]
+
+
+class Rescues(Facts):
+    """Which before-images each publish kept."""
+
+    def rescues(self, publish: int | None = None) -> list[Rescued]:
+        """Return what one publish, or every publish, kept of each table, newest first."""
+        rescues = self._t.rescues
+        names = ("publish", "table_name", "stored_in", "deleted", "replaced", "inserted", "bytes")
+        query = sa.select(*(rescues.c[name] for name in names))
+        if publish is not None:
+            query = query.where(rescues.c.publish == publish)
+        in_order = query.order_by(rescues.c.publish.desc(), rescues.c.table_name)
+        return [Rescued(*tuple(row)) for row in self._rows(in_order)]
+
+    def note_rescue(self, rescued: Rescued) -> None:
+        """Record what a publish kept of one table, in the open transaction."""
+        publish, table, stored_in, deleted, replaced, inserted, size = astuple(rescued)
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(
+                self._t.rescues.insert().values(
+                    publish=publish,
+                    table_name=table,
+                    stored_in=stored_in,
+                    deleted=deleted,
+                    replaced=replaced,
+                    inserted=inserted,
+                    bytes=size,
+                )
+            )
+
+    def forget(self, publish: int) -> None:
+        """Forget a publish's before-images, and the digests that only its undo would need."""
+        digests, rescues = self._t.digests, self._t.rescues
+        later = digests.alias()
+        superseded = sa.exists().where(
+            later.c.table_name == digests.c.table_name,
+            later.c.publish > digests.c.publish,
+            later.c.publish <= publish,
+        )
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(rescues.delete().where(rescues.c.publish == publish))
+            self._connection.execute(digests.delete().where(superseded))

@@ -1,0 +1,131 @@
+"""Named facts of a database, and whether it has a ledger at all."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.mirror.ledger.tables import ADDED, FORMER, VERSION, tables
+
+
+class Facts:
+    """The ledger's existence, its version, and its named facts."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._connection = dialect.connection
+        self._t = tables(dialect.ledger_schema)
+        self._seen = False
+
+    def exists(self) -> bool:
+        """Return whether the database has a ledger. Reads do not need to ask: see `Ledger`."""
+        if not self._seen:
+            with self._dialect.doing("read the ledger"):
+                self._seen = sa.inspect(self._connection).has_table(
+                    self._t.facts.name, schema=self._dialect.ledger_schema
+                )
+        return self._seen
+
+    def create(self, mirrored: Iterable[Table] = ()) -> None:
+        """Create the missing ledger, or upgrade an old one, in a transaction of its own.
+
+        A second call does nothing. Digests in a ledger of a former version count as computed from
+        the present columns of the `mirrored` tables. Raises StructureError if a later version of
+        the program wrote the ledger.
+        """
+        if self.exists():
+            return self._upgrade(mirrored)
+        self._connection.rollback()
+        with self._dialect.doing("create the ledger"), self._connection.begin():
+            schema = self._dialect.ledger_schema
+            # CREATE SCHEMA IF NOT EXISTS needs the right to create even where the schema exists
+            if schema and not sa.inspect(self._connection).has_schema(schema):
+                self._connection.execute(sa.schema.CreateSchema(schema))
+            self._t.metadata.create_all(self._connection)
+            facts = {"version": str(VERSION), "identity": str(uuid.uuid4())}
+            self._connection.execute(
+                self._t.facts.insert(),
+                [{"name": name, "value": value} for name, value in facts.items()],
+            )
+
+    def drop(self) -> None:
+        """Drop the ledger, in a transaction of its own."""
+        with self._dialect.doing("drop the ledger"), self._connection.begin():
+            self._t.metadata.drop_all(self._connection)
+        self._seen = False
+
+    def _upgrade(self, mirrored: Iterable[Table]) -> None:
+        version = self.fact("version")
+        self._connection.rollback()
+        if version in FORMER:
+            with self._dialect.doing("upgrade the ledger"), self._connection.begin():
+                self._add_columns(ADDED[FORMER.index(version) :])
+                for table in mirrored:
+                    kept = self._t.digests.c.table_name == table.name
+                    self._connection.execute(
+                        self._t.digests.update()
+                        .where(kept)
+                        .values(columns=json.dumps(table.signatures))
+                    )
+                self.note("version", str(VERSION))
+        elif version != str(VERSION):
+            raise StructureError(
+                f"its ledger has version {version}, and this program knows version {VERSION}",
+                database=self._dialect.name,
+                remedy="use the version of dbsync-pipeline that wrote it",
+            )
+
+    def _add_columns(self, added: Iterable[tuple[str, str]]) -> None:
+        from alembic.migration import MigrationContext
+        from alembic.operations import Operations
+
+        operations = Operations(MigrationContext.configure(self._connection))
+        for table, column in added:
+            changed: sa.Table = getattr(self._t, table)
+            operations.add_column(
+                changed.name, sa.Column(column, changed.c[column].type), schema=changed.schema
+            )
+
+    def fact(self, name: str) -> str | None:
+        """Return one fact by its name, None if it was never recorded."""
+        facts = self._t.facts
+        row = self._row(sa.select(facts.c.value).where(facts.c.name == name))
+        return None if row is None else str(row.value)
+
+    def note(self, name: str, value: str | None) -> None:
+        """Replace a fact; None deletes it."""
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(facts.delete().where(facts.c.name == name))
+            if value is not None:
+                self._connection.execute(facts.insert().values(name=name, value=value))
+
+    def identity(self) -> str:
+        """Return the random name that the ledger got when it was created; empty without a ledger."""
+        return self.fact("identity") or ""
+
+    def _put(self, name: str, value: str) -> None:
+        """Replace a fact with a source's rights: to insert and to update, but not to delete."""
+        facts = self._t.facts
+        updated = self._connection.execute(
+            facts.update().where(facts.c.name == name).values(value=value)
+        )
+        if not updated.rowcount:
+            self._connection.execute(facts.insert().values(name=name, value=value))
+
+    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """Every read of the ledger. Where there is no ledger, no query has a result."""
+        if not self.exists():
+            return ()
+        with self._dialect.doing("read the ledger"):
+            return self._connection.execute(query).all()
+
+    def _row(self, query: sa.Select[Any]) -> sa.Row[Any] | None:
+        return next(iter(self._rows(query)), None)

@@ -1,0 +1,110 @@
+"""The states that a database knows, by number, and the next number of a primary."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import DatabaseError
+from dbsync_pipeline.mirror.ledger.publishes import Publishes
+from dbsync_pipeline.mirror.ledger.records import Numbers, Publish
+
+_NUMBER = "number"
+_UNKNOWN = "strange numbers"
+"""The fact with the ranges of unknown numbers; former versions wrote this name, so it stays."""
+_GIVEN = "state "
+"""Followed by a number: the fact with the time of the state that this database published so."""
+
+
+class Numbered(Publishes):
+    """The numbers of publishes and states."""
+
+    def number(self) -> int:
+        """Return the highest number that this database knows, received or sent; 0 without any."""
+        publishes = self._t.publishes
+        row = self._row(sa.select(sa.func.max(publishes.c.number), sa.func.max(publishes.c.state)))
+        return max(self._sent(), *(number or 0 for number in row or (0,)))
+
+    def _sent(self) -> int:
+        return int(self.fact(_NUMBER) or 0)
+
+    def numbers(self) -> Numbers:
+        """Return the states that this database has or had: sent as a source, or received."""
+        last = self.last()
+        return Numbers.read(max(self._sent(), last.state if last else 0), self.fact(_UNKNOWN))
+
+    def record_unknown(self, numbers: Numbers) -> None:
+        """Record that a standby does not know what the source of its state does not know."""
+        self.note(_UNKNOWN, numbers.written)
+
+    def knows(self, received: Publish) -> bool:
+        """Return whether this database has or had the state that a standby received.
+
+        A database that was restored from a backup issues the same numbers again. So the number
+        alone is no proof: the time of the state must be the one that this database recorded under
+        that number, as a source or as a standby.
+        """
+        if received.state not in self.numbers():
+            return False
+        sent_at, moment = self.fact(_given(received.state)), received.snapshot_at
+        if sent_at is not None:
+            return dt.datetime.fromisoformat(sent_at) == moment
+        publishes = self._t.publishes
+        same_state = self._many(
+            sa.func.coalesce(publishes.c.state, publishes.c.number) == received.state,
+            publishes.c.undoes.is_(None),
+            publishes.c.numbered == sa.true(),
+        )
+        return not same_state or any(publish.snapshot_at == moment for publish in same_state)
+
+    def forget_given(self) -> None:
+        """Forget the states that this database sent: it takes another's state, in a publish."""
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(facts.delete().where(facts.c.name.startswith(_GIVEN)))
+
+    def claim_number(self, above: int, moment: dt.datetime) -> int:
+        """Reserve this primary's next number, greater than `above`, in a transaction of its own.
+
+        Two concurrent calls get two numbers. `moment` is the time of the state that is published
+        under the number. Numbers up to `above` that this database did not issue are recorded as
+        unknown.
+        """
+        with self._dialect.doing("write the ledger"), self._connection.begin():
+            highest, number = self._next_number(above)
+            if above > highest:
+                known = self.numbers()
+                unknown = (*known.unknown, (highest + 1, above))
+                self._put(_UNKNOWN, replace(known, unknown=unknown).written or "")
+            self._put(_given(number), moment.isoformat())
+        return number
+
+    def inherited_number(self, above: int) -> int | None:
+        """Reserve the next number, in the open transaction, for a new primary.
+
+        A new primary inherits the numbers that others issued, so none is recorded as unknown.
+        Returns None, and the transaction continues, if this role may not write the number.
+        """
+        try:
+            with self._dialect.doing("write the ledger"), self._dialect.attempt():
+                return self._next_number(above)[1]
+        except DatabaseError:
+            return None
+
+    def _next_number(self, above: int) -> tuple[int, int]:
+        """Record and return the next number, after the highest number known before it."""
+        facts = self._t.facts
+        # the update locks the row before it is read, so nobody else reads it meanwhile
+        self._connection.execute(
+            facts.update().where(facts.c.name == _NUMBER).values(value=facts.c.value)
+        )
+        highest = self.number()
+        number = max(highest, above) + 1
+        self._put(_NUMBER, str(number))
+        return highest, number
+
+
+def _given(state: int) -> str:
+    return f"{_GIVEN}{state}"

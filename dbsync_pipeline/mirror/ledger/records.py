@@ -1,0 +1,133 @@
+"""The values that the ledger stores."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, order=True)
+class Term:
+    """Who the primary is: `n` counts the promotions, `primary` names the primary of this term.
+
+    `after` names the former primary during a failback; the term is valid only once that database
+    has accepted it too.
+    """
+
+    n: int
+    primary: str
+    after: str | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return f"term {self.n} ({self.primary})"
+
+    def to_text(self) -> str:
+        """Return the term as the ledger stores it, such as `3 linux`."""
+        return " ".join(filter(None, (str(self.n), self.primary, self.after)))
+
+    @classmethod
+    def from_text(cls, text: str) -> Term:
+        """Return the term that `to_text` wrote."""
+        n, *names = text.split(" ")
+        return cls(int(n), *names)
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """What a publish did to one table.
+
+    `rows` is the table's size afterwards, `bytes` moved between the databases, and `seconds` cover
+    compare, staging and publishing. `digest` is the table's digest afterwards and `before` the one
+    before; `filled` is true if the table was empty before.
+    """
+
+    rows: int
+    inserted: int
+    updated: int
+    deleted: int
+    bytes: int
+    digest: str
+    seconds: float
+    before: str = ""
+    filled: bool = False
+
+
+@dataclass(frozen=True)
+class Publish:
+    """A publish as recorded in the ledger.
+
+    `number` counts the publishes of one primary to all its standbys, so the standby with the higher
+    number is newer. `state` is the number under which the primary first published these rows: the
+    same as `number`, unless a standby passed on exactly what it had received. `snapshot_at` is the
+    time of that state (UTC), and `numbered` is true if the primary recorded its number too.
+    `partial` marks a sync of some tables only. `undoes` is the number of the publish that this one
+    undid. `seconds` are by phase.
+    """
+
+    number: int
+    run_id: str
+    source: str
+    target: str
+    snapshot_at: dt.datetime
+    published_at: dt.datetime
+    tables: Mapping[str, TableResult]
+    seconds: Mapping[str, float]
+    partial: bool = False
+    undoes: int | None = None
+    numbered: bool = False
+    state: int = 0
+
+    @property
+    def changed(self) -> int:
+        """Rows inserted, updated and deleted, in all tables."""
+        return sum(table.inserted + table.updated + table.deleted for table in self.tables.values())
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """The before-images that one publish kept of one table, in numbers of rows.
+
+    `stored_in` names the table that has them: rows that the publish deleted or replaced, as they
+    were before, and the keys of rows that it inserted.
+    """
+
+    publish: int
+    table: str
+    stored_in: str
+    deleted: int
+    replaced: int
+    inserted: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of the states that a database knows.
+
+    It knows all numbers up to `highest` except the ranges in `unknown` (first and last of each). A
+    source that was restored from a backup continues above the numbers of its standbys, but does not
+    have what was published under those.
+    """
+
+    highest: int
+    unknown: tuple[tuple[int, int], ...] = ()
+
+    def __contains__(self, number: int) -> bool:
+        return number <= self.highest and not any(
+            first <= number <= last for first, last in self.unknown
+        )
+
+    @classmethod
+    def read(cls, highest: int, unknown: str | None) -> Numbers:
+        """Return the numbers up to `highest` without the ranges that `written` returned."""
+        ranges = (
+            (int(first), int(last))
+            for first, _, last in (part.partition("-") for part in (unknown or "").split())
+        )
+        return cls(highest, tuple(ranges))
+
+    @property
+    def written(self) -> str | None:
+        """The unknown ranges as the ledger stores them, `6-9 12-12`; None if there are none."""
+        return " ".join(f"{first}-{last}" for first, last in self.unknown) or None
