@@ -1,0 +1,225 @@
+"""Comparing one table of both sides, and staging the rows that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.staging import Moved
+from dbsync_pipeline.dialects.table import RowKey, Table
+from dbsync_pipeline.errors import NotProved
+from dbsync_pipeline.mirror import compare, drift, guard
+from dbsync_pipeline.mirror.guard import Risk, TablePlan
+from dbsync_pipeline.mirror.sync.opening import Opened
+from dbsync_pipeline.mirror.sync.task import TableDiff, Task
+from dbsync_pipeline.text import count
+
+_STAGED_KEYS = 5_000
+"""Keys that are gathered before they are staged together."""
+
+
+@dataclass
+class Comparison:
+    """One table's part of a sync, from its comparison until it is recorded.
+
+    The digests of a side that has no rows, or was not digested yet, are those of an empty table.
+    `touched` has the buckets that differ, `moved` what was carried, `seconds` the time it took.
+    """
+
+    table: Table
+    form: Form
+    plan: TablePlan
+    source: Digests
+    target: Digests
+    touched: list[int] = field(default_factory=list)
+    moved: Moved = field(default_factory=Moved)
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, table: Table, form: Form, source_rows: int, target_rows: int) -> Comparison:
+        """A comparison at its beginning: all that is known are the numbers of rows."""
+        empty = Digests.gather(form, ())
+        new = source_rows if target_rows == 0 else 0
+        plan = TablePlan(table.name, source_rows, target_rows, new, 0, 0)
+        return cls(table, form, plan, empty, empty)
+
+    @property
+    def fills(self) -> bool:
+        """Whether the target's table is empty, so that the rows go straight into it."""
+        return self.plan.target_rows == 0 and self.plan.source_rows > 0
+
+    @property
+    def diff(self) -> TableDiff:
+        """What the table needs, for the caller of the sync."""
+        plan = self.plan
+        return TableDiff(
+            plan.table,
+            plan.source_rows,
+            plan.insert,
+            plan.update,
+            plan.delete,
+            self.moved.bytes,
+            self.seconds,
+        )
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the time spent within to `seconds`."""
+        started = time.monotonic()
+        yield
+        self.seconds += time.monotonic() - started
+
+
+def compare_table(task: Task, opened: Opened, table: Table, *, staging: bool) -> Comparison:
+    """Compare one table bucket by bucket; with `staging`, stage the rows that differ.
+
+    A table of which one side may hide rows is not read: the guards refuse that plan.
+    """
+    if opened.hides(table.name):
+        return Comparison.of(table, _form(opened, table, 0), 0, 0)
+    started = time.monotonic()
+    task.observe(table.name, "compare", 0, None)
+    source_rows, target_rows = compare.both(
+        lambda: opened.source.count(table), lambda: opened.target.count(table)
+    )
+    form = _form(opened, table, max(source_rows, target_rows))
+    comparison = Comparison.of(table, form, source_rows, target_rows)
+    if target_rows:
+        _compare_rows(task, opened, comparison, staging)
+    comparison.seconds = time.monotonic() - started
+    task.observe(table.name, "stage" if staging else "compare", source_rows, source_rows)
+    return comparison
+
+
+def all_new(opened: Opened, table: Table) -> Comparison:
+    """The comparison of a table that the target does not have yet."""
+    rows = 0 if opened.hides(table.name) else opened.source.count(table)
+    return Comparison.of(table, _form(opened, table, rows), rows, 0)
+
+
+def _form(opened: Opened, table: Table, rows: int) -> Form:
+    """The form of the last publish while it fits, so that its digests can be compared with these."""
+    published = opened.ledger.digests(table.name) if opened.target_ledger.last else None
+    if (
+        published is not None
+        and published.form.digest_format == opened.digest_format
+        and compare.serves(published.form.buckets, rows)
+    ):
+        return replace(published.form, columns=table.signatures)
+    return Form(opened.digest_format, compare.buckets_for(rows), table.signatures)
+
+
+def _compare_rows(task: Task, opened: Opened, comparison: Comparison, staging: bool) -> None:
+    table, form = comparison.table, comparison.form
+    comparison.source, comparison.target = compare.both(
+        lambda: opened.source.digests(table, form), lambda: opened.target.digests(table, form)
+    )
+    differing = comparison.source.differing(comparison.target)
+    if not differing.size:
+        return
+    tally, stage = _Tally(_local_writes(opened, comparison)), _Stage(opened, comparison)
+    for changes in compare.changes(opened.source, opened.target, table, form, differing):
+        tally.add(changes)
+        comparison.touched.append(changes.bucket)
+        if staging:
+            stage.add(changes)
+        task.observe(table.name, "stage", tally.new + tally.changed, None)
+    stage.flush()
+    tally.require_all_explained(table, differing)
+    comparison.plan = tally.completed(comparison.plan)
+
+
+@dataclass(frozen=True)
+class _LocalWrites:
+    """The buckets with rows that no publish wrote; None if every bucket may have some."""
+
+    buckets: frozenset[int] | None
+    unattributable: bool = False
+
+    def __contains__(self, bucket: int) -> bool:
+        return self.buckets is None or bucket in self.buckets
+
+
+def _local_writes(opened: Opened, comparison: Comparison) -> _LocalWrites:
+    """The target's buckets that are not as last published.
+
+    All rows of a table that no publish included are local writes. None are if nothing was ever
+    published: another guard is about that.
+    """
+    if opened.target_ledger.last is None:
+        return _LocalWrites(frozenset())
+    published = opened.ledger.digests(comparison.table.name)
+    match drift.since_publish(opened.target, comparison.table, published, comparison.target):
+        case drift.Unchanged():
+            return _LocalWrites(frozenset())
+        case drift.Changed() as changed:
+            buckets = changed.buckets_in(comparison.form)
+            return _LocalWrites(None if buckets is None else frozenset(buckets.tolist()))
+        case drift.Unknowable(why):
+            return _LocalWrites(None, why is drift.Why.INCOMPARABLE)
+
+
+class _Tally:
+    """Counts the rows that differ, and those of them that are local writes at risk."""
+
+    def __init__(self, local_writes: _LocalWrites) -> None:
+        self._local_writes = local_writes
+        self.new = self.changed = self.gone = self.at_risk = self.explained = 0
+        self.keys_at_risk: list[RowKey] = []
+
+    def add(self, changes: compare.Changes) -> None:
+        self.new += len(changes.new)
+        self.changed += len(changes.changed)
+        self.gone += len(changes.gone)
+        self.explained += changes.any
+        if changes.bucket in self._local_writes:
+            lost = changes.changed + changes.gone
+            self.at_risk += len(lost)
+            self.keys_at_risk += lost[: guard.FIRST_KEYS - len(self.keys_at_risk)]
+
+    def require_all_explained(self, table: Table, differing: np.ndarray) -> None:
+        if self.explained != differing.size:
+            raise NotProved(
+                f"the digests of {count(differing.size, 'bucket')} differ, but rows that differ "
+                f"were found in {self.explained} only",
+                operation="compare",
+                table=table.name,
+                remedy="this is a defect of dbsync: report it; `dbsync verify` compares in another "
+                "way",
+            )
+
+    def completed(self, plan: TablePlan) -> TablePlan:
+        risk = Risk(self.at_risk, tuple(self.keys_at_risk), self._local_writes.unattributable)
+        return replace(plan, insert=self.new, update=self.changed, delete=self.gone, risk=risk)
+
+
+class _Stage:
+    """Gathers the keys of rows that differ, and stages them in batches."""
+
+    def __init__(self, opened: Opened, comparison: Comparison) -> None:
+        self._opened, self._comparison = opened, comparison
+        self._to_insert: list[RowKey] = []
+        self._to_delete: list[RowKey] = []
+
+    def add(self, changes: compare.Changes) -> None:
+        self._to_insert += changes.new + changes.changed
+        self._to_delete += changes.gone + changes.changed
+        if len(self._to_insert) + len(self._to_delete) >= _STAGED_KEYS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Stage what was gathered; does nothing if nothing was."""
+        table, form, moved = self._comparison.table, self._comparison.form, self._comparison.moved
+        source, target = self._opened.source, self._opened.target
+        if self._to_insert:
+            batch = target.stage_rows(table, source, self._to_insert, form)
+            moved.rows += batch.rows
+            moved.bytes += batch.bytes
+        if self._to_delete:
+            target.stage_keys(table, self._to_delete, form)
+        self._to_insert, self._to_delete = [], []

@@ -1,0 +1,106 @@
+"""The number of a publish, and the number of the state that it brings."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.errors import Busy, DatabaseError
+from dbsync_pipeline.mirror import drift
+from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish
+from dbsync_pipeline.mirror.sync.comparing import Comparison
+from dbsync_pipeline.mirror.sync.opening import Opened
+from dbsync_pipeline.mirror.sync.task import Task
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Under which number a sync publishes.
+
+    `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
+    the source recorded the number. `source_numbers` are the states that the source knows, None if
+    it has no ledger.
+    """
+
+    number: int
+    state: int
+    numbered: bool
+    snapshot_at: dt.datetime
+    source_numbers: Numbers | None
+
+
+def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numbering:
+    """Reserve the publish's number on the source before the target uses it.
+
+    A source that is restored from a backup later will not know the number, which a guard sees. A
+    standby that passes on what it received records nothing: its state has a number already. Where
+    the source cannot be written, the number continues from the target's, and that guard is off.
+    """
+    received = opened.source_ledger.last
+    passed_on = received if received and _is_as_received(opened, received, comparisons) else None
+    numbering = _numbered(task, opened, passing_on=passed_on is not None)
+    if passed_on is None:
+        return numbering
+    return replace(
+        numbering,
+        state=passed_on.state,
+        numbered=passed_on.numbered,
+        snapshot_at=passed_on.snapshot_at,
+    )
+
+
+def _numbered(task: Task, opened: Opened, *, passing_on: bool) -> Numbering:
+    next_number = opened.target_ledger.highest + 1
+    known = opened.source_ledger.numbers
+    unnumbered = Numbering(next_number, next_number, False, opened.snapshot_at, known)
+    if task.fence is not None:
+        return _by_fence(task.fence, unnumbered)
+    if known is None or passing_on:
+        return unnumbered
+    with suppress(DatabaseError, Busy):
+        return _by_source(task, unnumbered)
+    return unnumbered
+
+
+def _by_fence(fence: Dialect, unnumbered: Numbering) -> Numbering:
+    """Numbered in the transaction that keeps writers out of the source."""
+    ledger, highest = Ledger(fence), unnumbered.number - 1
+    number = ledger.inherited_number(highest)
+    following = number or max(highest, ledger.number()) + 1
+    return replace(unnumbered, number=following, state=following, numbered=number is not None)
+
+
+def _by_source(task: Task, unnumbered: Numbering) -> Numbering:
+    # without waiting for a server that starts, since the target's writers wait meanwhile
+    with task.source.at_once.connect(task.label) as source:
+        source.limit_lock_wait(task.settings.lock_seconds)
+        ledger = Ledger(source)
+        number = ledger.claim_number(unnumbered.number - 1, unnumbered.snapshot_at)
+        return replace(
+            unnumbered,
+            number=number,
+            state=number,
+            numbered=True,
+            source_numbers=ledger.numbers(),
+        )
+
+
+def _is_as_received(opened: Opened, received: Publish, comparisons: Iterable[Comparison]) -> bool:
+    """Whether the source is a standby that has exactly what it received.
+
+    What it sends then is the state that it received, not a new one.
+    """
+    return not received.partial and all(
+        _is_unchanged(opened.source, comparison) for comparison in comparisons
+    )
+
+
+def _is_unchanged(source: Dialect, comparison: Comparison) -> bool:
+    published = Ledger(source).digests(comparison.table.name)
+    computed = None if comparison.fills else comparison.source
+    return isinstance(
+        drift.since_publish(source, comparison.table, published, computed), drift.Unchanged
+    )

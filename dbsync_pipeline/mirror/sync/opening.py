@@ -1,0 +1,189 @@
+"""Opening the two connections of a sync, and reading once what the rest of it needs to know."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.mirror import compare, schema
+from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
+from dbsync_pipeline.mirror.migrate import revisions
+from dbsync_pipeline.mirror.sync.task import Task
+
+
+@dataclass(frozen=True)
+class SourceLedger:
+    """What the source's ledger says. `numbers` is None if the source has no ledger.
+
+    `knows_target` is true if the source has or had the state that the target holds.
+    """
+
+    identity: str
+    numbers: Numbers | None
+    knows_target: bool
+    last: Publish | None
+    term: Term | None
+
+
+@dataclass(frozen=True)
+class TargetLedger:
+    """What the target's ledger says: its last publish, the highest number it knows, its term."""
+
+    last: Publish | None
+    highest: int
+    term: Term | None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Both connections, each in its transaction, and what was read at the beginning.
+
+    `snapshot_at` is the time of the source's snapshot (UTC). `hidden` has (database, table) for
+    every table of which that side may not show or accept all rows.
+    """
+
+    source: Dialect
+    target: Dialect
+    digest_format: str
+    snapshot_at: dt.datetime
+    same_database: bool
+    source_ledger: SourceLedger
+    target_ledger: TargetLedger
+    hidden: tuple[tuple[str, str], ...]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The target's ledger, in the publishing transaction."""
+        return Ledger(self.target)
+
+    @property
+    def unknown_state(self) -> int | None:
+        """The number of the target's state, if the source should know that state and does not.
+
+        None if the state was never numbered, or the source has no ledger.
+        """
+        last, source = self.target_ledger.last, self.source_ledger
+        if last is None or not last.numbered or source.numbers is None or source.knows_target:
+            return None
+        return last.state
+
+    def hides(self, table: str) -> bool:
+        """Return whether either side may hide rows of the table."""
+        return any(table == hidden for _, hidden in self.hidden)
+
+
+class Opening:
+    """The connections of one sync from before they are opened until after they are closed."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._dialects: list[Dialect] = []
+        self._opened: Opened | None = None
+
+    @property
+    def opened(self) -> Opened:
+        """What was opened. Raises DbsyncError if nothing was, or if it is closed."""
+        if self._opened is None:
+            raise DbsyncError(
+                "the session is not open: its first step did not run in this process",
+                operation="sync",
+                remedy="run the whole sync again",
+            )
+        return self._opened
+
+    def open_for_writing(self) -> list[str]:
+        """Create the target's missing tables, check both structures, lock the target, open the
+        source's snapshot; return the names of the created tables.
+        """
+        task = self._task
+        compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
+        with task.source.connect() as source:
+            source.limit_lock_wait(task.settings.lock_seconds)
+            schema.require(source, task.model)
+        created = schema.ensure(task.target, task.model)
+        source, target = self._connect()
+        target.begin(task.tables, wait_seconds=task.settings.lock_seconds)
+        self._opened = _read(task, source, target)
+        return created
+
+    def open_for_reading(self) -> frozenset[str]:
+        """Open a snapshot of each side; return the names of the tables that the target lacks."""
+        task = self._task
+        with task.source.connect() as source:
+            schema.require(source, task.model)
+        source, target = self._connect()
+        missing = {
+            name
+            for name, differences in schema.differences(target, task.model).items()
+            if differences == [schema.MISSING]
+        }
+        if not missing:
+            schema.require(target, task.model)
+        target.snapshot()
+        self._opened = _read(task, source, target, missing)
+        return frozenset(missing)
+
+    def cancel(self) -> None:
+        """Stop the statements that run now; for another thread."""
+        for dialect in list(self._dialects):
+            dialect.cancel()
+
+    def close(self) -> None:
+        """Roll back what was not committed and close both connections; a second call is safe."""
+        while self._dialects:
+            self._dialects.pop(0).close()
+        self._opened = None
+
+    def _connect(self) -> tuple[Dialect, Dialect]:
+        target = self._task.target.open(self._task.label)
+        self._dialects.append(target)
+        source = self._task.source.open(self._task.label)
+        self._dialects.append(source)
+        source.limit_lock_wait(self._task.settings.lock_seconds)
+        return source, target
+
+
+def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str] = ()) -> Opened:
+    """Begin the source's snapshot and read what must be known before anything is compared."""
+    digest_format = compare.digest_format_of(source, target, task.tables)
+    snapshot_at = source.snapshot()
+    mark = secrets.randbits(62)
+    source.set_marker(mark)
+    same_database = type(source) is type(target) and target.sees_marker(mark)
+    target_ledger = _target_ledger(target)
+    source_ledger = _source_ledger(source, target_ledger.last)
+    for side in (source, target):
+        revisions.require_up(side, task.model)
+    present = [table for table in task.tables if table.name not in missing]
+    sides = ((source, task.tables), (target, present))
+    return Opened(
+        source,
+        target,
+        digest_format,
+        snapshot_at,
+        same_database,
+        source_ledger,
+        target_ledger,
+        tuple((side.name, table) for side, tables in sides for table in side.hidden(tables)),
+    )
+
+
+def _target_ledger(target: Dialect) -> TargetLedger:
+    ledger = Ledger(target)
+    return TargetLedger(ledger.last(), ledger.number(), ledger.term())
+
+
+def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:
+    """`received` is the publish whose state the target holds."""
+    ledger = Ledger(source)
+    return SourceLedger(
+        ledger.identity(),
+        ledger.numbers() if ledger.exists() else None,
+        received is not None and ledger.exists() and ledger.knows(received),
+        ledger.last(),
+        ledger.term(),
+    )

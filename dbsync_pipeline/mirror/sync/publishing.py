@@ -1,0 +1,228 @@
+"""Applying a reviewed plan in the target's transaction: write, prove, record, commit."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dbsync_pipeline.dialects.digests import Digests
+from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
+from dbsync_pipeline.mirror import compare
+from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
+from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.sync.comparing import Comparison
+from dbsync_pipeline.mirror.sync.numbering import Numbering
+from dbsync_pipeline.mirror.sync.opening import Opened
+from dbsync_pipeline.mirror.sync.task import Phases, Task
+from dbsync_pipeline.text import count
+
+_REMEDY = "run the sync again; if it happens again, report it"
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """The publishing transaction of one sync, after its plan was allowed."""
+
+    task: Task
+    opened: Opened
+    comparisons: Sequence[Comparison]
+    numbering: Numbering
+
+    @property
+    def changing(self) -> list[Comparison]:
+        """The comparisons of tables that need a change."""
+        return [comparison for comparison in self.comparisons if not comparison.plan.empty]
+
+    def write(self) -> list[str]:
+        """Keep before-images, apply all changes, move the counters.
+
+        Returns the statements that restore what was dropped to speed up a first load.
+        """
+        target, changing = self.opened.target, self.changing
+        staged = [comparison for comparison in changing if not comparison.fills]
+        for comparison in staged:
+            rescue.save(target, self.numbering.number, comparison.table)
+        if changing:
+            target.suspend_constraints([comparison.table for comparison in changing])
+        self._write_staged(staged)
+        stripped = self._fill([comparison for comparison in changing if comparison.fills])
+        self._move_counters()
+        return stripped
+
+    def prove(self, stripped: Sequence[str]) -> None:
+        """Restore what was dropped and raise NotProved unless the target equals the snapshot.
+
+        Every bucket of a filled table and every changed bucket of another one is digested again.
+        Foreign keys of all tables must hold.
+        """
+        self._prove_filled([one for one in self.changing if one.fills], stripped)
+        for comparison in self.changing:
+            if not comparison.fills:
+                self._prove_changed(comparison)
+        if self.changing:
+            self.opened.target.prove_constraints(self.task.model.tables)
+
+    def record(self, phases: Phases) -> Publish:
+        """Write the publish into the target's ledger, and delete before-images that are too old."""
+        ledger, numbering = self.opened.ledger, self.numbering
+        for comparison in self.comparisons:
+            self._record_digests(ledger, comparison)
+        publish = Publish(
+            numbering.number,
+            self.task.run_id,
+            self.task.source.name,
+            self.task.target.name,
+            numbering.snapshot_at,
+            dt.datetime.now(dt.UTC),
+            {comparison.table.name: _result(comparison) for comparison in self.comparisons},
+            phases.seconds,
+            partial=len(self.comparisons) < len(self.task.model.tables),
+            numbered=numbering.numbered,
+            state=numbering.state,
+        )
+        ledger.record(publish, self.opened.source_ledger.identity)
+        ledger.forget_given()
+        if numbering.source_numbers is not None:
+            ledger.record_unknown(numbering.source_numbers)
+        self._accept_term(ledger)
+        rescue.prune(self.opened.target, self.task.settings)
+        return publish
+
+    def commit(self) -> None:
+        """Commit. If the reply is lost, the ledger decides whether the commit was made."""
+        try:
+            self.opened.target.commit()
+        except DbsyncError:
+            with self.task.target.connect() as again:
+                if Ledger(again).of_run(self.task.run_id) is None:
+                    raise
+
+    def _write_staged(self, comparisons: Sequence[Comparison]) -> None:
+        """First delete what is gone or replaced, in all tables; then insert what is new or new
+        again. A key that moved to another row is free by then.
+        """
+        target = self.opened.target
+        for comparison in comparisons:
+            expected = comparison.plan.update + comparison.plan.delete
+            deleted = target.delete_staged(comparison.table) if expected else 0
+            self._expect(comparison, "deleted", deleted, expected)
+        for comparison in comparisons:
+            with comparison.timed():
+                expected = comparison.plan.insert + comparison.plan.update
+                inserted = target.insert_staged(comparison.table) if expected else 0
+                self._expect(comparison, "inserted", inserted, expected)
+            self.task.observe(comparison.table.name, "publish", expected, expected)
+
+    def _fill(self, comparisons: Sequence[Comparison]) -> list[str]:
+        """Load tables that are empty; return what was dropped from them and must be restored."""
+        target, observe = self.opened.target, self.task.observe
+        stripped = target.strip(self.task.tables) if comparisons and self._is_new_target else []
+        for comparison in comparisons:
+            rows, name = comparison.plan.insert, comparison.table.name
+            observe(name, "publish", 0, rows)
+            with comparison.timed():
+                comparison.moved = target.fill(
+                    comparison.table, self.opened.source, comparison.form
+                )
+                self._expect(comparison, "inserted", comparison.moved.rows, rows)
+            observe(name, "publish", rows, rows)
+        return stripped
+
+    @property
+    def _is_new_target(self) -> bool:
+        """Whether nobody can be reading the target's rows, since it never had any."""
+        return self.opened.target_ledger.last is None and all(
+            comparison.plan.target_rows == 0 for comparison in self.comparisons
+        )
+
+    def _expect(self, comparison: Comparison, what: str, rows: int, expected: int) -> None:
+        if rows != expected:
+            raise NotProved(
+                f"{count(rows, 'row')} {what}, but the plan has {expected}",
+                operation="publish",
+                database=self.opened.target.name,
+                table=comparison.table.name,
+                remedy=_REMEDY,
+            )
+
+    def _move_counters(self) -> None:
+        """Move the target's counters past every key that the source issued, plus the key gap.
+
+        So rows that are written on both sides of an outage do not share keys.
+        """
+        source, target, gap = self.opened.source, self.opened.target, self.task.settings.key_gap
+        for table in self.task.tables:
+            present = target.counter(table)
+            issued = source.counter(table) if present is not None else None
+            if present is not None and issued is not None and present < issued + gap:
+                target.move_counter(table, issued + gap)
+
+    def _prove_filled(self, filled: Sequence[Comparison], stripped: Sequence[str]) -> None:
+        source, target = self.opened.source, self.opened.target
+
+        def of_source() -> list[Digests]:
+            return [source.digests(one.table, one.form) for one in filled]
+
+        def of_target() -> list[Digests]:
+            target.restore(stripped)
+            return [target.digests(one.table, one.form) for one in filled]
+
+        digested = compare.both(of_source, of_target)
+        for comparison, expected, present in zip(filled, *digested, strict=True):
+            comparison.source = expected
+            self._require_equal(comparison, present)
+
+    def _prove_changed(self, comparison: Comparison) -> None:
+        touched = np.array(comparison.touched, np.int64)
+        present = self.opened.target.digests(comparison.table, comparison.form, touched)
+        self._require_equal(comparison, comparison.source.replaced(touched, present))
+
+    def _require_equal(self, comparison: Comparison, present: Digests) -> None:
+        differing, rows = comparison.source.differing(present).size, comparison.plan.source_rows
+        if differing:
+            raise NotProved(
+                f"after the changes {differing} of {comparison.form.buckets} buckets differ from "
+                "the source",
+                operation="publish",
+                database=self.opened.target.name,
+                table=comparison.table.name,
+                remedy=_REMEDY,
+            )
+        self.task.observe(comparison.table.name, "prove", rows, rows)
+
+    def _record_digests(self, ledger: Ledger, comparison: Comparison) -> None:
+        """A version of the digests is kept only where they changed."""
+        name, digests = comparison.table.name, comparison.source
+        last = ledger.digests(name)
+        if last is None or last.form != digests.form or last.differing(digests).size:
+            ledger.keep_digests(self.numbering.number, name, digests)
+
+    def _accept_term(self, ledger: Ledger) -> None:
+        """The target accepts the source's term if it is higher, or the one it was given."""
+        source = self.opened.source_ledger.term
+        term = self.task.new_term or (source and replace(source, after=None))
+        if term is not None and not ledger.take_term(term) and self.task.new_term:
+            raise Refused(
+                "the target accepted another term meanwhile",
+                operation="failback",
+                database=self.opened.target.name,
+                remedy="see `dbsync failover --dry-run`, then run `dbsync failback` again",
+            )
+
+
+def _result(comparison: Comparison) -> TableResult:
+    plan = comparison.plan
+    return TableResult(
+        plan.source_rows,
+        plan.insert,
+        plan.update,
+        plan.delete,
+        comparison.moved.bytes,
+        str(comparison.source),
+        round(comparison.seconds, 3),
+        str(comparison.target),
+        comparison.fills,
+    )
