@@ -117,7 +117,7 @@ def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(
     status, done = server.sync(target=["linux"])
     assert (status, done["equal"]) == (409, False)
     assert (
-        done["runs"][0]["verdicts"][0]["guard"] == "foreign writes"
+        done["runs"][0]["verdicts"][0]["guard"] == "local writes"
         and "--overwrite" in done["runs"][0]["reason"]
     )
     assert content(linux) == before

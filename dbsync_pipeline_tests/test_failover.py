@@ -315,7 +315,7 @@ def test_a_standby_that_the_application_writes_to_is_promoted_and_carried_on(thr
     execute(three.windows, (users.insert(), [user(901)]))
     for target in (three.linux, three.azure):
         before = content(target)
-        with pytest.raises(Refused, match=r"says that linux is the primary \(term 1\)"):
+        with pytest.raises(Refused, match=r"according to .*, linux is the primary \(term 1\)"):
             sync(three.windows, target, policy=ANYTHING)
         assert content(target) == before
 
@@ -566,7 +566,7 @@ def test_what_the_application_writes_during_a_failback_waits_and_is_not_lost_sil
         "it succeeded afterwards, on what is a standby now"
     )
     assert not any(row[2] == "late" for row in content(three.windows)["users"])
-    with pytest.raises(Refused, match=r"somebody has written to linux since its last publish.*950"):
+    with pytest.raises(Refused, match=r"rows of linux were written since its last publish.*950"):
         sync(three.windows, three.linux)
 
 
@@ -618,7 +618,7 @@ def test_a_failback_that_was_cut_off_is_completed_by_another(
     }
     assert term.primary(three.settings) == "linux", "nothing has changed hands"
     execute(three.linux, (users.insert(), [user(951)]))  # the application goes on there
-    with pytest.raises(Refused, match="says that windows is the primary"):
+    with pytest.raises(Refused, match="windows is the primary"):
         sync(three.linux, three.windows)
     done = fail_back(three, "back-2")
     assert done.term == Term(3, "windows") and done.rescued == {}

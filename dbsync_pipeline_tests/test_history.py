@@ -179,7 +179,7 @@ def test_a_refused_run_has_the_guards_verdicts_and_what_was_allowed(
     sync(instance, "azure")
     execute(places.named("windows"), "DELETE FROM user_memory")
     refused = sync(instance, "azure")
-    assert [verdict["guard"] for verdict in refused.verdicts] == ["shrunken source"]
+    assert [verdict["guard"] for verdict in refused.verdicts] == ["mass change"]
     (failed,) = joined(instance, history.Wanted(failed=True)).runs
     assert (failed.run_id, failed.published, failed.verdicts) == (
         refused.run_id,

@@ -1,7 +1,7 @@
 """Whether a plan may be carried out: one pure function over the final plan and the policy.
 
-Every refusal says what was found, names rows by key and never by value, and gives the command that lets the plan through: this one, with
-all the options that it needs.
+Every refusal says what was found, names rows by key and never by value, and gives the complete
+command that allows this plan.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.text import count
 
 FIRST_KEYS = 5
-"""So many keys are named in a refusal."""
+"""The number of keys that a refusal names."""
+
+_ALL_ROWS = "--max-change-fraction 1"
 
 
 @dataclass(frozen=True)
 class Risk:
-    """Rows of the target that were written by somebody else and that the plan would change or delete: how many, and the first keys.
+    """Local writes of the target that the plan would change or delete: how many, the first keys.
 
-    `untold` says that nobody can tell who wrote them: the models, or the engine, make other digests of a row than at the last publish.
+    `unattributable` is true if the writer cannot be determined: the models, or the engine, compute
+    other digests of a row than at the last publish.
     """
 
     rows: int = 0
@@ -33,7 +36,7 @@ class Risk:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What would happen to one table: rows of both sides now, and rows to insert, update and delete."""
+    """What would happen to one table: the rows of both sides now, and rows to change."""
 
     table: str
     source_rows: int
@@ -45,17 +48,25 @@ class TablePlan:
 
     @property
     def empty(self) -> bool:
+        """Whether nothing would change."""
         return not (self.insert or self.update or self.delete)
+
+    @property
+    def lost(self) -> int:
+        """Rows of the target that would be changed or deleted."""
+        return self.update + self.delete
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sync, all decided and nothing written.
+    """A sync, completely decided, with nothing written.
 
-    `known` says that a publish stands on the target, and `strange` is the number of its state when the source should know it and does
-    not. Terms count the primaries that there have been. `returning` says that the target is the configured primary, and another one is
-    the primary. `hidden` are (database, table) of which that side may not show or take all rows. `left_out` are the tables that are not part of the sync.
-    `takes_next_term` is true in a failback: the target takes the next term with the publish, so its present term is no obstacle.
+    `known` is true if the target was published to. `unknown` is the number of the target's state if
+    the source should know that state and does not. `returning` is true if the target is the
+    configured primary while another database is the primary. `hidden` has (database, table) for
+    every table of which that side may not show or accept all rows. `left_out` are the tables that
+    are not part of the sync. `takes_next_term` is true in a failback: the target takes the next
+    term with the publish, so its present term is no obstacle.
     """
 
     source: str
@@ -73,12 +84,13 @@ class Plan:
 
     @property
     def empty(self) -> bool:
+        """Whether nothing would change in any table."""
         return all(table.empty for table in self.tables.values())
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One guard's refusal: which guard, the table where it is about one, what was found, and what lets it through."""
+    """One guard's refusal: the guard, its table if it is about one, the facts, and the remedy."""
 
     guard: str
     table: str | None
@@ -88,7 +100,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Objection:
-    """A finding in the making: what mends it, and where a person may let it pass, by which option, which is told behind that."""
+    """A finding before its remedy is complete: the fix, and the option that overrides the guard."""
 
     guard: str
     table: str | None
@@ -98,145 +110,165 @@ class _Objection:
 
 
 def review(plan: Plan, policy: Policy) -> tuple[Finding, ...]:
-    """Everything that speaks against the plan; empty when it may be carried out."""
+    """Return the objection of every guard to the plan; empty if it may be carried out."""
     objections = [objection for guard in GUARDS for objection in guard(plan, policy)]
-    given = {
-        "--partial": policy.partial and bool(plan.left_out),
-        "--overwrite": policy.overwrite,
-        "--max-change-fraction 1": policy.max_change_fraction >= 1,
-    }
-    needed = [
-        option
-        for option in given
-        if given[option] or any(one.option == option for one in objections)
-    ]
-    if "--max-change-fraction 1" not in needed:
-        needed += _limits(policy)
+    options = _options(plan, policy, {objection.option for objection in objections})
     return tuple(
         Finding(
-            one.guard,
-            one.table,
-            one.found,
-            one.remedy + (_through(plan, needed) if one.option else ""),
+            objection.guard,
+            objection.table,
+            objection.found,
+            objection.remedy + (_command(plan, options) if objection.option else ""),
         )
-        for one in objections
+        for objection in objections
     )
 
 
+def _options(plan: Plan, policy: Policy, missing: set[str | None]) -> list[str]:
+    """The options of the command that allows the plan: those already given, and the missing."""
+    given = {
+        "--partial": policy.partial and bool(plan.left_out),
+        "--overwrite": policy.overwrite,
+        _ALL_ROWS: policy.max_change_fraction >= 1,
+    }
+    options = [option for option in given if given[option] or option in missing]
+    return options if _ALL_ROWS in options else options + _limits(policy)
+
+
 def _limits(policy: Policy) -> list[str]:
-    usual = Policy()
-    fraction, rows = policy.max_change_fraction, policy.max_change_rows
-    return [f"--max-change-fraction {fraction}"] * (fraction != usual.max_change_fraction) + [
-        f"--max-change-rows {rows}"
-    ] * (rows != usual.max_change_rows)
+    """The limits of a mass change that differ from the defaults."""
+    usual, limits = Policy(), []
+    if policy.max_change_fraction != usual.max_change_fraction:
+        limits.append(f"--max-change-fraction {policy.max_change_fraction}")
+    if policy.max_change_rows != usual.max_change_rows:
+        limits.append(f"--max-change-rows {policy.max_change_rows}")
+    return limits
 
 
 def _same_database(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """Both names lead to one database."""
     if plan.same_database:
         yield _Objection(
             "same database",
             None,
-            f"{plan.source} and {plan.target} are one and the same database",
-            f"mend DBSYNC_{plan.target.upper()}_URL",
+            f"{plan.source} and {plan.target} are the same database",
+            f"fix DBSYNC_{plan.target.upper()}_URL",
         )
 
 
 def _hidden_rows(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """A table of which the mirror may not see every row."""
     for database, table in plan.hidden:
         yield _Objection(
             "hidden rows",
             table,
-            f"row-level security on {database} may hide rows of {table} from the role that the mirror uses",
-            f"give the role of {database} BYPASSRLS, or use the owner of the table without FORCE ROW LEVEL SECURITY; on SQL Server, UNMASK "
-            "and no filter predicate",
+            f"row-level security on {database} may hide rows of {table} from the role that the "
+            "mirror uses",
+            f"give the role of {database} BYPASSRLS, or use the owner of the table without FORCE "
+            "ROW LEVEL SECURITY; on SQL Server, UNMASK and no filter predicate",
         )
 
 
 def _older_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
-    """A source restored from an old backup, or an older standby, does not know the number of the target's last publish."""
-    if plan.unknown is not None and not plan.empty and not policy.overwrite:
-        # one whose term is behind has to become the primary: the guard of terms cannot be waived
-        behind = plan.target_term is not None and plan.target_term.n > (
-            plan.source_term.n if plan.source_term else 0
-        )
-        lost = (
-            f"if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
-            if behind
-            else ""
-        )
-        yield _Objection(
-            "older source",
-            None,
-            f"{plan.target} holds state {plan.unknown}, which {plan.source} does not know: {plan.source} was restored from a "
-            "backup, or is an older standby",
-            f"{bring_up(plan.source, plan.target)}; {lost}",
-            None if behind else "--overwrite",
-        )
+    """A source that does not know the target's state: restored from a backup, or older."""
+    if plan.unknown is None or plan.empty or policy.overwrite:
+        return
+    # a source with a lower term must become the primary: the guard of terms cannot be overridden
+    behind = plan.target_term is not None and plan.target_term.n > _term_number(plan.source_term)
+    discard = (
+        f"to discard what only {plan.target} has: {promote_anyway(plan.source)}" if behind else ""
+    )
+    yield _Objection(
+        "older source",
+        None,
+        f"{plan.target} has state {plan.unknown}, which {plan.source} does not know: "
+        f"{plan.source} was restored from a backup, or is an older standby",
+        f"{bring_up(plan.source, plan.target)}; {discard}",
+        None if behind else "--overwrite",
+    )
 
 
 def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
-    """A source of an older reign, and one that follows another primary of the same one, would carry the past into the present."""
-    ours, theirs = plan.source_term, plan.target_term
-    if theirs is None or plan.takes_next_term:
+    """A source with a lower term, or one that follows another primary of the same term.
+
+    It would overwrite newer data with older.
+    """
+    source, target = plan.source_term, plan.target_term
+    if target is None or plan.takes_next_term:
         return
-    mine = 0 if ours is None else ours.n
-    rival = (
-        ours is not None
-        and ours.n == theirs.n
-        and ours.primary not in (theirs.primary, plan.source)
-    )
-    if theirs.n > mine or rival:
+    if target.n > _term_number(source) or _rivals(plan.source, source, target):
         yield _Objection(
             "term",
             None,
-            f"{plan.target} says that {theirs.primary} is the primary (term {theirs.n}), and {plan.source} is of term {mine}",
-            _to_term(plan, theirs),
+            f"according to {plan.target}, {target.primary} is the primary (term {target.n}), but "
+            f"{plan.source} only knows term {_term_number(source)}",
+            _update_term(plan, target),
         )
-    elif (
-        theirs.primary == plan.target and ours == theirs and not plan.empty and not policy.overwrite
-    ):
+    elif _overwrites_primary(plan, source, target) and not policy.overwrite:
         yield _Objection(
             "term",
             None,
-            f"{plan.target} is the primary (term {theirs.n}): what the application wrote there would be lost",
+            f"{plan.target} is the primary (term {target.n}): what the application wrote there "
+            "would be lost",
             option="--overwrite",
         )
 
 
-def _to_term(plan: Plan, theirs: Term) -> str:
-    """What gives the source the term that the target knows. One that should have it itself was restored, or is not yet promoted."""
-    if theirs.primary != plan.source:
+def _term_number(term: Term | None) -> int:
+    return 0 if term is None else term.n
+
+
+def _rivals(name: str, source: Term | None, target: Term) -> bool:
+    """Whether the source follows another primary of the same term than the target does."""
+    return (
+        source is not None and source.n == target.n and source.primary not in (target.primary, name)
+    )
+
+
+def _overwrites_primary(plan: Plan, source: Term | None, target: Term) -> bool:
+    return target.primary == plan.target and source == target and not plan.empty
+
+
+def _update_term(plan: Plan, target: Term) -> str:
+    """The remedy that gives the source the target's term.
+
+    A source that is itself the primary of that term was restored, or its promotion did not end.
+    """
+    if target.primary != plan.source:
         return (
-            f"make {plan.source} a copy of the primary first: `dbsync failback` where it is the configured primary, else "
-            f"`dbsync sync --source {theirs.primary} --target {plan.source}`"
+            f"make {plan.source} a copy of the primary first: `dbsync failback` if it is the "
+            f"configured primary, else "
+            f"`dbsync sync --source {target.primary} --target {plan.source}`"
         )
     if plan.unknown is not None:
-        return f"{bring_up(plan.source, plan.target)}; if what {plan.target} has more is to go: {promote_anyway(plan.source)}"
-    return f"`dbsync promote {plan.source}` ends the promotion that was cut off"
+        return (
+            f"{bring_up(plan.source, plan.target)}; to discard what only {plan.target} has: "
+            f"{promote_anyway(plan.source)}"
+        )
+    return f"`dbsync promote {plan.source}` completes the promotion that was interrupted"
 
 
 def _unknown_target(plan: Plan, policy: Policy) -> Iterator[_Objection]:
-    if (
-        plan.known
-        or policy.overwrite
-        or not any(table.target_rows for table in plan.tables.values())
-    ):
-        return
+    """A target that was never published to and has rows of its own."""
+    has_rows = any(table.target_rows for table in plan.tables.values())
     differing = [table for table in plan.tables.values() if not table.empty]
-    if differing:
-        counts = ", ".join(
-            f"{table.table} ({table.update + table.delete} of its {count(table.target_rows, 'row')} at risk)"
-            for table in differing
-        )
-        yield _Objection(
-            "unknown target",
-            None,
-            f"{plan.target} was never published to, holds rows, and differs from {plan.source} in {counts}",
-            option="--overwrite",
-        )
+    if plan.known or policy.overwrite or not has_rows or not differing:
+        return
+    counts = ", ".join(
+        f"{table.table} ({table.lost} of its {count(table.target_rows, 'row')} at risk)"
+        for table in differing
+    )
+    yield _Objection(
+        "unknown target",
+        None,
+        f"{plan.target} was never published to, has rows, and differs from {plan.source} in "
+        f"{counts}",
+        option="--overwrite",
+    )
 
 
-def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+def _local_writes(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """Rows that were written on the target since its last publish and would be lost."""
     if not plan.known or policy.overwrite:
         return
     for table in plan.tables.values():
@@ -244,84 +276,91 @@ def _foreign_writes(plan: Plan, policy: Policy) -> Iterator[_Objection]:
             keys = ", ".join("/".join(map(str, key)) for key in table.risk.keys)
             more = ", …" if table.risk.rows > len(table.risk.keys) else ""
             yield _Objection(
-                "foreign writes",
+                "local writes",
                 table.table,
-                f"{_written(plan, table.risk)}: up to {count(table.risk.rows, 'row')} would be at risk of being "
+                f"{_written(plan, table.risk)}: up to {count(table.risk.rows, 'row')} would be "
                 f"changed or deleted, with keys {keys}{more}",
                 option="--overwrite",
             )
 
 
 def _written(plan: Plan, risk: Risk) -> str:
-    if risk.unattributable:
-        why = "columns were taken out of the models or got another type, or the engine is of another version"
-        return f"whether somebody has written to {plan.target} since its last publish cannot be told: {why}"
-    return f"somebody has written to {plan.target} since its last publish"
+    if not risk.unattributable:
+        return f"rows of {plan.target} were written since its last publish"
+    return (
+        f"whether rows of {plan.target} were written since its last publish cannot be determined, "
+        "since columns were removed from the models or have another type, or the engine has "
+        "another version"
+    )
 
 
-def _shrunken_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+def _mass_change(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """More rows would be changed or deleted than the limits allow, or a table would be emptied."""
     for table in plan.tables.values():
-        lost = table.update + table.delete
         limit = max(policy.max_change_rows, int(policy.max_change_fraction * table.target_rows))
         emptied = (
             table.target_rows > 0 and table.source_rows == 0 and policy.max_change_fraction < 1
         )
-        if lost > limit or emptied:
-            what = (
+        if table.lost > limit or emptied:
+            source = (
                 "the source's table is empty"
                 if table.source_rows == 0
                 else f"the source has {count(table.source_rows, 'row')}"
             )
             yield _Objection(
-                "shrunken source",
+                "mass change",
                 table.table,
-                f"{what}, and {table.delete} of the {count(table.target_rows, 'row')} on {plan.target} would be "
-                f"deleted and {table.update} changed",
-                option="--max-change-fraction 1",
+                f"{source}, and {table.delete} of the {count(table.target_rows, 'row')} on "
+                f"{plan.target} would be deleted and {table.update} changed",
+                option=_ALL_ROWS,
             )
 
 
 def _partial(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """A sync of some tables only, which the settings do not allow."""
     if plan.left_out and not policy.partial and not plan.empty:
         yield _Objection(
             "partial",
             None,
-            f"without {', '.join(plan.left_out)} {plan.target} would be mixed: its tables would be of different states of {plan.source}",
+            f"without {', '.join(plan.left_out)} {plan.target} would not be consistent: its tables "
+            f"would be of different states of {plan.source}",
             "sync all tables, or ",
             "--partial",
         )
 
 
 def failback(name: str, options: Sequence[str] = ()) -> str:
-    """The remedy for the configured primary, of that name, that came back when another one was the primary."""
-    return f"`{' '.join(['dbsync failback', *options])}` makes {name} the primary again and keeps its rows in the rescue tables"
+    """The remedy for the configured primary, `name`, that returns when another is the primary."""
+    return (
+        f"`{' '.join(['dbsync failback', *options])}` makes {name} the primary again and keeps its "
+        "rows as before-images"
+    )
 
 
 def bring_up(older: str, newer: str) -> str:
-    """The remedy for a database that lacks what another one holds, as after a restore from a backup."""
+    """The remedy for a database that lacks what another has, as after a restore from a backup."""
     return (
-        f"`dbsync sync --source {newer} --target {older} --overwrite` brings {older} up to {newer} and keeps what it has alone in the "
-        "rescue tables"
+        f"`dbsync sync --source {newer} --target {older} --overwrite` brings {older} up to {newer} "
+        f"and keeps what only {older} has as before-images"
     )
 
 
 def promote_anyway(name: str) -> str:
-    """What makes a database the primary though others hold what it lacks."""
+    """The command that makes a database the primary although others have what it lacks."""
     return f"`dbsync promote {name} --overwrite --yes`"
 
 
-def _through(plan: Plan, options: Sequence[str]) -> str:
-    """The command that carries out the plan whatever is said against it, and no more than that plan."""
+def _command(plan: Plan, options: Sequence[str]) -> str:
+    """The command that carries out this plan, and no more, whatever the guards object."""
     if plan.returning:
-        return failback(
-            plan.target, [option for option in options if option.startswith("--max-change")]
-        )
-    chosen = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
+        limits = [option for option in options if option.startswith("--max-change")]
+        return failback(plan.target, limits)
+    tables = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
     command = [
         "dbsync sync",
         f"--source {plan.source}",
         f"--target {plan.target}",
-        *chosen,
+        *tables,
         *options,
     ]
     return f"if this is what you want: `{' '.join(command)}`"
@@ -333,7 +372,7 @@ GUARDS: tuple[Callable[[Plan, Policy], Iterator[_Objection]], ...] = (
     _term,
     _older_source,
     _unknown_target,
-    _foreign_writes,
-    _shrunken_source,
+    _local_writes,
+    _mass_change,
     _partial,
 )

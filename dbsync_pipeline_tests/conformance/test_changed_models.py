@@ -111,7 +111,7 @@ def test_a_column_that_comes_is_no_foreign_write(pair: Pair) -> None:
     assert own_writes(target, model) == ("people",), (
         "once it was published, the new column is guarded too"
     )
-    with pytest.raises(Refused, match=r"somebody has written .* with keys 8 \(foreign writes\)"):
+    with pytest.raises(Refused, match=r"were written since .* with keys 8 \(local writes\)"):
         sync(source, target, model=model)
 
 
@@ -121,7 +121,7 @@ def test_what_somebody_wrote_before_a_column_came_is_still_seen(pair: Pair) -> N
     rename(target, model, 300, "precious")
     rename(source, model, 7, "new")
     assert own_writes(target, model) == ("people",)
-    with pytest.raises(Refused, match=r"somebody has written .* with keys 300 \(foreign writes\)"):
+    with pytest.raises(Refused, match=r"were written since .* with keys 300 \(local writes\)"):
         sync(source, target, model=model)
 
 
@@ -133,7 +133,8 @@ def test_where_a_column_went_nobody_says_that_somebody_wrote(pair: Pair) -> None
     rename(source, model, 7, "new")
     before = content(target, model)
     with pytest.raises(
-        Refused, match=r"cannot be told: columns were taken out .* with keys 7 \(foreign writes\)"
+        Refused,
+        match=r"cannot be determined, since columns were removed .* with keys 7 \(local writes\)",
     ):
         sync(source, target, model=model)
     assert content(target, model) == before

@@ -44,7 +44,7 @@ def _unknown_target(source: Database, target: Database) -> None:
     prepare(target, {"users": [user(5000, name="precious")]})
 
 
-def _foreign_writes(source: Database, target: Database) -> None:
+def _local_writes(source: Database, target: Database) -> None:
     sync(source, target)
     execute(target, users.update().where(users.c.id == 4).values(name="precious"))
 
@@ -67,7 +67,7 @@ def _restore(source: Database, number: int) -> None:
         ledger.note("number", str(number))
 
 
-def _shrunken_source(source: Database, target: Database) -> None:
+def _mass_change(source: Database, target: Database) -> None:
     sync(source, target)
     execute(source, documents.delete())
 
@@ -93,27 +93,27 @@ CASES = {
     "unknown target": Case(
         _unknown_target, r"linux was never published to", Policy(overwrite=True), "--overwrite"
     ),
-    "foreign writes": Case(
-        _foreign_writes,
-        r"somebody has written to linux .* with keys .*4",
+    "local writes": Case(
+        _local_writes,
+        r"rows of linux were written .* with keys .*4",
         Policy(overwrite=True),
         "--overwrite",
     ),
     "older source": Case(
         _older_source,
-        "linux holds state 2, which windows does not know",
+        "linux has state 2, which windows does not know",
         Policy(overwrite=True),
         "--overwrite",
     ),
-    "shrunken source": Case(
-        _shrunken_source,
+    "mass change": Case(
+        _mass_change,
         "the source's table is empty",
         Policy(max_change_fraction=1),
         "--max-change-fraction 1",
     ),
     "partial": Case(
         _partial,
-        "without chats, .* linux would be mixed",
+        "without chats, .* linux would not be consistent",
         Policy(partial=True),
         "--partial",
         Policy(partial=False),
@@ -175,9 +175,7 @@ def test_overwriting_one_standby_from_a_backup_is_no_permission_for_the_next_one
     execute(source, users.update().where(users.c.id == 4).values(name="other than on azure"))
     sync(source, linux, policy=Policy(overwrite=True))
     for older in (source, linux):
-        with pytest.raises(
-            Refused, match=f"azure holds state .*, which {older.name} does not know"
-        ):
+        with pytest.raises(Refused, match=f"azure has state .*, which {older.name} does not know"):
             sync(older, azure)
     sync(source, azure, policy=Policy(overwrite=True))
     execute(source, users.update().where(users.c.id == 4).values(name="new"))
@@ -203,7 +201,7 @@ def test_a_number_given_twice_does_not_make_a_lost_state_a_known_one(
     assert given.state == lost.state
     for older in (source, linux):
         with pytest.raises(
-            Refused, match=f"azure holds state {lost.state}, which {older.name} does not know"
+            Refused, match=f"azure has state {lost.state}, which {older.name} does not know"
         ):
             sync(older, azure)
     sync(source, azure, policy=Policy(overwrite=True))
@@ -242,7 +240,7 @@ def test_a_ledger_of_a_former_version_is_brought_up(pair: Pair, version: str) ->
             dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN state"))
         Ledger(dialect).note("version", version)
     execute(target, users.update().where(users.c.id == 4).values(name="precious"))
-    with pytest.raises(Refused, match=r"keys 4 \(foreign writes\)"):
+    with pytest.raises(Refused, match=r"keys 4 \(local writes\)"):
         sync(source, target)
     execute(target, users.update().where(users.c.id == 4).values(name="User 4"))
     execute(source, users.update().where(users.c.id == 5).values(name="new"))

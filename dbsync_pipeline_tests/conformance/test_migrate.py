@@ -220,7 +220,7 @@ def test_what_somebody_wrote_before_a_revision_is_still_seen(twins: Pair, tmp_pa
     )
     assert apply(source, model) == ["0001"] == apply(target, model)
     assert own_writes(target, model) == ("people",)
-    with pytest.raises(Refused, match=r"somebody has written .* with keys 250 \(foreign writes\)"):
+    with pytest.raises(Refused, match=r"were written since .* with keys 250 \(local writes\)"):
         sync(source, target, model=model)
 
 

@@ -246,7 +246,7 @@ def test_an_application_that_writes_to_the_standby_waits_for_the_commit(twins: P
         one.publish()
     writer.join(60)
     assert done.is_set()
-    with pytest.raises(Refused, match="somebody has written"):
+    with pytest.raises(Refused, match="were written since"):
         sync(source, target)
 
 
@@ -269,7 +269,7 @@ def test_source_and_target_the_same(twins: Pair) -> None:
     with pytest.raises(SettingsError, match="same database"):
         session(source, source)
     prepare(source, small_world())
-    with pytest.raises(Refused, match="one and the same"):
+    with pytest.raises(Refused, match="the same database"):
         plan_under_another_name(source)
 
 
@@ -317,7 +317,7 @@ def test_plan_says_what_a_sync_would_do_and_changes_nothing(pair: Pair) -> None:
     with session(source, target) as one:
         plan, findings = one.plan()
     assert (plan.tables["users"].update, plan.tables["documents"].delete) == (1, 20)
-    assert [finding.guard for finding in findings] == ["shrunken source"]
+    assert [finding.guard for finding in findings] == ["mass change"]
     assert content(target) == before
 
 
@@ -359,7 +359,7 @@ def test_columns_may_be_named_as_the_mirrors_own_statements_name_theirs(pair: Pa
     assert sync(source, target, model=model).changed == 1
     assert content(target, model) == content(source, model)
     execute(target, (table.update().where(table.c.id == 100).values(value=-1)))
-    with pytest.raises(Refused, match="foreign writes"):
+    with pytest.raises(Refused, match="local writes"):
         sync(source, target, model=model)
     (verdict,) = verify(source, target, model)
     assert verdict.keys == ((100,),)
