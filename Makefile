@@ -4,7 +4,7 @@
 # own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench reference ui
+.PHONY: help install demo check test lint bench reference ui
 
 PYTHON ?=
 ARGS ?=
@@ -17,6 +17,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo     install, make a sample database, and mirror it to two others"
+	@echo "make check    style, types, and the tests that need no server: 20 seconds of tests"
 	@echo "make test     the whole suite; ARGS='-k name' runs a part"
 	@echo "make lint     style, types"
 	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
@@ -32,6 +33,9 @@ demo: $(BASE)
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(ARGS)
+
+check: lint
+	@$(BIN)/python -m pytest -m unit $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .

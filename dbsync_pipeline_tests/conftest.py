@@ -23,6 +23,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline_tests import lanes
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.servers import Servers, administer, named_servers
 
@@ -52,6 +53,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     _keep_what_is_compiled()
+    for marker in lanes.MARKERS:
+        config.addinivalue_line("markers", marker)
     warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
     for variable in [
         name for name in os.environ if name.startswith("DBSYNC_") and name != "DBSYNC_TEST_URLS"
@@ -67,6 +70,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """The first process shares its servers with another one."""
     node.workerinput["servers"] = str(node.config.stash[_SERVERS].folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lanes.mark(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with lanes.held_to_its_lane(item):
+        return (yield)
 
 
 def _keep_what_is_compiled() -> None:

@@ -24,6 +24,8 @@ from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, user
 
+pytestmark = pytest.mark.system
+
 TOKEN = "only-for-these-tests-0123456789"
 users = MODEL.table("users").sa
 

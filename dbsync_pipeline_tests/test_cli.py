@@ -465,6 +465,7 @@ def test_a_plan_for_a_database_out_of_reach(places: Places, dbsync: Dbsync) -> N
     assert done.status == 1 and linux["error"]["database"] == "linux" and azure["error"] is None
 
 
+@pytest.mark.system
 def test_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbsync: Dbsync) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)

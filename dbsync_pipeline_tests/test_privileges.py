@@ -379,6 +379,7 @@ told()
 """
 
 
+@pytest.mark.system
 @pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0, reason="only root can become another user"
 )

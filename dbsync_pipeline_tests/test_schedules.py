@@ -175,6 +175,7 @@ def test_an_automatic_run_leaves_a_paused_target_alone_and_a_persons_run_syncs_i
         ).success
 
 
+@pytest.mark.system
 def test_old_runs_are_deleted_with_their_files_and_unfinished_ones_stay(
     instance: DagsterInstance, tmp_path: Path
 ) -> None:
