@@ -304,18 +304,18 @@ def test_an_undo_that_overwrites_can_be_undone_to_what_it_overwrote(pair: Pair) 
 
 _PROGRAM = """
 import sys, time
-from dbsync_pipeline_tests.test_safety import MODEL, Database, sa, session
+from dbsync_pipeline_tests.test_safety import MODEL, Database, Publishing, sa, session
 source, target = (Database(name, sa.make_url(url)) for name, url in zip(("windows", "linux"), sys.argv[2:]))
 one = session(source, target)
 one.ensure_schema()
 for table in MODEL.names:
     one.copy(table)
 if sys.argv[1] == "published":
-    one._commit = lambda: (print("ready", flush=True), time.sleep(600))
+    Publishing.commit = lambda self: (print("ready", flush=True), time.sleep(600))
     one.publish()
 print("ready", flush=True)
 if sys.argv[1] == "computing":
-    one.target._run("SELECT pg_sleep(600)")
+    one.opened.target._run("SELECT pg_sleep(600)")
 time.sleep(600)
 """
 
@@ -616,15 +616,15 @@ def test_after_a_commit_whose_answer_is_lost_the_ledger_says_whether_it_was_made
         cut_off.ensure_schema()
         for table in MODEL.names:
             cut_off.copy(table)
-        commit = cut_off.target.commit
+        commit = cut_off.opened.target.commit
 
         def lost() -> None:
             if made:
                 commit()
-            cut_off.target.connection.invalidate()
+            cut_off.opened.target.connection.invalidate()
             raise Unavailable("the connection was lost", database="linux")
 
-        cut_off.target.commit = lost  # type: ignore[method-assign]
+        cut_off.opened.target.commit = lost  # type: ignore[method-assign]
         if made:
             assert cut_off.publish().tables["users"].updated == 4
         else:
@@ -641,15 +641,15 @@ def test_a_server_process_that_ends_right_after_the_commit(any_servers: Pair) ->
         cut_off.ensure_schema()
         for table in MODEL.names:
             cut_off.copy(table)
-        commit = cut_off.target.commit
+        commit = cut_off.opened.target.commit
 
         def then_ended() -> None:
-            number = _number(cut_off.target)
+            number = _number(cut_off.opened.target)
             commit()
             administer(target, _END[target.engine_name].format(number))
-            cut_off.target._run("SELECT 1")  # type: ignore[attr-defined]
+            cut_off.opened.target._run("SELECT 1")  # type: ignore[attr-defined]
 
-        cut_off.target.commit = _translating(cut_off, then_ended)  # type: ignore[method-assign]
+        cut_off.opened.target.commit = _translating(cut_off, then_ended)  # type: ignore[method-assign]
         assert cut_off.publish().tables["users"].updated == 4
     assert content(target) == content(source)
 
@@ -680,7 +680,7 @@ def test_a_server_process_that_ends_between_two_copies_leaves_the_old_state_and_
         administer(
             database,
             _END[database.engine_name].format(
-                _number(cut_off.source if side == "source" else cut_off.target)
+                _number(cut_off.opened.source if side == "source" else cut_off.opened.target)
             ),
         )
         cut_off.copy("chats")
@@ -691,7 +691,7 @@ def test_a_server_process_that_ends_between_two_copies_leaves_the_old_state_and_
 
 def _translating(cut_off: Session, act: Callable[[], None]) -> Callable[[], None]:
     def call() -> None:
-        with cut_off.target.doing("commit"):
+        with cut_off.opened.target.doing("commit"):
             act()
 
     return call

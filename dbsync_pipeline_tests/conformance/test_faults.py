@@ -139,7 +139,7 @@ def _statements(source: Database, target: Database) -> int:
     _Counting.sent = 0
     with session(source, target, policy=ANYTHING) as one:
         one.ensure_schema()
-        one.target.connection.connection.driver_connection.cursor_factory = _Counting  # type: ignore[union-attr]
+        one.opened.target.connection.connection.driver_connection.cursor_factory = _Counting  # type: ignore[union-attr]
         for table in MODEL.names:
             one.copy(table)
         one.publish()

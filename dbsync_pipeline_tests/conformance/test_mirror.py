@@ -14,6 +14,7 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.sync.publishing import Publishing
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
@@ -172,7 +173,12 @@ def test_counters_stand_past_the_sources_with_a_gap(pair: Pair) -> None:
     )
 
 
-def test_killed_before_the_commit_leaves_the_old_state(twins: Pair) -> None:
+def test_killed_before_the_commit_leaves_the_old_state(
+    twins: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_publishing: Publishing) -> None:
+        raise KeyboardInterrupt
+
     source, target = twins
     prepare(source, small_world())
     sync(source, target)
@@ -182,13 +188,14 @@ def test_killed_before_the_commit_leaves_the_old_state(twins: Pair) -> None:
         one.ensure_schema()
         for name in MODEL.names:
             one.copy(name)
-        one._commit = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+        monkeypatch.setattr(Publishing, "commit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             one.publish()
     assert content(target) == before
     with target.connect() as dialect:
         last = Ledger(dialect).last()
         assert last is not None and last.number == 1
+    monkeypatch.undo()
     assert sync(source, target, policy=ANYTHING).changed > 0
 
 

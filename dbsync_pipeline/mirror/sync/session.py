@@ -20,7 +20,7 @@ from dbsync_pipeline.mirror.ledger import Publish, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_table
-from dbsync_pipeline.mirror.sync.opening import Opening
+from dbsync_pipeline.mirror.sync.opening import Opened, Opening
 from dbsync_pipeline.mirror.sync.publishing import Publishing
 from dbsync_pipeline.mirror.sync.reviewing import plan_of, require_allowed
 from dbsync_pipeline.mirror.sync.task import Observer, Phases, TableDiff, Task, ignore_progress
@@ -81,6 +81,11 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def opened(self) -> Opened:
+        """What the first step opened. Raises DbsyncError before it, and after `close`."""
+        return self._opening.opened
+
     def close(self) -> None:
         """Roll back what was not committed and close both connections; a second call is safe."""
         self._opening.close()
@@ -108,7 +113,7 @@ class Session:
         Staging belongs to the target's transaction; its live tables are not changed. A second call
         compares and stages again. Raises Unrepresentable if the target cannot store a value.
         """
-        table, opened = self._task.model.table(name), self._opening.opened
+        table, opened = self._task.model.table(name), self.opened
         with self._phases.timed("compare"):
             opened.target.create_staging(table)
             comparison = compare_table(self._task, opened, table, staging=True)
@@ -122,7 +127,7 @@ class Session:
         Returns the publish, also if there was nothing to change. Raises Refused with the findings
         of the guards, NotProved, or an error of a database; the target is then as it was.
         """
-        task, opened = self._task, self._opening.opened
+        task, opened = self._task, self.opened
         require_allowed(task, plan_of(task, opened, self._comparisons))
         comparisons = list(self._comparisons.values())
         with self._phases.timed("publish"):
@@ -141,7 +146,7 @@ class Session:
         Reads one snapshot of each side, locks nothing, and changes nothing.
         """
         missing = self._opening.open_for_reading()
-        task, opened = self._task, self._opening.opened
+        task, opened = self._task, self.opened
         for table in task.tables:
             self._comparisons[table.name] = (
                 all_new(opened, table)
