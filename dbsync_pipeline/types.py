@@ -1,4 +1,4 @@
-"""The former place of `Instant`: revisions that were written for version 0.1 import it from here."""
+"""The former module of `Instant`: revisions written for version 0.1 import it from here."""
 
 from dbsync_pipeline.columns import Instant
 

@@ -170,11 +170,7 @@ def demo(as_json: Json = False) -> None:
 def _edit_by_hand(place: Database) -> str:
     """A way to change one row of the demo."""
     change = "UPDATE users SET name = 'Ada' WHERE id = 1"
-    return (
-        f'sqlite3 {os.path.relpath(place.url.database or "")} "{change}"'
-        if place.engine_name == "sqlite"
-        else f"in {place.name}: {change}"
-    )
+    return place.dialect.command(place.url, place.name, change)
 
 
 @app.command()

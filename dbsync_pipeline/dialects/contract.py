@@ -54,6 +54,19 @@ class Connection(ABC):
             raise translation from None
 
     @classmethod
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
+        """Before connecting, raise SettingsError or Unavailable if the URL cannot be a database.
+
+        `create` allows a new database, for engines that create one when they open it.
+        """
+        assert url.get_backend_name() == cls.engine_name
+
+    @classmethod
+    def command(cls, url: sa.URL, name: str, statement: str) -> str:
+        """Return what a person at a terminal types to run a statement in database `name`."""
+        return f"in {name}: {statement}"
+
+    @classmethod
     @abstractmethod
     def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
         """Return an engine whose sessions have pinned settings; servers show them as `label`."""

@@ -41,11 +41,18 @@ class Kind(enum.Enum):
     OPAQUE = "opaque"  # not carried between engines; within one, exactly
 
 
+SPECIAL_KINDS: dict[type[TypeEngine[Any]], Kind] = {}
+"""The kinds of single engines' types (`ColumnTypes.kinds`); the registry of engines fills it."""
+
+
 def kind_of(type_: TypeEngine[Any]) -> Kind:
     """Return the kind of a SQLAlchemy type; OPAQUE if some engine has no exact form for it."""
     if isinstance(type_, sa.Interval):
         return Kind.OPAQUE
     type_ = undecorated(type_)
+    for special, kind in SPECIAL_KINDS.items():
+        if isinstance(type_, special):
+            return kind
     return next((kind for matches, kind in _KINDS if matches(type_)), Kind.OPAQUE)
 
 
@@ -70,14 +77,9 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
     ),
     (lambda t: isinstance(t, sa.Uuid) and t.native_uuid, Kind.UUID),
     (_is(sa.Enum), Kind.TEXT),
-    (lambda t: isinstance(t, sa.JSON) and type(t).__name__ != "JSONB", Kind.TEXT),
+    (_is(sa.JSON), Kind.TEXT),
     (lambda t: isinstance(t, sa.String) and not isinstance(t, (sa.CHAR, sa.NCHAR)), Kind.TEXT),
-    (
-        lambda t: (
-            isinstance(t, sa.DateTime) and (t.timezone or type(t).__name__ == "DATETIMEOFFSET")
-        ),
-        Kind.INSTANT,
-    ),
+    (lambda t: isinstance(t, sa.DateTime) and t.timezone, Kind.INSTANT),
     (_is(sa.DateTime), Kind.DATETIME),
     (_is(sa.Date), Kind.DATE),
     (lambda t: isinstance(t, sa.Time) and not t.timezone, Kind.TIME),

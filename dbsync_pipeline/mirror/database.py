@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,8 +9,9 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 import tenacity
 
-from dbsync_pipeline.dialects import REGISTRY, Dialect
-from dbsync_pipeline.errors import DbsyncError, SettingsError, Starting, Unavailable
+from dbsync_pipeline.dialects import ENGINES, dialect_class, normalized_url
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.errors import DbsyncError, SettingsError, Starting
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 
 
@@ -33,7 +33,7 @@ class Database:
 
     @property
     def dialect(self) -> type[Dialect]:
-        return REGISTRY[self.engine_name]
+        return dialect_class(self.engine_name)
 
     @property
     def at_once(self) -> Database:
@@ -42,8 +42,7 @@ class Database:
 
     def engine(self, label: str = "dbsync", *, create: bool = False) -> sa.Engine:
         """An engine without a pool. `create` lets a SQLite file come into being; without it Unavailable is raised where there is none."""
-        if self.engine_name == "sqlite":
-            self._file(create)
+        self.dialect.locate(self.url, self.name, create=create)
         try:
             return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
         except (sa.exc.ArgumentError, ValueError):
@@ -80,32 +79,6 @@ class Database:
         except self.dialect.driver_errors as error:
             raise self.dialect.translate(error, self.name, "connect") from None
 
-    def _file(self, create: bool) -> None:
-        path = self.url.database
-        if not path or path == ":memory:":
-            raise SettingsError(
-                "a SQLite database that lives in memory cannot be mirrored",
-                database=self.name,
-                remedy=f"name a file in DBSYNC_{self.name.upper()}_URL",
-            )
-        if create:
-            try:
-                os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            except OSError as error:
-                raise SettingsError(
-                    f"the folder of its file cannot be made: {error.strerror or type(error).__name__}",
-                    operation="connect",
-                    database=self.name,
-                    remedy=f"mend DBSYNC_HOME, or {_variable(self.name)} where it is set",
-                ) from None
-        elif not os.path.exists(path):
-            raise Unavailable(
-                "there is no such file yet",
-                operation="connect",
-                database=self.name,
-                remedy=f"make it: `dbsync tables create --database {self.name}`",
-            )
-
 
 def databases(settings: Settings) -> tuple[Database, ...]:
     """All configured databases, in their order. Raises SettingsError for a URL that cannot be read, without quoting it."""
@@ -119,12 +92,12 @@ def database(settings: Settings, name: str) -> Database:
 
 def _database(setting: DatabaseSetting, settings: Settings) -> Database:
     try:
-        url = sa.make_url(setting.url.get_secret_value().replace("postgres://", "postgresql://", 1))
+        url = sa.make_url(normalized_url(setting.url.get_secret_value()))
     except (sa.exc.ArgumentError, ValueError):
         raise _unreadable(setting.name) from None
-    if url.get_backend_name() not in REGISTRY:
+    if url.get_backend_name() not in ENGINES:
         raise SettingsError(
-            f"the engine that its URL names is not known; known are: {', '.join(REGISTRY)}",
+            f"the engine that its URL names is not known; known are: {', '.join(ENGINES)}",
             database=setting.name,
             remedy=f"mend {_variable(setting.name)}",
         )

@@ -41,3 +41,6 @@ class MSSQL(MSSQLSource, MSSQLTarget):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "MS-SQL ALTER COLUMN")
             return super().alter(operations, operation)
+
+
+DIALECT = MSSQL

@@ -997,3 +997,6 @@ _REASONS = (
     ("closed", "the connection was lost"),
 )
 _STARTING = ("the server is starting up", "the server is in recovery, and takes no connections yet")
+
+
+DIALECT = PostgreSQL

@@ -27,7 +27,7 @@ from dbsync_pipeline.dialects.sqlite import rebuild as remade
 from dbsync_pipeline.dialects.sqlite.values import from_sqlite, to_sqlite
 from dbsync_pipeline.dialects.staging import BATCH_BYTES, Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Row, RowKey, RowKeys, Table
-from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unavailable
+from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError, StructureError, Unavailable
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -55,6 +55,40 @@ class SQLite(Dialect):
         self._lost_before: set[tuple[str, str, Any]] = set()
 
     # -- the connection
+
+    @classmethod
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
+        """Create the file's folder, or raise Unavailable if there is no file."""
+        setting = f"DBSYNC_{name.upper()}_URL"
+        if not url.database or url.database == ":memory:":
+            raise SettingsError(
+                "a SQLite database in memory cannot be mirrored",
+                database=name,
+                remedy=f"name a file in {setting}",
+            )
+        if create:
+            try:
+                os.makedirs(os.path.dirname(os.path.abspath(url.database)), exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    "the folder of its file cannot be created: "
+                    f"{error.strerror or type(error).__name__}",
+                    operation="connect",
+                    database=name,
+                    remedy=f"fix DBSYNC_HOME, or {setting} if it is set",
+                ) from None
+        elif not os.path.exists(url.database):
+            raise Unavailable(
+                "there is no such file yet",
+                operation="connect",
+                database=name,
+                remedy=f"create it: `dbsync tables create --database {name}`",
+            )
+
+    @classmethod
+    def command(cls, url: sa.URL, name: str, statement: str) -> str:
+        """Return a command for SQLite's own shell."""
+        return f'sqlite3 {os.path.relpath(url.database or "")} "{statement}"'
 
     @classmethod
     def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
@@ -586,3 +620,6 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+DIALECT = SQLite
