@@ -1,0 +1,205 @@
+"""The private dialect that this project was once written in does not come back (docs/glossary.md has the words to use)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+BANNED = {
+    r"told|tells|hears?|heard|unheard|untold": "reported, shown, noted, recorded",
+    r"said": "reported, allowed, given",
+    r"strange": "unknown",
+    r"reigns?|crown\w*|heirs?": "term, promote, inherit",
+    r"voices?": "vote",
+    r"doors?": "interface",
+    r"unforeseen": "unexpected",
+    r"anew": "again",
+    r"of now": "current",
+    r"no more(?! than)": "no longer",
+    r"mend(?:s|ed|ing)?": "fix",
+    r"so many|so long as|so that none": "the number itself, while",
+    r"whoever|whatever (?:it|that) (?:is|was)": "a relative clause less",
+    r"for ?ever": "indefinitely, permanently",
+    r"in the place of": "instead of",
+    r"it is had": "it is there",
+    r"foreign (?:writes?|rows?|changes?)": "local writes",
+    r"shrunken": "mass change",
+    r"publications?": "publish",
+    r"(?:in|own|same|these|its) words": "text, message, or the thing itself",
+    r"(?:is|a|leaves .{1,20}|called|standbys?) mixed": "partial, not consistent",
+    r"ours|theirs": "source, target",
+}
+"""What may not be written, as expressions for whole words, and what to write instead."""
+
+BANNED_NAMES = set(
+    [
+        "asked",
+        "wanted",
+        "made",
+        "found",
+        "one",
+        "told",
+        "said",
+        "ours",
+        "theirs",
+        "heard",
+        "choice",
+        "answer",
+        "words",
+    ]
+)
+"""Names that say nothing about what they name; the thing has a noun."""
+
+UNAVOIDABLE = re.compile(r"FOREIGN|pg_publication|[Ff]oreign keys?")
+"""Names of other programs and of SQL."""
+
+PLACES = (
+    "dbsync_pipeline",
+    "docs",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+    ".env.example",
+)
+NOT_YET: tuple[str, ...] = (
+    ".env.example",
+    "CHANGELOG.md",
+    "README.md",
+    "dbsync_pipeline/cli/app.py",
+    "dbsync_pipeline/cli/entry.py",
+    "dbsync_pipeline/cli/render.py",
+    "dbsync_pipeline/columns.py",
+    "dbsync_pipeline/defs/failover.py",
+    "dbsync_pipeline/dialects/mssql/babelfish.py",
+    "dbsync_pipeline/dialects/mssql/connection.py",
+    "dbsync_pipeline/dialects/mssql/errors.py",
+    "dbsync_pipeline/dialects/mssql/target.py",
+    "dbsync_pipeline/dialects/postgresql/dialect.py",
+    "dbsync_pipeline/dialects/sqlite/dialect.py",
+    "dbsync_pipeline/dialects/sqlite/rebuild.py",
+    "dbsync_pipeline/dialects/table.py",
+    "dbsync_pipeline/errors.py",
+    "dbsync_pipeline/frames.py",
+    "dbsync_pipeline/http/app.py",
+    "dbsync_pipeline/mirror/compare.py",
+    "dbsync_pipeline/mirror/database.py",
+    "dbsync_pipeline/mirror/failover/failover.py",
+    "dbsync_pipeline/mirror/failover/term.py",
+    "dbsync_pipeline/mirror/fanout.py",
+    "dbsync_pipeline/mirror/guard.py",
+    "dbsync_pipeline/mirror/ledger/numbers.py",
+    "dbsync_pipeline/mirror/ledger/publishes.py",
+    "dbsync_pipeline/mirror/migrate/apply.py",
+    "dbsync_pipeline/mirror/migrate/autogenerate.py",
+    "dbsync_pipeline/mirror/migrate/revisions.py",
+    "dbsync_pipeline/mirror/model.py",
+    "dbsync_pipeline/mirror/ready.py",
+    "dbsync_pipeline/mirror/rescue/rescue.py",
+    "dbsync_pipeline/mirror/schema.py",
+    "dbsync_pipeline/mirror/status.py",
+    "dbsync_pipeline/mirror/sync/publishing.py",
+    "dbsync_pipeline/mirror/verify.py",
+    "dbsync_pipeline/output.py",
+    "dbsync_pipeline/redact.py",
+    "dbsync_pipeline/runs/history.py",
+    "dbsync_pipeline/runs/launch.py",
+    "dbsync_pipeline/settings.py",
+    "docs/api.md",
+    "docs/commands.md",
+    "docs/decisions/0001-buckets-instead-of-ranges-of-keys.md",
+    "docs/decisions/0003-the-hash-of-a-record-is-hashed-once-more.md",
+    "docs/decisions/0004-what-shrunken-means.md",
+    "docs/decisions/0005-an-undo-is-a-publish.md",
+    "docs/decisions/0006-what-a-person-allows-is-config-of-the-first-op.md",
+    "docs/decisions/0007-who-the-primary-is-is-kept-in-the-databases.md",
+    "docs/decisions/0008-who-tells-of-a-failure.md",
+    "docs/decisions/0009-staging-on-sql-server-is-committed.md",
+    "docs/decisions/0011-a-state-has-a-number-and-who-passes-it-on-keeps-it.md",
+    "docs/decisions/0012-the-pythons-that-our-libraries-serve.md",
+    "docs/decisions/0013-digests-remember-their-columns.md",
+    "docs/decisions/0014-revisions-without-ways-back.md",
+    "docs/failover.md",
+    "docs/generate.py",
+    "docs/guarantees.md",
+    "docs/json.md",
+    "docs/operations.md",
+    "docs/security.md",
+    "docs/speed.md",
+)
+"""Files in which they still stand. To be empty."""
+
+_WORD = {
+    re.compile(rf"(?<![a-zA-Z])(?:{words})(?![a-zA-Z])", re.IGNORECASE): instead
+    for words, instead in BANNED.items()
+}
+
+
+def findings(text: str, name: str) -> list[str]:
+    """`file:line: word (what to write instead)` for each banned word."""
+    return [
+        f"{name}:{number}: {found.group()!r} (write: {instead})"
+        for number, line in enumerate(text.splitlines(), 1)
+        for word, instead in _WORD.items()
+        for found in word.finditer(UNAVOIDABLE.sub("", line))
+    ]
+
+
+def names(source: str, name: str) -> list[str]:
+    """`file:line: name` for each banned name that a module gives to something."""
+    return [
+        f"{name}:{number}: the name {bound!r} (say what it is)"
+        for node in ast.walk(ast.parse(source))
+        for bound, number in _bound(node)
+        if bound.lower().strip("_") in BANNED_NAMES
+    ]
+
+
+def _bound(node: ast.AST) -> Iterator[tuple[str, int]]:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id, node.lineno
+    elif isinstance(node, ast.arg):
+        yield node.arg, node.lineno
+    elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        yield node.name, node.lineno
+
+
+def files(place: str) -> list[Path]:
+    path = ROOT / place
+    if not path.is_dir():
+        return [path] * path.exists()
+    written = {".py", ".md", ".mako", ".yaml", ".html"}
+    return sorted(file for file in path.rglob("*") if file.suffix in written)
+
+
+def found_in(place: str) -> list[str]:
+    return [
+        finding
+        for file in files(place)
+        if (name := str(file.relative_to(ROOT))) not in NOT_YET
+        for finding in _findings_of(file.read_text(encoding="utf-8"), name)
+    ]
+
+
+def _findings_of(text: str, name: str) -> list[str]:
+    return findings(text, name) + (names(text, name) if name.endswith(".py") else [])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_banned_word_is_left(place: str) -> None:
+    assert (found := found_in(place)) == [], "\n" + "\n".join(found)
+
+
+def test_the_findings_name_file_and_line() -> None:
+    text = "def f(found):\n    # Whoever said so\n    return found"
+    assert _findings_of(text, "x.py") == [
+        "x.py:2: 'said' (write: reported, allowed, given)",
+        "x.py:2: 'Whoever' (write: a relative clause less)",
+        "x.py:1: the name 'found' (say what it is)",
+    ]
