@@ -41,6 +41,7 @@ lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
+	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml >/dev/null
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/postgres.py $(ARGS)
