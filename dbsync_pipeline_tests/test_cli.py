@@ -21,31 +21,14 @@ from dbsync_pipeline.cli import app
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.settings import load
 from dbsync_pipeline.text import count
+from dbsync_pipeline_tests import commands
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, free_port, wait_for
 from dbsync_pipeline_tests.worlds import MODEL, content, execute, memory, prepare, user
 
 users = MODEL.table("users").sa
 
-VERBS = (
-    *(
-        "demo",
-        "sync",
-        "plan",
-        "status",
-        "history",
-        "verify",
-        "undo",
-        "pause",
-        "release",
-        "ui",
-        "serve",
-    ),
-    *("promote", "failover", "failback"),
-    *("rescue list", "rescue show", "rescue export", "rescue merge"),
-    *("tables create", "tables check", "tables recreate"),
-    *("migrate", "migrate new", "migrate list"),
-)
+VERBS = tuple(words for words, _ in commands.leaves())
 
 
 @dataclass(frozen=True)
