@@ -69,7 +69,7 @@ def any_servers(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pa
 
 
 @pytest.fixture
-def servers(new_database: NewDatabase) -> Pair:
+def postgresql_pair(new_database: NewDatabase) -> Pair:
     """The same on two PostgreSQL servers."""
     return _synced(new_database, "postgresql")
 
@@ -135,9 +135,9 @@ def _writer(target: Database, roles: Roles) -> Database:
 
 
 def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(
-    servers: Pair, roles: Roles
+    postgresql_pair: Pair, roles: Roles
 ) -> None:
-    source, target = servers
+    source, target = postgresql_pair
     reader = _reader(source, roles)
     before = content(target)
     administer(
@@ -159,8 +159,10 @@ def test_row_security_that_may_hide_rows_of_the_source_is_refused_by_table(
     assert content(target) == content(source)
 
 
-def test_row_security_of_the_target_is_refused_by_table(servers: Pair, roles: Roles) -> None:
-    source, target = servers
+def test_row_security_of_the_target_is_refused_by_table(
+    postgresql_pair: Pair, roles: Roles
+) -> None:
+    source, target = postgresql_pair
     writer = _writer(target, roles)
     administer(
         target,
@@ -218,9 +220,9 @@ def test_a_trigger_of_the_target_does_not_fire_during_a_sync_and_does_afterwards
 
 @pytest.mark.parametrize("fires", ["ALWAYS", "REPLICA"])
 def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(
-    servers: Pair, fires: str
+    postgresql_pair: Pair, fires: str
 ) -> None:
-    source, target = servers
+    source, target = postgresql_pair
     _trigger(target)
     administer(
         target,
@@ -238,9 +240,9 @@ def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(
 
 
 def test_a_trigger_is_refused_by_name_where_the_role_cannot_hold_it_off(
-    servers: Pair, roles: Roles
+    postgresql_pair: Pair, roles: Roles
 ) -> None:
-    source, target = servers
+    source, target = postgresql_pair
     writer = _writer(target, roles)
     _trigger(target)
     before = content(target)
@@ -304,7 +306,8 @@ def test_an_undo_that_overwrites_can_be_undone_to_what_it_overwrote(pair: Pair) 
 
 _PROGRAM = """
 import sys, time
-from dbsync_pipeline_tests.test_safety import MODEL, Database, Publishing, sa, session
+from dbsync_pipeline.mirror.sync.publishing import Publishing
+from dbsync_pipeline_tests.test_safety import MODEL, Database, sa, session
 source, target = (Database(name, sa.make_url(url)) for name, url in zip(("windows", "linux"), sys.argv[2:]))
 one = session(source, target)
 one.ensure_schema()
@@ -359,8 +362,10 @@ def test_killed_in_the_middle_of_a_publish_the_old_state_stays_and_the_locks_are
     assert content(target) == content(source)
 
 
-def test_killed_while_the_target_computes_the_locks_are_free_within_seconds(servers: Pair) -> None:
-    source, target = servers
+def test_killed_while_the_target_computes_the_locks_are_free_within_seconds(
+    postgresql_pair: Pair,
+) -> None:
+    source, target = postgresql_pair
     with process("computing", source, target) as working:
         working.send_signal(signal.SIGKILL)
         working.wait()
@@ -396,9 +401,9 @@ def _terminate_during_a_copy(database: Database, done: threading.Event) -> None:
 
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_server_process_that_ends_during_a_copy_leaves_the_old_state_and_free_locks(
-    servers: Pair, side: str
+    postgresql_pair: Pair, side: str
 ) -> None:
-    source, target = servers
+    source, target = postgresql_pair
     before = content(target)
     _large(source)
     ended = threading.Event()
@@ -420,8 +425,8 @@ def test_a_server_process_that_ends_during_a_copy_leaves_the_old_state_and_free_
     assert content(target) == before
 
 
-def test_a_cancelled_sync_ends_at_once_with_the_locks_free(servers: Pair) -> None:
-    source, target = servers
+def test_a_cancelled_sync_ends_at_once_with_the_locks_free(postgresql_pair: Pair) -> None:
+    source, target = postgresql_pair
     before = content(target)
     with session(source, target, settings=Settings(lock_seconds=60)) as waiting:
         waiting.ensure_schema()
@@ -540,9 +545,9 @@ def _sum(database: Database) -> int:
 
 
 def test_a_lock_holder_that_never_ends_is_named_within_the_time_that_a_sync_waits(
-    servers: Pair,
+    postgresql_pair: Pair,
 ) -> None:
-    source, target = servers
+    source, target = postgresql_pair
     holder = target.engine("the nightly report").connect()
     holder.execute(users.update().where(users.c.id == 1).values(name="held"))
     started = time.monotonic()
