@@ -1,20 +1,21 @@
-"""Every failure that a user can meet, and what each tells them.
+"""Every failure that a user can see.
 
     DbsyncError
-    ├── SettingsError       a setting or an argument is wrong: mend it and run again
+    ├── SettingsError       a setting or an argument is wrong: correct it and run again
     ├── StructureError      source, target and models disagree in structure
-    ├── Refused             a guard held the sync back: the data would be at risk
-    ├── Unholdable          the target cannot hold a value exactly
+    ├── Refused             a guard refused the sync: data would be at risk
+    ├── Unrepresentable     the target cannot hold a value exactly
     ├── NotProved           after the changes the target did not equal the source: rolled back
-    ├── DatabaseError       the database refused an operation for a reason that a retry does not mend
+    ├── DatabaseError       the database refused an operation, and a retry would not help
     └── Transient           a retry can help
         ├── Unavailable     the database does not answer
-        │   └── Starting    its server says that it soon will
-        └── Busy            somebody else holds the lock
+        │   └── Starting    its server says that it is starting
+        └── Busy            another process holds the lock
 
-Each says the operation, the database, the table, the cause and the remedy: a command that mends it, where there is one.
-Whether a retry helps is said by the type. Driver exceptions are translated into these by the dialects and by nobody else, and
-are never chained: a driver's message may carry a connection string.
+Each has the operation, the database, the table, the cause and the remedy: the command that fixes
+it, if there is one. Whether a retry can help is decided by the type. Only the dialects translate
+drivers' exceptions into these. They are never chained, because a driver's message may contain a
+connection string.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 
 
 class DbsyncError(Exception):
-    """A failure with its place, its cause and its remedy; `str()` is the text that a person reads."""
+    """A failure with its place, cause and remedy; `str()` is the text for a person."""
 
     def __init__(
         self,
@@ -57,11 +58,14 @@ class SettingsError(DbsyncError):
 
 
 class StructureError(DbsyncError):
-    """Source, target and models disagree in structure, or the models ask for what cannot be mirrored."""
+    """Source, target and models differ in structure, or the models use what cannot be mirrored."""
 
 
 class Refused(DbsyncError):
-    """A guard held the sync back. `findings` has what each guard found: `guard`, `table`, `found`, `remedy`."""
+    """A guard refused the sync.
+
+    `findings` has what each guard found: `guard`, `table`, `found`, `remedy`.
+    """
 
     def __init__(
         self, cause: str, *, findings: Sequence[Mapping[str, str | None]] = (), **place: str | None
@@ -75,11 +79,14 @@ class Unrepresentable(DbsyncError):
 
 
 class NotProved(DbsyncError):
-    """The target did not equal the source before the commit, or digests contradicted each other; the transaction was rolled back."""
+    """The target did not equal the source before the commit, or digests contradicted each other.
+
+    The transaction was rolled back.
+    """
 
 
 class DatabaseError(DbsyncError):
-    """The database refused an operation, and a retry would not mend it."""
+    """The database refused an operation, and a retry would not help."""
 
 
 class Transient(DbsyncError):
@@ -91,8 +98,8 @@ class Unavailable(Transient):
 
 
 class Starting(Unavailable):
-    """The server answers, and says that the database takes connections soon."""
+    """The server answers that the database is starting and accepts connections soon."""
 
 
 class Busy(Transient):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""

@@ -13,6 +13,7 @@ from dbsync_pipeline import extras
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.request import HistoryOptions
 from dbsync_pipeline.runs import history as record
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
@@ -34,8 +35,8 @@ def history(limit: int = 100) -> pd.DataFrame:
     pandas = _pandas("read history")
     settings = load()
     with launch.dagster_instance(settings) as instance:
-        wanted = record.Wanted(limit)
-        past = record.past(instance, databases(settings), wanted, seconds=settings.answer_seconds)
+        options = HistoryOptions(limit=limit)
+        past = record.past(instance, databases(settings), options, seconds=settings.answer_seconds)
     for error in past.unread.values():
         raise error
     return pandas.DataFrame([row for run in past.runs for row in _rows_of(run)])

@@ -17,9 +17,6 @@ from pydantic.fields import FieldInfo
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MOST_ROWS = 2**63 - 1
-"""The highest number of rows that every engine, JSON reader and Dagster can store."""
-
 
 class Policy(BaseModel):
     """What the guards allow in one sync. The defaults are those of the settings."""
@@ -41,7 +38,6 @@ class Policy(BaseModel):
     max_change_rows: int = Field(
         default=1000,
         ge=0,
-        le=MOST_ROWS,
         description="Always allow this many changed or deleted rows per table, whatever fraction "
         "of the table they are.",
     )

@@ -1,7 +1,8 @@
-"""What to say of an exception that the project did not foresee: enough to find the place, nothing that is a secret or a row.
+"""The text of an unexpected exception: enough to find the place, without secrets or rows.
 
-The errors of `errors.py` are written to be read. Any other exception may quote a connection string, a statement or a row's values, so
-only its type, its place in this package and the first line of its message are told, with URLs and passwords cut out.
+The errors of `errors.py` are written for people. Any other exception may quote a connection string,
+a statement or a row's values, so only its type, its place in this package and the first line of its
+message are shown, without URLs and passwords.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ _LENGTH = 300
 
 
 def text(error: BaseException) -> str:
-    """One line for a person; safe to store and to show."""
+    """Return one line about the exception that is safe to store and to show."""
     lines = str(error).splitlines() or [""]
     message = clean(lines[0])[:_LENGTH]
-    return f"unforeseen {type(error).__name__} at {_place(error)}: {message}"
+    return f"unexpected {type(error).__name__} at {_place(error)}: {message}"
 
 
-def clean(words: str) -> str:
-    """The words without anything that looks like a URL or a password."""
-    return _SECRET.sub("[hidden]", words)
+def clean(message: str) -> str:
+    """Return the message without anything that looks like a URL or a password."""
+    return _SECRET.sub("[hidden]", message)
 
 
 def _place(error: BaseException) -> str:

@@ -1,9 +1,12 @@
-"""What the environment says, read once into frozen values; nothing else in the project reads the environment.
+"""The settings: environment variables and `.env`, read into frozen values by this module alone.
 
-A database is one setting, `DBSYNC_<NAME>_URL`. When any is set, the databases are those that have one; when none is, they are three
-SQLite files under `DBSYNC_HOME`. `.env` in the working folder is read too, and the environment wins. A name that begins with
-DBSYNC_ and is no setting is refused: it is a misspelt one, and what it was meant to change would go on as if it were not there. So is
-a database whose name is nearly that of a setting: without its S, DBSYNC_ALERT_URLS would be one, and no alert would be sent.
+A database is one setting, `DBSYNC_<NAME>_URL`. If any is set, the databases are those that have
+one; otherwise they are three SQLite files under `DBSYNC_HOME`. The environment overrides `.env`,
+which is read from the working folder.
+
+An unknown name that begins with DBSYNC_ is refused, because it is a misspelt setting that would
+have no effect. A database whose name resembles a setting is refused too: DBSYNC_ALERT_URL would be
+the database `alert`, and no alert would be sent.
 """
 
 from __future__ import annotations
@@ -23,22 +26,24 @@ from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.policy import Policy
 
 FIRST = ("windows", "linux", "azure")
-"""The order of the databases everywhere; others follow by name."""
+"""The order of these databases everywhere; others follow by name."""
 
 SHORTEST_TOKEN = 20
-"""Characters; what is shorter can be guessed."""
+"""Characters; a shorter token could be guessed."""
 
 _URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
 _NEARLY = 0.8
-"""From here on two names are so alike that one may be the other misspelt, as difflib has it: ALERTS and ALERT, not HEART and HEARTBEAT."""
+"""From this ratio of difflib on, one name may be the other one misspelt: ALERTS and ALERT, but not
+HEART and HEARTBEAT."""
 _OTHERS = re.compile(
-    r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$"
+    r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)"
+    r"|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$"
 )
-"""What is no misspelt setting: the test suite's own, and what Kubernetes sets for each of its services, of which one may be `dbsync`."""
+"""Not misspelt: the test suite's own, and what Kubernetes sets for services named `dbsync…`."""
 
 
 class DatabaseSetting(BaseModel):
-    """One database: its name (a lower-case word) and its URL, which is a secret."""
+    """One database: its name, a lower-case word, and its URL, which is a secret."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +52,7 @@ class DatabaseSetting(BaseModel):
 
 
 class Settings(BaseSettings, Policy):
-    """Every setting, with its default. Frozen; `load()` makes one."""
+    """Every setting, with its default. `load()` reads them."""
 
     model_config = SettingsConfigDict(
         env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore"
@@ -163,44 +168,42 @@ class Settings(BaseSettings, Policy):
 
     @property
     def dagster_home(self) -> Path:
-        """Where Dagster keeps its runs: `DAGSTER_HOME`, or a folder under `home`; absolute."""
+        """The absolute folder of Dagster's runs: `DAGSTER_HOME`, or `dagster` under `home`."""
         return Path(os.environ.get("DAGSTER_HOME") or self.home / "dagster").absolute()
 
     def database(self, name: str) -> DatabaseSetting:
-        """The database of that name; raises SettingsError naming the known ones."""
+        """Return the database of that name; raise SettingsError, with all names, if none has it."""
         for database in self.databases:
             if database.name == name:
                 return database
         known, own = ", ".join(self.names), f"set DBSYNC_{name.upper()}_URL"
-        if name == self.primary:
-            raise SettingsError(
-                f"there is no database {name!r}, which is the primary by DBSYNC_PRIMARY; the databases are: {known}",
-                remedy=f"name one of them in DBSYNC_PRIMARY, or {own}",
-            )
+        named_by = ", which DBSYNC_PRIMARY names" if name == self.primary else ""
+        where = " in DBSYNC_PRIMARY" if name == self.primary else ""
         raise SettingsError(
-            f"there is no database {name!r}; the databases are: {known}",
-            remedy=f"name one of them, or {own}",
+            f"there is no database {name!r}{named_by}; the databases are: {known}",
+            remedy=f"name one of them{where}, or {own}",
         )
 
     def required_api_token(self) -> str:
-        """The token that every request to the HTTP API has to bring; raises SettingsError where there is none, or a short one."""
+        """Return the token of the HTTP API. Raise SettingsError if it is missing or too short."""
         token = self.api_token.get_secret_value()
         if len(token) < SHORTEST_TOKEN:
+            problem = f"shorter than {SHORTEST_TOKEN} characters" if token else "not set"
             raise SettingsError(
-                f"DBSYNC_API_TOKEN is {f'shorter than {SHORTEST_TOKEN} characters' if token else 'not set'}: anybody could sync",
+                f"DBSYNC_API_TOKEN is {problem}, so anyone could start a sync",
                 operation="serve",
-                remedy="set it to a long random text, as `openssl rand -hex 32` gives one",
+                remedy="set it to a long random text, for example from `openssl rand -hex 32`",
             )
         return token
 
     @property
     def answer_seconds(self) -> float:
-        """How long a database that is only asked may take in all: to connect, and a little to answer."""
+        """The seconds that a question to a database may take: to connect, and five to answer."""
         return self.connect_seconds + 5
 
     @property
     def max_age_seconds(self) -> float:
-        """How old the state of a standby may be before it counts as too old."""
+        """The seconds from which on the state of a standby is too old."""
         return self.max_age_hours * 3600
 
     @property
@@ -210,7 +213,7 @@ class Settings(BaseSettings, Policy):
 
 
 def load() -> Settings:
-    """The settings as the environment and `.env` have them now; raises SettingsError without quoting any value."""
+    """Read the settings. Raise SettingsError, which never quotes a value, if one is wrong."""
     _refuse_unknown()
     try:
         settings = Settings()
@@ -220,14 +223,14 @@ def load() -> Settings:
             for problem in error.errors()
         )
         raise SettingsError(
-            f"wrong settings: {wrong}", remedy="mend them in the environment or in .env"
+            f"wrong settings: {wrong}", remedy="correct them in the environment or in .env"
         ) from None
     urls = _urls() or _embedded(settings.home)
-    found = tuple(
+    named = tuple(
         DatabaseSetting(name=name, url=SecretStr(url))
         for name, url in sorted(urls.items(), key=_order)
     )
-    return settings.model_copy(update={"databases": found})
+    return settings.model_copy(update={"databases": named})
 
 
 def _environment() -> dict[str, str | None]:
@@ -235,7 +238,7 @@ def _environment() -> dict[str, str | None]:
 
 
 def _refuse_unknown() -> None:
-    """No name that begins with DBSYNC_, in whatever case, may be one that is not read."""
+    """Refuse a name that begins with DBSYNC_, in upper or lower case, and is not a setting."""
     settings = {f"DBSYNC_{name.upper()}" for name in Settings.model_fields if name != "databases"}
     unknown = [
         name
@@ -247,31 +250,33 @@ def _refuse_unknown() -> None:
     ]
     if unknown:
         known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
+        names = ", ".join(_with_likeliest(name, known) for name in sorted(unknown))
         raise SettingsError(
-            f"no such setting: {', '.join(_with_likeliest(name, known) for name in sorted(unknown))}",
-            remedy="mend its name, or take it out of the environment or .env; docs/settings.md has all settings, "
-            "and a database is DBSYNC_<NAME>_URL with a name of letters and digits that is not nearly a setting's",
+            f"no such setting: {names}",
+            remedy="correct its name, or remove it from the environment or .env. docs/settings.md"
+            " lists all settings. A database is DBSYNC_<NAME>_URL, with a name of letters and"
+            " digits that does not resemble a setting",
         )
 
 
 def _with_likeliest(name: str, known: set[str]) -> str:
-    """The name, and the setting that was probably meant; the beginning that all share makes nothing alike."""
+    """Return the name and the setting that was probably meant, compared without DBSYNC_."""
     endings = {setting.removeprefix("DBSYNC_"): setting for setting in sorted(known)}
     close = difflib.get_close_matches(name.upper().removeprefix("DBSYNC_"), endings, n=1)
     return f"{name} (probably {endings[close[0]]})" if close else name
 
 
 def _urls() -> dict[str, str]:
-    found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for variable, value in _environment().items():
         name = _named_by(variable)
         if name and value:
-            found[name] = value
-    return found
+            named[name] = value
+    return named
 
 
 def _named_by(variable: str) -> str | None:
-    """The database that the variable is the setting of."""
+    """Return the database whose URL the variable is, or None."""
     match = _URL.match(variable)
     others = [
         name.upper().rpartition("_URL")[0]

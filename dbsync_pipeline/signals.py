@@ -1,7 +1,8 @@
-"""Ctrl-C: it ends the program with status 130 at any moment, and shows no traceback.
+"""Ctrl-C ends the program with status 130 at any moment, without a traceback.
 
-Python turns it into an exception, which is right where something was begun that has to be taken back. It is wrong while modules are
-loaded, where the exception meets callbacks that show it and go on; and Dagster keeps it from a job that it runs, where it may be lost.
+Python raises an exception on Ctrl-C. That is right while there is work to roll back. It is wrong
+while modules are imported, because the exception can occur in a callback that prints it and
+continues. Dagster catches it while it runs a job, and may lose it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 STATUS = 130
-"""128 and the number of SIGINT, as shells have it."""
+"""128 plus the number of SIGINT, the convention of shells."""
 
 
 def end_at_once(before: Callable[[], object] = lambda: None) -> None:
-    """From now on Ctrl-C ends the process there and then, after `before`."""
+    """Make Ctrl-C call `before` and end the process at once, from now on."""
 
     def end(*_: Any) -> NoReturn:
         before()
@@ -31,29 +32,32 @@ def end_at_once(before: Callable[[], object] = lambda: None) -> None:
 
 @contextlib.contextmanager
 def at_once(before: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """The same for a while, in which nothing is begun that has to be taken back."""
-    usual = signal.getsignal(signal.SIGINT)
+    """Make Ctrl-C end the process at once within the block, which must not need a rollback."""
+    previous = signal.getsignal(signal.SIGINT)
     try:
         end_at_once(before)
         yield
     finally:
-        _handle(usual)
+        _handle(previous)
 
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """Ctrl-C is an exception, as it is in Python."""
-    usual = signal.getsignal(signal.SIGINT)
+    """Make Ctrl-C raise KeyboardInterrupt within the block, as Python does by default."""
+    previous = signal.getsignal(signal.SIGINT)
     try:
         _handle(signal.default_int_handler)
         yield
     finally:
-        _handle(usual)
+        _handle(previous)
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """A Ctrl-C that others kept to themselves is raised at the end. It reaches the main thread alone: elsewhere this does nothing."""
+    """Raise KeyboardInterrupt at the end of the block if a library caught a Ctrl-C within it.
+
+    Signals reach the main thread only; in another thread this does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,24 +65,27 @@ def kept() -> Iterator[None]:
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
-        usual = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False), sys.unraisablehook
+        previous = (
+            signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False),
+            sys.unraisablehook,
+        )
         sys.unraisablehook = _show_unless_kept
         try:
             yield
         finally:
-            signal.set_wakeup_fd(usual[0])
-            sys.unraisablehook = usual[1]
+            signal.set_wakeup_fd(previous[0])
+            sys.unraisablehook = previous[1]
         with contextlib.suppress(BlockingIOError):  # no signal came
             if signal.SIGINT in reader.recv(4096):
                 raise KeyboardInterrupt
 
 
-def _show_unless_kept(what: sys.UnraisableHookArgs) -> None:
-    if not issubclass(what.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(what)
+def _show_unless_kept(raised: sys.UnraisableHookArgs) -> None:
+    if not issubclass(raised.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(raised)
 
 
 def _handle(handler: Any) -> None:
-    """A shell starts its background jobs deaf to Ctrl-C, and they stay so."""
+    """Set the handler, unless SIGINT is ignored, as shells do for their background jobs."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)

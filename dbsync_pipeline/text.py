@@ -1,8 +1,8 @@
-"""Numbers in the sentences that a person reads."""
+"""Numbers in sentences."""
 
 from __future__ import annotations
 
 
 def count(number: int, noun: str) -> str:
-    """`1 row`, `25,300 rows`: the noun is one whose plural ends in s."""
+    """Return `1 row`, `25,300 rows`; the plural of the noun must end in s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ PLACEHOLDER = "\0"
 _STOPS = re.compile(r"[.,;:]+$")
 
 
+@cache
 def root() -> Any:
     """The command `dbsync` itself."""
-    return typer.main.get_command(command_line.app)
+    return typer.main.get_command(command_line.build())
 
 
 def leaves(words: str = "", command: Any = None) -> Iterator[tuple[str, Any]]:

@@ -81,8 +81,8 @@ def test_every_verb_explains_itself_and_speaks_json(verb: str, dbsync: Dbsync) -
 
 
 def test_verify_tells_of_its_options_that_it_compares(dbsync: Dbsync) -> None:
-    told = dbsync("verify", "--help").out
-    assert "compare" in told and "copy" not in told
+    shown = dbsync("verify", "--help").out
+    assert "compare" in shown and "copy" not in shown
 
 
 def test_what_does_not_run_dagster_does_not_import_it(places: Places) -> None:
@@ -111,7 +111,7 @@ print([name for name in ("dagster", "pandas", "pyarrow") if name in sys.modules]
     [
         (
             ["sync", "--source", "linux", "--target", "linux"],
-            "source and target are the same database, linux",
+            "linux is both the source and a target",
         ),
         (["sync", "--target", "mars"], "the databases are: windows, linux, azure"),
         (["sync", "--table", "moons"], "users, chats"),
@@ -186,7 +186,7 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
         sys.modules, "dbsync_pipeline.definitions", raising=False
     )  # it reads the settings as it is imported
     done = dbsync(*words)
-    assert done.status != 0 and text in done.err and "unforeseen" not in done.err
+    assert done.status != 0 and text in done.err and "unexpected" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_tables_are_created_where_a_database_answers(places: Places, dbsync: Dbs
         and azure["error"]["database"] == "azure"
     )
     one = dbsync("tables", "create", "--database", "linux")
-    assert one.status == 0 and "all tables are there" in one.out
+    assert one.status == 0 and "all tables exist" in one.out
 
 
 def test_check_names_the_difference(places: Places, dbsync: Dbsync) -> None:
@@ -610,7 +610,7 @@ def test_a_change_of_the_models_reaches_every_database(changed: Places, dbsync: 
     assert all([one["number"] for one in found["applied"]] == ["0001"] for found in done.json)
     assert dbsync("tables", "check").status == 0 and dbsync("migrate", "list").status == 0
     assert dbsync("migrate").out.splitlines() == [
-        f"{name}: lacks no revision" for name in ("windows", "linux", "azure")
+        f"{name}: up to date" for name in ("windows", "linux", "azure")
     ]
     with (
         closing(sqlite3.connect(changed.folder / ".dbsync" / "windows.db")) as connection,
@@ -745,7 +745,7 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(
     assert dbsync("undo", run, "--json").json["error"]["remedy"] == f"dbsync undo {run} --yes"
     undone = dbsync("undo", run, "--yes", "--json")
     assert undone.status == 0 and content(places.named("linux")) == before
-    assert "released" in dbsync("release", "linux").out
+    assert "resumed" in dbsync("resume", "linux").out
     dbsync("sync", "--target", "linux", "--overwrite")
     run = dbsync("history", "--json").json[0]["run_id"]
     assert dbsync("rescue", "merge", run, "--json").json["put_back"] == {"users": 1}
@@ -793,8 +793,8 @@ def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
     assert "up to 1 row would be changed or deleted" in dbsync("plan", "--target", "linux").err
     assert "(1 row changed, " in dbsync("sync", "--target", "linux", "--overwrite").out
     run = dbsync("history", "--json", "--limit", "1").json[0]["run_id"]
-    assert "(1 row), and nobody agreed" in dbsync("undo", run).err
-    assert "(1 row put back)" in dbsync("undo", run, "--yes").out
+    assert "(1 row); this needs confirmation" in dbsync("undo", run).err
+    assert "(1 row restored)" in dbsync("undo", run, "--yes").out
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_an_unexpected_exception_keeps_its_location_and_loses_its_secrets() -> N
     with pytest.raises(Failure) as caught, as_dagster_failure():
         raise RuntimeError("cannot reach postgresql://bob:hunter2@host/db\nDETAIL: (1, 'a row')")
     text = caught.value.description or ""
-    assert text.startswith("unforeseen RuntimeError at dbsync_pipeline/") and text.endswith(
+    assert text.startswith("unexpected RuntimeError at dbsync_pipeline/") and text.endswith(
         ": cannot reach [hidden]"
     )
     assert caught.value.__cause__ is None and caught.value.__suppress_context__

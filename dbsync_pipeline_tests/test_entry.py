@@ -78,7 +78,7 @@ def test_ctrl_c_ends_a_sync_and_what_would_have_come_after(places: Places) -> No
     status, lines = interrupted(places, [*PROGRAM, "sync"], "linux  users  compare")
     assert status in INTERRUPTED
     assert [line for line in lines if "  " not in line] == [
-        "interrupted: `dbsync history` says what was published"
+        "interrupted: `dbsync history` shows what was published"
     ]
     assert {run["target"] for run in dbsync(places, "history")} == {"linux"}
 

@@ -307,7 +307,7 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
 def test_the_command_line_fails_over(places: Places, dbsync: Dbsync) -> None:  # noqa: F811
     execute(places.named("azure"), (users.insert(), [user(900)]))
     gone(places)
-    assert "nobody agreed" in dbsync("failover").err
+    assert "needs confirmation" in dbsync("failover").err
     done = dbsync("failover", "--yes")
     assert done.status == 0 and "azure is the primary now" in done.out, done.err
     assert [one.name for one in databases(load())] == ["windows", "linux", "azure"]

@@ -24,7 +24,7 @@ from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.rescue import rescue
 from dbsync_pipeline.policy import Overrides
-from dbsync_pipeline.request import resolve
+from dbsync_pipeline.request import HistoryOptions, resolve
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
@@ -79,7 +79,10 @@ def test_a_run_that_published_has_its_rows(places: Places, instance: DagsterInst
 def test_newest_first_and_no_more_than_asked(places: Places, instance: DagsterInstance) -> None:
     ids = [sync(instance, target).run_id for target in ("azure", "linux", "azure")]
     assert [one.run_id for one in history.read(instance)] == ids[::-1]
-    assert [one.run_id for one in history.read(instance, history.Wanted(2))] == [ids[2], ids[1]]
+    assert [one.run_id for one in history.read(instance, HistoryOptions(limit=2))] == [
+        ids[2],
+        ids[1],
+    ]
 
 
 def test_a_materialization_is_found_and_another_projects_job_is_not(
@@ -89,7 +92,7 @@ def test_a_materialization_is_found_and_another_projects_job_is_not(
     materialize(tables, partition_key="linux", instance=instance, resources={"sync": Sync()})
     with execute_job(reconstructable(of_another_project), instance):
         pass
-    (found,) = history.read(instance, history.Wanted(1))
+    (found,) = history.read(instance, HistoryOptions(limit=1))
     assert (found.status, found.source, found.target) == ("SUCCESS", "windows", "linux")
 
 
@@ -121,7 +124,7 @@ def test_a_run_that_never_began_is_there(places: Places, instance: DagsterInstan
 # Joined with the ledgers -----------------------------------------------------------------------------------------------
 
 
-def joined(instance: DagsterInstance, wanted: history.Wanted = history.Wanted()) -> history.Past:  # noqa: B008 - it is frozen
+def joined(instance: DagsterInstance, wanted: HistoryOptions = HistoryOptions()) -> history.Past:  # noqa: B008 - it is frozen
     return history.past(instance, databases(load()), wanted, seconds=10)
 
 
@@ -148,10 +151,10 @@ def test_a_lost_store_leaves_what_the_ledgers_know(
         newest.phases.keys() >= {"schema", "compare", "publish"}
         and newest.started_at > first.started_at
     )
-    assert [run.number for run in joined(instance, history.Wanted(1)).runs] == [2]
+    assert [run.number for run in joined(instance, HistoryOptions(limit=1)).runs] == [2]
     assert (
-        joined(instance, history.Wanted(target="linux")).runs
-        == joined(instance, history.Wanted(failed=True)).runs
+        joined(instance, HistoryOptions(target="linux")).runs
+        == joined(instance, HistoryOptions(failed=True)).runs
         == []
     )
 
@@ -170,7 +173,7 @@ def test_a_run_that_was_killed_after_its_commit_shows_as_published(
         1,
     )
     assert found.tables["users"].inserted == 20 and found.source == "windows"
-    assert joined(instance, history.Wanted(failed=True)).runs == []
+    assert joined(instance, HistoryOptions(failed=True)).runs == []
 
 
 def test_a_refused_run_has_the_guards_verdicts_and_what_was_allowed(
@@ -180,7 +183,7 @@ def test_a_refused_run_has_the_guards_verdicts_and_what_was_allowed(
     execute(places.named("windows"), "DELETE FROM user_memory")
     refused = sync(instance, "azure")
     assert [verdict["guard"] for verdict in refused.verdicts] == ["mass change"]
-    (failed,) = joined(instance, history.Wanted(failed=True)).runs
+    (failed,) = joined(instance, HistoryOptions(failed=True)).runs
     assert (failed.run_id, failed.published, failed.verdicts) == (
         refused.run_id,
         False,

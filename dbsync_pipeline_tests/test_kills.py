@@ -24,6 +24,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from dbsync_pipeline.defs import run_tags
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.request import HistoryOptions
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
@@ -215,7 +216,7 @@ def test_a_worker_the_daemon_and_a_command_are_killed_and_the_targets_are_synced
 
         past = {
             run.run_id: run
-            for run in history.past(instance, places.all(), history.Wanted(), seconds=60).runs
+            for run in history.past(instance, places.all(), HistoryOptions(), seconds=60).runs
         }
     for run_id, why in {worked: "it was killed", commanded: "no sign of life"}.items():
         assert (

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dbsync_pipeline.defs.assets import Permissions
-from dbsync_pipeline.http.app import Asked
+from dbsync_pipeline.defs.assets import OverridesConfig
+from dbsync_pipeline.http.app import SyncBody
 from dbsync_pipeline.policy import Overrides, Policy
 from dbsync_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("derived", [Overrides, Permissions, Asked, Settings])
+@pytest.mark.parametrize("derived", [Overrides, OverridesConfig, SyncBody, Settings])
 def test_every_derived_place_has_each_field_with_its_description(derived: type[BaseModel]) -> None:
     for name, field in Policy.model_fields.items():
         assert derived.model_fields[name].description == field.description
         assert field.description
 
 
-@pytest.mark.parametrize("derived", [Overrides, Permissions, Asked])
+@pytest.mark.parametrize("derived", [Overrides, OverridesConfig, SyncBody])
 def test_an_override_that_is_not_given_is_none_and_an_invalid_one_is_refused(
     derived: type[Overrides],
 ) -> None:

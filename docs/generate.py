@@ -128,7 +128,7 @@ def _limit(constraint: Any) -> str | None:
 
 def commands_page() -> str:
     """Return the page of all commands, in the order of `dbsync --help`."""
-    root = typer.main.get_command(command_line.app)
+    root = typer.main.get_command(command_line.build())
     parts = [
         "# Commands",
         MADE,

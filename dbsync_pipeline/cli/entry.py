@@ -1,6 +1,7 @@
-"""The script's entry point: what holds before the command line is loaded, which takes a second, and whatever its output goes to.
+"""The entry point of the script: Ctrl-C while the program loads, and output that cannot be written.
 
-Output that cannot be written ends the program with status 1 and one line that says so, or none where the reader of a pipe has gone.
+If the output cannot be written, the program ends with status 1 and one line that says so; without a
+line if the reader of a pipe has ended.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ def main() -> None:
         sys.stdout.errors,
         line_buffering=sys.stdout.isatty(),
     )
-    # It would show a traceback of a connection that could not be closed, as on Ctrl-C; what failed before is told without it.
+    # it logs a traceback if a connection cannot be closed, as after Ctrl-C
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    signals.end_at_once()  # while modules are loaded, and while Python ends
+    signals.end_at_once()  # while modules are imported, and while Python ends
     from dbsync_pipeline.cli import app
 
     try:
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output. Its failure ends the program here, where it cannot be taken for the failure of another file."""
+    """Standard output. A failure ends the program here, so no other code can misread it."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -53,9 +54,8 @@ class _Output(io.TextIOWrapper):
 
 
 def _end_without_output(error: OSError) -> NoReturn:
-    os.dup2(
-        os.open(os.devnull, os.O_WRONLY), 1
-    )  # what is left goes nowhere: Python would try it again as it ends
+    # discard what is buffered: Python would try to write it again as it ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if isinstance(error, BrokenPipeError):
         sys.exit(1)
     _lost(error.strerror or type(error).__name__)

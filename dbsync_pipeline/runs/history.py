@@ -1,11 +1,12 @@
-"""What happened: Dagster's runs joined with the ledgers of the databases, as plain records, however they were launched.
+"""Past syncs: Dagster's runs joined with the ledgers of the databases, however they were launched.
 
-A sync from the UI, a schedule, `dbsync sync` or `dagster job execute` leaves the same traces in Dagster: the tags of its first step and
-the metadata of its materializations. Whether it published is what the target's ledger says: a run that was killed after its commit
-published, and where Dagster's store is lost the ledgers still tell what was published. Undos stand in the ledgers alone.
+Every sync leaves the same traces in Dagster: the tags of its first step and the metadata of its
+materializations. Whether it published is decided by the target's ledger: a run that was killed
+after its commit did publish. If Dagster's store is lost, the ledgers still know what was published,
+and only they know undos.
 
-Reading costs one query for a page of runs, one for the events of each run that is wanted, and two for each ledger; none is read
-without a limit.
+Cost: one query per page of runs, one for the events of each listed run, and two per ledger. Every
+query has a limit.
 """
 
 from __future__ import annotations
@@ -27,9 +28,6 @@ from dagster import (
 )
 
 from dbsync_pipeline.defs.failures import GUARDS
-from dbsync_pipeline.defs.run_tags import INTERFACE_TAG as INTERFACE_TAG
-from dbsync_pipeline.defs.run_tags import JOB as JOB
-from dbsync_pipeline.defs.run_tags import PARTITION_TAG as PARTITION_TAG
 from dbsync_pipeline.defs.run_tags import (
     is_sync,
     launcher_of,
@@ -42,8 +40,9 @@ from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
+from dbsync_pipeline.request import HistoryOptions
 
-_TELLING = {
+_EVENTS = {
     DagsterEventType.ASSET_MATERIALIZATION,
     DagsterEventType.STEP_FAILURE,
     DagsterEventType.RUN_FAILURE,
@@ -52,10 +51,13 @@ _TELLING = {
 _FAILED = [DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 _PAGE = 100
 
+NEWEST = HistoryOptions()
+"""The newest runs, as many as `dbsync history` lists by default."""
+
 
 @dataclass(frozen=True)
 class TableCounts:
-    """What a run published of one table: its rows then, and how many of them it changed; `bytes` is what was sent for it."""
+    """One table after a run: its rows, how many of them the run changed, and the bytes sent."""
 
     rows: int
     inserted: int
@@ -66,11 +68,13 @@ class TableCounts:
 
 @dataclass(frozen=True)
 class Run:
-    """One run on one target. Times are UTC; `reason` says why it did not succeed.
+    """One run on one target. Times are UTC; `seconds` and `phases` are seconds.
 
-    `status` is Dagster's word, None where Dagster knows nothing of the run. `published` and `number` are the ledger's; `published` is
-    None where neither the ledger nor Dagster could tell. `phases` are seconds. `verdicts` are the guards' that refused, each with
-    `guard`, `table`, `found` and `remedy`; `allowed` is what a person let pass. `undoes` is the number of the publish that an undo took back.
+    `status` is Dagster's, None if Dagster has no record of the run. `reason` is why the run did not
+    succeed. `published` and `number` come from the target's ledger; `published` is None if neither
+    the ledger nor Dagster knows. `verdicts` are the guards' refusals, each with `guard`, `table`,
+    `found` and `remedy`. `allowed` are the overrides of the run. `undoes` is the number of the
+    publish that an undo restored.
     """
 
     run_id: str
@@ -91,78 +95,97 @@ class Run:
 
     @property
     def succeeded(self) -> bool:
+        """Whether Dagster calls the run a success."""
         return self.status == "SUCCESS"
 
+    @property
+    def rows(self) -> int:
+        """How many rows the tables of the run hold."""
+        return sum(counts.rows for counts in self.tables.values())
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which runs: at most `limit`, from that source, to that target, only those that ended without a publish."""
+    @property
+    def changed(self) -> int:
+        """How many rows the run inserted, updated or deleted."""
+        return sum(
+            counts.inserted + counts.updated + counts.deleted for counts in self.tables.values()
+        )
 
-    limit: int = 20
-    source: str | None = None
-    target: str | None = None
-    failed: bool = False
+    @property
+    def bytes(self) -> int:
+        """How many bytes the run sent to the target."""
+        return sum(counts.bytes for counts in self.tables.values())
 
 
 @dataclass(frozen=True)
 class Past:
-    """Runs, newest first, and why a ledger could not be read, by its database."""
+    """Runs, newest first, and why a ledger could not be read, by the database's name."""
 
     runs: list[Run]
     unread: Mapping[str, DbsyncError]
 
 
 def past(
-    instance: DagsterInstance, databases: Sequence[Database], wanted: Wanted, *, seconds: float
+    instance: DagsterInstance,
+    databases: Sequence[Database],
+    options: HistoryOptions,
+    *,
+    seconds: float,
 ) -> Past:
-    """The newest runs and publishes, newest first. A ledger that is not read within `seconds` is no failure: it is named in `unread`."""
-    runs = read(instance, wanted)
-    asked = [database for database in databases if wanted.target in (None, database.name)]
-    answers = ask(asked, lambda one: _entries(one, wanted, [run.run_id for run in runs]), seconds)
-    joined = [run for run in join(runs, answers.good) if not (wanted.failed and run.published)]
+    """Return the newest runs and publishes, newest first.
+
+    A ledger that cannot be read within `seconds` is not an error: it is named in `unread`.
+    """
+    runs = read(instance, options)
+    run_ids = [run.run_id for run in runs]
+    targets = [database for database in databases if options.target in (None, database.name)]
+    ledgers = ask(targets, lambda database: _publishes(database, options, run_ids), seconds)
+    joined = [run for run in join(runs, ledgers.good) if not (options.failed and run.published)]
     joined.sort(key=lambda run: run.started_at, reverse=True)
-    return Past(joined[: wanted.limit], answers.failed)
+    return Past(joined[: options.limit], ledgers.failed)
 
 
-def read(instance: DagsterInstance, wanted: Wanted = Wanted()) -> list[Run]:
-    """The wanted syncs as Dagster has them, newest first; runs of other jobs in the same store are passed over."""
-    found: list[Run] = []
-    for record in _records(instance, wanted):
-        if _is_wanted(record.dagster_run, wanted):
-            found.append(_run(instance, record))
-        if len(found) == wanted.limit:
+def read(instance: DagsterInstance, options: HistoryOptions = NEWEST) -> list[Run]:
+    """Return the selected syncs according to Dagster, newest first, without those of other jobs."""
+    runs: list[Run] = []
+    for record in _records(instance, options):
+        if _selected(record.dagster_run, options):
+            runs.append(_run(instance, record))
+        if len(runs) == options.limit:
             break
-    return found
+    return runs
 
 
 def read_one(instance: DagsterInstance, run_id: str) -> Run:
-    """The sync of that run id, as Dagster has it."""
+    """Return the sync with that run id, according to Dagster."""
     (record,) = instance.get_run_records(RunsFilter(run_ids=[run_id]))
     return _run(instance, record)
 
 
 def join(runs: Sequence[Run], ledgers: Mapping[str, Sequence[Publish]]) -> Iterator[Run]:
-    """The runs with what the ledgers, by database, say of them, and what only the ledgers know; in no order."""
-    entries: dict[str, list[Publish]] = {}
-    for entry in (entry for publications in ledgers.values() for entry in publications):
-        entries.setdefault(entry.run_id, []).append(entry)
+    """Yield the runs with what the ledgers record of them, and publishes that only a ledger knows.
+
+    The ledgers are given by database. The order is undefined.
+    """
+    publishes: dict[str, list[Publish]] = {}
+    for publish in (publish for ledger in ledgers.values() for publish in ledger):
+        publishes.setdefault(publish.run_id, []).append(publish)
     for run in runs:
-        published = entries.pop(run.run_id, [])
-        for entry in published:  # several for a failover
-            yield _with_entry(run, entry)
+        published = publishes.pop(run.run_id, [])
+        for publish in published:  # a failover publishes to several targets
+            yield _with_publish(run, publish)
         if not published:
             unpublished = run.target in ledgers and run.published is None
             yield replace(run, published=False) if unpublished else run
-    yield from (_of_ledger(entry) for alone in entries.values() for entry in alone)
+    yield from (_of_ledger(publish) for alone in publishes.values() for publish in alone)
 
 
-# Dagster's side --------------------------------------------------------------------------------------------------------
+# What Dagster knows -------------------------------------------------------------------------------
 
 
-def _records(instance: DagsterInstance, wanted: Wanted) -> Iterator[RunRecord]:
-    """Page by page, so that no more is read than is looked at."""
-    filters = RunsFilter(statuses=_FAILED) if wanted.failed else None
-    size, cursor = min(_PAGE, wanted.limit), None
+def _records(instance: DagsterInstance, options: HistoryOptions) -> Iterator[RunRecord]:
+    """Yield run records page by page, and stop when enough are read."""
+    filters = RunsFilter(statuses=_FAILED) if options.failed else None
+    size, cursor = min(_PAGE, options.limit), None
     while True:
         page = instance.get_run_records(filters, limit=size, cursor=cursor)
         yield from page
@@ -171,122 +194,135 @@ def _records(instance: DagsterInstance, wanted: Wanted) -> Iterator[RunRecord]:
         cursor, size = page[-1].dagster_run.run_id, _PAGE
 
 
-def _is_wanted(run: DagsterRun, wanted: Wanted) -> bool:
+def _selected(run: DagsterRun, options: HistoryOptions) -> bool:
     return (
         is_sync(run)
-        and wanted.source in (None, source_of(run))
-        and wanted.target in (None, target_of(run))
+        and options.source in (None, source_of(run))
+        and options.target in (None, target_of(run))
     )
 
 
 def _run(instance: DagsterInstance, record: RunRecord) -> Run:
-    run = record.dagster_run
-    events = [
-        entry.event_log_entry.dagster_event
-        for entry in instance.get_records_for_run(run.run_id, of_type=_TELLING).records
-    ]
-    told = [event for event in events if event is not None]
-    made = [
+    run, events = record.dagster_run, _events(instance, record.dagster_run.run_id)
+    materializations = [
         event.step_materialization_data.materialization
-        for event in told
+        for event in events
         if event.is_step_materialization
     ]
-    said = _said(made[0]) if made else {}
-    began = record.start_time or record.create_timestamp.timestamp()
+    metadata = _metadata(materializations[0]) if materializations else {}
+    started = record.start_time or record.create_timestamp.timestamp()
     return Run(
         run_id=run.run_id,
         status=run.status.value,
         source=source_of(run),
         target=target_of(run),
-        started_at=datetime.fromtimestamp(began, UTC),
-        seconds=round(record.end_time - began, 3) if record.end_time else None,
-        tables=dict(map(_table, made)),
-        reason=reason(told),
-        published="publish number" in said
-        if made
-        else False
-        if run.status == DagsterRunStatus.SUCCESS
-        else None,
-        number=said.get("publish number"),
+        started_at=datetime.fromtimestamp(started, UTC),
+        seconds=round(record.end_time - started, 3) if record.end_time else None,
+        tables=dict(map(_table, materializations)),
+        reason=reason(events),
+        published=_published(run, metadata),
+        number=metadata.get("publish number"),
         phases={
             key.removeprefix("seconds "): value
-            for key, value in said.items()
+            for key, value in metadata.items()
             if key.startswith("seconds ")
         },
-        verdicts=_verdicts(told),
+        verdicts=_verdicts(events),
         allowed=overrides_of(run),
         launched_by=launcher_of(run),
     )
 
 
-def _said(materialization: AssetMaterialization) -> dict[str, Any]:
+def _events(instance: DagsterInstance, run_id: str) -> list[DagsterEvent]:
+    records = instance.get_records_for_run(run_id, of_type=_EVENTS).records
+    events = (record.event_log_entry.dagster_event for record in records)
+    return [event for event in events if event is not None]
+
+
+def _published(run: DagsterRun, metadata: Mapping[str, Any]) -> bool | None:
+    """Return whether the run published; None if Dagster does not know."""
+    if metadata:
+        return "publish number" in metadata
+    return False if run.status == DagsterRunStatus.SUCCESS else None
+
+
+def _metadata(materialization: AssetMaterialization) -> dict[str, Any]:
     return {key: value.value for key, value in materialization.metadata.items()}
 
 
 def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
-    said = _said(materialization)
-    name = str(said.get("dagster/table_name") or materialization.asset_key.to_user_string())
-    words = {
+    metadata = _metadata(materialization)
+    name = str(metadata.get("dagster/table_name") or materialization.asset_key.to_user_string())
+    keys = {
         "rows": "dagster/row_count",
         "inserted": "inserted",
         "updated": "updated",
         "deleted": "deleted",
         "bytes": "bytes moved",
     }
-    return name, TableCounts(**{word: int(str(said.get(key) or 0)) for word, key in words.items()})
+    numbers = {field: int(str(metadata.get(key) or 0)) for field, key in keys.items()}
+    return name, TableCounts(**numbers)
 
 
 def _verdicts(events: Iterable[DagsterEvent]) -> tuple[dict[str, Any], ...]:
     for event in events:
         failure = event.step_failure_data.user_failure_data if event.is_step_failure else None
         if failure is not None and GUARDS in failure.metadata:
-            found: Any = failure.metadata[GUARDS].value
-            return tuple(dict(one) for one in found)
+            verdicts: Any = failure.metadata[GUARDS].value
+            return tuple(dict(verdict) for verdict in verdicts)
     return ()
 
 
-# The ledgers' side -----------------------------------------------------------------------------------------------------
+# What the ledgers know ----------------------------------------------------------------------------
 
 
-def _entries(database: Database, wanted: Wanted, run_ids: Sequence[str]) -> list[Publish]:
-    """The newest publishes, and those of the runs that Dagster named, which may be older."""
+def _publishes(
+    database: Database, options: HistoryOptions, run_ids: Sequence[str]
+) -> list[Publish]:
+    """Return the newest publishes, and those of Dagster's runs, which may be older."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
         if not ledger.exists():
             return []
-        newest = [] if wanted.failed else ledger.publishes(wanted.limit, source=wanted.source)
-        rest = set(run_ids) - {entry.run_id for entry in newest}
-        return newest + (ledger.of_runs(sorted(rest)) if rest else [])
+        newest = []
+        if not options.failed:
+            newest = ledger.publishes(options.limit, source=options.source)
+        older = set(run_ids) - {publish.run_id for publish in newest}
+        return newest + (ledger.of_runs(sorted(older)) if older else [])
 
 
-def _with_entry(run: Run, entry: Publish) -> Run:
-    """The ledger's word; where the process ended after its commit, it is the only one."""
-    ours = _of_ledger(entry)
-    said = {
-        name: getattr(ours, name)
-        for name in ("published", "number", "source", "target", "phases", "tables")
-    }
-    return replace(run, **said)
+def _with_publish(run: Run, publish: Publish) -> Run:
+    """Return the run with the ledger's record of it, which is complete even if the process died."""
+    recorded = _of_ledger(publish)
+    return replace(
+        run,
+        published=recorded.published,
+        number=recorded.number,
+        source=recorded.source,
+        target=recorded.target,
+        phases=recorded.phases,
+        tables=recorded.tables,
+    )
 
 
-def _of_ledger(entry: Publish) -> Run:
-    seconds = sum(entry.seconds.values())
+def _of_ledger(publish: Publish) -> Run:
+    seconds = sum(publish.seconds.values())
     return Run(
-        run_id=entry.run_id,
+        run_id=publish.run_id,
         status=None,
-        source=entry.source,
-        target=entry.target,
-        started_at=entry.published_at - timedelta(seconds=seconds),
+        source=publish.source,
+        target=publish.target,
+        started_at=publish.published_at - timedelta(seconds=seconds),
         seconds=round(seconds, 3),
         tables={
             name: TableCounts(
                 result.rows, result.inserted, result.updated, result.deleted, result.bytes
             )
-            for name, result in entry.tables.items()
+            for name, result in publish.tables.items()
         },
         reason=None,
         published=True,
-        number=entry.number,
-        phases=dict(entry.seconds),
-        undoes=entry.undoes,
+        number=publish.number,
+        phases=dict(publish.seconds),
+        undoes=publish.undoes,
     )

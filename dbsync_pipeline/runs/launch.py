@@ -1,7 +1,7 @@
-"""Syncs, failovers and failbacks run through Dagster in this process, one run per target, so that history has them all.
+"""Run syncs, failovers and failbacks as Dagster jobs in this process, so that history has them all.
 
-Both doors use it. It owns the store of Dagster's runs: where it is, and that it is
-complete before anyone uses it.
+The command line and the HTTP API use it. A sync is one run per target. This module also creates the
+store of Dagster's runs before its first use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dbsync_pipeline import signals
 from dbsync_pipeline.defs.assets import asset_key
 from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.resources import OBSERVER
+from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.sync.session import Observer
 from dbsync_pipeline.policy import Overrides
@@ -29,11 +30,11 @@ from dbsync_pipeline.settings import Settings
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Make Dagster's store if it is not there yet, with the project's `dagster.yaml`; a second call changes nothing.
+    """Create Dagster's store with the project's `dagster.yaml`, and return its folder.
 
-    Raises SettingsError where the folder cannot be made or written to.
-
-    Two processes that meet in a new SQLite store trip over each other's tables, so the first one makes it alone.
+    A second call changes nothing. Raise SettingsError if the folder cannot be created or written
+    to. A lock keeps two processes from creating the tables of a new SQLite store at the same time,
+    which would fail.
     """
     home = settings.dagster_home
     try:
@@ -47,14 +48,15 @@ def prepare_home(settings: Settings) -> Path:
         raise SettingsError(
             f"Dagster's runs cannot be kept in {home}: {error.strerror or type(error).__name__}",
             operation="open Dagster's store",
-            remedy="set DBSYNC_HOME, or DAGSTER_HOME where it is set, to a folder that can be made and written to",
+            remedy="set DBSYNC_HOME (or DAGSTER_HOME, if you set it) to a folder that can be "
+            "created and written to",
         ) from None
     return home
 
 
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
-    """Dagster's lasting store of runs, made first if need be."""
+    """Open Dagster's persistent store of runs, and create it if it does not exist."""
     with ExitStack() as opened:
         with signals.kept():
             instance = opened.enter_context(
@@ -65,39 +67,45 @@ def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
 
 def sync(
     instance: DagsterInstance,
-    choice: SyncRequest,
+    request: SyncRequest,
     target: str,
     observe: Observer | None = None,
-    door: str | None = None,
+    launched_by: str | None = None,
 ) -> history.Run:
-    """One run of `sync_job` on one of the choice's targets, to its end; whether it succeeded is in the record.
+    """Run `sync_job` on one target of the request to its end, and return its record.
 
-    `door` is what history calls the run's launcher where it is not the command line.
+    `launched_by` is the name in history of what launched the run; None is the command line.
     """
-    watching = OBSERVER.set(observe)
+    token = OBSERVER.set(observe)
+    tags = {PARTITION_TAG: target, **({INTERFACE_TAG: launched_by} if launched_by else {})}
     try:
         with execute_job(
             reconstructable(sync_job),
             instance,
-            run_config=_run_config(choice),
-            tags={history.PARTITION_TAG: target, **({history.INTERFACE_TAG: door} if door else {})},
-            asset_selection=[asset_key(table) for table in choice.tables],
+            run_config=_run_config(request),
+            tags=tags,
+            asset_selection=[asset_key(table) for table in request.tables],
             raise_on_error=False,
         ) as result:
             return history.read_one(instance, result.run_id)
     finally:
-        OBSERVER.reset(watching)
+        OBSERVER.reset(token)
 
 
-def sync_all(settings: Settings, choice: SyncRequest, door: str) -> list[history.Run]:
-    """One run per target, in turn; one that fails does not hold the next one back."""
+def sync_all(settings: Settings, request: SyncRequest, launched_by: str) -> list[history.Run]:
+    """Run one sync per target, in turn; the failure of one does not stop the others."""
     with dagster_instance(settings) as instance:
-        return [sync(instance, choice, target, door=door) for target in choice.targets]
+        return [
+            sync(instance, request, target, launched_by=launched_by) for target in request.targets
+        ]
 
 
 @dataclass(frozen=True)
 class JobRun:
-    """How a run of a job that is no sync ended. `report` is what it saw and did, null where it did not come so far; `note` is that for a person."""
+    """How a run of the failover or failback job ended.
+
+    `report` is what it found and did, None if it failed before that; `note` is the same as text.
+    """
 
     run_id: str
     status: str | None
@@ -107,16 +115,17 @@ class JobRun:
 
     @property
     def succeeded(self) -> bool:
+        """Whether Dagster calls the run a success."""
         return self.status == "SUCCESS"
 
 
 def failover(instance: DagsterInstance) -> JobRun:
-    """One run of `failover_job`, to its end."""
+    """Run `failover_job` to its end."""
     return _run(instance, failover_job, {}, None)
 
 
 def failback(instance: DagsterInstance, overrides: Overrides, observe: Observer) -> JobRun:
-    """One run of `failback_job`, to its end."""
+    """Run `failback_job` to its end."""
     return _run(
         instance, failback_job, {"ops": {"fail_back": {"config": overrides.given}}}, observe
     )
@@ -128,26 +137,26 @@ def _run(
     config: dict[str, Any],
     observe: Observer | None,
 ) -> JobRun:
-    watching = OBSERVER.set(observe)
+    token = OBSERVER.set(observe)
     try:
         with execute_job(
             reconstructable(job), instance, run_config={**config, **_QUIET}, raise_on_error=False
         ) as result:
-            said = {
+            metadata = {
                 key: value.value
                 for event in result.all_events
-                for key, value in _said(event).items()
+                for key, value in _metadata(event).items()
             }
             run = history.read_one(instance, result.run_id)
             return JobRun(
-                run.run_id, str(run.status), run.reason, said.get("note"), said.get(REPORT)
+                run.run_id, str(run.status), run.reason, metadata.get("note"), metadata.get(REPORT)
             )
     finally:
-        OBSERVER.reset(watching)
+        OBSERVER.reset(token)
 
 
-def _said(event: DagsterEvent) -> Mapping[str, Any]:
-    """The metadata of a step's output, or of its failure."""
+def _metadata(event: DagsterEvent) -> Mapping[str, Any]:
+    """Return the metadata of a step's output, or of its failure."""
     if event.is_successful_output:
         return event.step_output_data.metadata
     if event.is_step_failure and event.step_failure_data.user_failure_data:
@@ -156,23 +165,23 @@ def _said(event: DagsterEvent) -> Mapping[str, Any]:
 
 
 def failover_job() -> JobDefinition:
-    """The job as the server loads it."""
+    """Return `failover_job` as Dagster's server loads it."""
     return _job("failover_job")
 
 
 def failback_job() -> JobDefinition:
-    """The job as the server loads it."""
+    """Return `failback_job` as Dagster's server loads it."""
     return _job("failback_job")
 
 
 def primary_back_job() -> JobDefinition:
-    """The job as the server loads it."""
+    """Return `primary_back_job` as Dagster's server loads it."""
     return _job("primary_back_job")
 
 
 def sync_job() -> JobDefinition:
-    """The job as the server loads it."""
-    return _job(history.JOB)
+    """Return `sync_job` as Dagster's server loads it."""
+    return _job(JOB)
 
 
 def _job(name: str) -> JobDefinition:
@@ -181,20 +190,20 @@ def _job(name: str) -> JobDefinition:
     return defs.resolve_job_def(name)
 
 
-# Dagster's own log would bury the progress; its store keeps every event all the same.
+# Dagster's log would hide the progress; every event is in its store anyway.
 _QUIET: Mapping[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-def _run_config(choice: SyncRequest) -> dict[str, Any]:
+def _run_config(request: SyncRequest) -> dict[str, Any]:
     return {
-        "resources": {"sync": {"config": {"source": choice.source}}},
-        "ops": {"sync": {"ops": {"ensure_schema": {"config": choice.overrides.given}}}},
+        "resources": {"sync": {"config": {"source": request.source}}},
+        "ops": {"sync": {"ops": {"ensure_schema": {"config": request.overrides.given}}}},
         **_QUIET,
     }
 
 
 def _dagster_yaml() -> Path:
-    """The project's `dagster.yaml`: at the top of a checkout, inside the package once installed."""
+    """Return the project's `dagster.yaml`: beside the package in a checkout, else inside it."""
     package = Path(__file__).parents[1]
     inside = package / "dagster.yaml"
     return inside if inside.exists() else package.parent / "dagster.yaml"

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline import output
-from dbsync_pipeline.cli import render
+from dbsync_pipeline.cli.render.rescue import rescued_rows
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import pausing
@@ -22,6 +21,7 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.output.rescue import RescuedRows, rows_json
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
@@ -340,7 +340,7 @@ def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path
     source, target = pair
     run = _lost(source, target)
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
-    full, nothing = sorted(output.rows_json(rows), key=lambda row: row["select.."])
+    full, nothing = sorted(rows_json(rows), key=lambda row: row["select.."])
     assert nothing == {"dbsync_change": "deleted", **_odd_row(2)}
     assert full == {
         "dbsync_change": "deleted",
@@ -383,8 +383,7 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
     run = sync(source, target, model=ODD, policy=ANYTHING).run_id
     ((_, rows),) = rescue.rescued_rows(target, ODD, run)
     told = [
-        list(row.values())[2:9]
-        for row in sorted(output.rows_json(rows), key=lambda row: row["select.."])
+        list(row.values())[2:9] for row in sorted(rows_json(rows), key=lambda row: row["select.."])
     ]
     assert told == [
         [
@@ -411,7 +410,8 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
     assert [list(row.values())[2] for row in kept] == [9007199254740993, None]
     assert [list(row.values())[5:9] for row in kept] == [row[3:] for row in told]
     assert math.isnan(kept[0]["f"]) and kept[1]["f"] == -math.inf
-    render.rows(iter([("user", [{"id": 1, "text": "a\nb" + "x" * 50}, {"id": 2, "text": None}])]))
+    shown = [{"id": 1, "text": "a\nb" + "x" * 50}, {"id": 2, "text": None}]
+    rescued_rows(RescuedRows([("user", shown)]))
     head, first, second = capsys.readouterr().out.splitlines()[1:4]
     assert (head.split(), first, second.rstrip()) == (
         ["id", "text"],

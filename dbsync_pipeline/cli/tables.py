@@ -1,0 +1,82 @@
+"""The verbs of `dbsync tables`: create, check, recreate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dbsync_pipeline.cli.common import configured, names
+from dbsync_pipeline.cli.options import OnlyDatabase
+from dbsync_pipeline.cli.verb import may_ask
+from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.output.tables import Checked, Created, Recreated
+
+
+def create(only: OnlyDatabase = None) -> Created:
+    """Create the tables that are missing, on every database that answers."""
+    from dbsync_pipeline.mirror import schema
+    from dbsync_pipeline.mirror.database import database
+    from dbsync_pipeline.mirror.fanout import one_by_one
+
+    settings, model = configured()
+    return Created(
+        one_by_one(
+            names(settings, only), lambda name: schema.ensure(database(settings, name), model)
+        )
+    )
+
+
+def check(only: OnlyDatabase = None) -> Checked:
+    """Compare each database's tables with the models.
+
+    The exit status is 0 if all are equal in structure.
+    """
+    from dbsync_pipeline.mirror import schema
+    from dbsync_pipeline.mirror.database import database
+    from dbsync_pipeline.mirror.fanout import one_by_one
+
+    settings, model = configured()
+    return Checked(
+        one_by_one(
+            names(settings, only), lambda name: schema.check(database(settings, name), model)
+        )
+    )
+
+
+def recreate(
+    name: Annotated[
+        str, typer.Option("--database", help="The database whose tables are dropped and created.")
+    ],
+    yes_destroy: Annotated[
+        str | None,
+        typer.Option(
+            "--yes-destroy", help="The database's name again, to confirm that its rows are lost."
+        ),
+    ] = None,
+) -> Recreated:
+    """Drop and create the tables of one database. All its rows are lost."""
+    from dbsync_pipeline.mirror import schema
+    from dbsync_pipeline.mirror.database import database
+
+    settings, model = configured()
+    target = database(settings, name)
+    _confirm(name, yes_destroy)
+    return Recreated(name, schema.recreate(target, model))
+
+
+def _confirm(name: str, typed: str | None) -> None:
+    if typed is None and may_ask():
+        from dbsync_pipeline.cli.render.base import ask_text
+
+        typed = ask_text(f"All rows of {name} will be lost. Type its name to go on")
+    if typed == name:
+        return
+    raise Refused(
+        "all its rows would be lost; its name must be repeated to confirm"
+        if typed is None
+        else f"{typed!r} is not its name",
+        operation="recreate tables",
+        database=name,
+        remedy=f"dbsync tables recreate --database {name} --yes-destroy {name}",
+    )

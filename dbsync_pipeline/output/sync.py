@@ -1,0 +1,144 @@
+"""Results of `demo`, `sync`, `plan`, `verify`, `status` and `history`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbsync_pipeline.output.base import Json, Result, per_database
+
+if TYPE_CHECKING:
+    from dbsync_pipeline.demo.fill import DemoReport
+    from dbsync_pipeline.mirror.fanout import PerDatabase
+    from dbsync_pipeline.mirror.guard import Finding, Plan
+    from dbsync_pipeline.mirror.status import DatabaseStatus
+    from dbsync_pipeline.mirror.verify import TableVerdict
+    from dbsync_pipeline.request import SyncRequest
+    from dbsync_pipeline.runs.history import Past, Run
+
+
+@dataclass(frozen=True)
+class Synced(Result):
+    """One run per target."""
+
+    request: SyncRequest
+    runs: Sequence[Run]
+
+    def json(self) -> Json:
+        """Return `{source, equal, runs}`."""
+        return {"source": self.request.source, "equal": self.ok, "runs": list(self.runs)}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target is equal to the source."""
+        return all(run.succeeded for run in self.runs)
+
+
+@dataclass(frozen=True)
+class DemoSynced(Result):
+    """The demo's rows, the syncs that copied them, and a command that changes one row."""
+
+    report: DemoReport
+    synced: Synced
+    edit: str
+
+    def json(self) -> Json:
+        """Return `{created, rows}` and the fields of the sync."""
+        return {"created": self.report.created, "rows": self.report.rows, **self.synced.json()}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target is equal to the source."""
+        return self.synced.ok
+
+
+@dataclass(frozen=True)
+class Planned(Result):
+    """What a sync to each target would do, and what the guards object to."""
+
+    request: SyncRequest
+    plans: PerDatabase[tuple[Plan, tuple[Finding, ...]]]
+
+    def json(self) -> Json:
+        """Return `{source, targets}`."""
+        failed: Json = {"equal": None, "refusals": [], "tables": None}
+        targets = per_database(self.plans, _plan_json, failed, "target")
+        return {"source": self.request.source, "targets": targets}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target could be compared and no guard would refuse the sync."""
+        return not self.plans.failed and not any(
+            findings for _, findings in self.plans.good.values()
+        )
+
+
+def _plan_json(planned: tuple[Plan, tuple[Finding, ...]]) -> Json:
+    plan, findings = planned
+    tables = {
+        name: {
+            "rows": table.source_rows,
+            "insert": table.insert,
+            "update": table.update,
+            "delete": table.delete,
+        }
+        for name, table in plan.tables.items()
+    }
+    return {"equal": plan.empty, "refusals": list(findings), "tables": tables}
+
+
+@dataclass(frozen=True)
+class Verified(Result):
+    """How each target compares with the source, row by row."""
+
+    source: str
+    verdicts: PerDatabase[Sequence[TableVerdict]]
+
+    def json(self) -> list[Json]:
+        """Return one object per target."""
+        failed = {"equal": False, "tables": None}
+        targets = per_database(self.verdicts, _verdict_json, failed, "target")
+        return [{"source": self.source, **target} for target in targets]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every target could be compared and is equal."""
+        equal = (_verdict_json(tables)["equal"] for tables in self.verdicts.good.values())
+        return not self.verdicts.failed and all(equal)
+
+
+def _verdict_json(tables: Sequence[TableVerdict]) -> Json:
+    return {"equal": all(table.equal for table in tables), "tables": list(tables)}
+
+
+@dataclass(frozen=True)
+class Statuses(Result):
+    """The status of every database; `configured` is the primary according to the settings."""
+
+    databases: Sequence[DatabaseStatus]
+    configured: str
+
+    def json(self) -> list[DatabaseStatus]:
+        """Return one object per database."""
+        return list(self.databases)
+
+
+@dataclass(frozen=True)
+class Listed(Result):
+    """The runs of `dbsync history`, newest first, and which ledgers could not be read."""
+
+    past: Past
+
+    def json(self) -> list[Run]:
+        """Return the runs."""
+        return list(self.past.runs)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """One line for each ledger that could not be read."""
+        return [
+            f"{error.database}: its ledger could not be read, so its publishes may be missing here:"
+            f" {error.cause}"
+            for error in self.past.unread.values()
+        ]

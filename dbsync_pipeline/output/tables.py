@@ -1,0 +1,124 @@
+"""Results of `tables` and `migrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dbsync_pipeline.output.base import Json, Result, per_database
+
+if TYPE_CHECKING:
+    from dbsync_pipeline.mirror.fanout import PerDatabase
+    from dbsync_pipeline.mirror.migrate.apply import Written
+    from dbsync_pipeline.mirror.migrate.revisions import Revision
+
+
+@dataclass(frozen=True)
+class Created(Result):
+    """The tables that were created on each database."""
+
+    created: PerDatabase[list[str]]
+
+    def json(self) -> list[Json]:
+        """Return one object per database."""
+        return per_database(self.created, lambda tables: {"created": tables}, {"created": None})
+
+    @property
+    def ok(self) -> bool:
+        """Whether every database has its tables now."""
+        return not self.created.failed
+
+
+@dataclass(frozen=True)
+class Checked(Result):
+    """How each database's tables differ from the models: the differences of each table."""
+
+    checked: PerDatabase[dict[str, list[str]]]
+
+    def json(self) -> list[Json]:
+        """Return one object per database."""
+        failed = {"available": False, "equal": False, "tables": None}
+        return per_database(self.checked, _check_json, failed)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every database answers and is equal in structure to the models."""
+        differ = any(any(tables.values()) for tables in self.checked.good.values())
+        return not self.checked.failed and not differ
+
+
+def _check_json(tables: dict[str, list[str]]) -> Json:
+    return {"available": True, "equal": not any(tables.values()), "tables": tables}
+
+
+@dataclass(frozen=True)
+class Recreated(Result):
+    """The tables that were dropped and created, all empty."""
+
+    database: str
+    tables: Sequence[str]
+
+    def json(self) -> Json:
+        """Return `{database, recreated}`."""
+        return {"database": self.database, "recreated": list(self.tables)}
+
+
+@dataclass(frozen=True)
+class Migrated(Result):
+    """The revisions that were applied to each database."""
+
+    applied: PerDatabase[tuple[Revision, ...]]
+
+    def json(self) -> list[Json]:
+        """Return one object per database."""
+        return per_database(
+            self.applied,
+            lambda revisions: {"applied": [_revision_json(revision) for revision in revisions]},
+            {"applied": None},
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Whether no database failed."""
+        return not self.applied.failed
+
+
+@dataclass(frozen=True)
+class WrittenRevision(Result):
+    """The file of a new revision."""
+
+    written: Written
+
+    def json(self) -> Written:
+        """Return `{number, path, left}`."""
+        return self.written
+
+
+@dataclass(frozen=True)
+class Revisions(Result):
+    """The models' revisions, and those that each database lacks."""
+
+    revisions: Sequence[Revision]
+    lacking: PerDatabase[Sequence[Revision]]
+
+    def json(self) -> Json:
+        """Return `{revisions, databases}`."""
+        databases = per_database(
+            self.lacking,
+            lambda revisions: {"lacking": [revision.number for revision in revisions]},
+            {"lacking": None},
+        )
+        return {
+            "revisions": [_revision_json(revision) for revision in self.revisions],
+            "databases": databases,
+        }
+
+    @property
+    def ok(self) -> bool:
+        """Whether every database could be read and lacks no revision."""
+        return not self.lacking.failed and not any(self.lacking.good.values())
+
+
+def _revision_json(revision: Revision) -> Json:
+    return {"number": revision.number, "title": revision.title, "path": revision.path}
