@@ -379,7 +379,7 @@ def test_a_cascade_is_refused_by_name_where_the_role_cannot_hold_it_off(
     )
     execute(source, parents.update().where(parents.c.id == 1).values(name="b"))
     with pytest.raises(
-        StructureError, match="the foreign key fk_cascading of children cannot be held off"
+        StructureError, match="the foreign key fk_cascading of children cannot be suspended"
     ) as refused:
         sync(source, owner, model=CASCADE)
     assert "GRANT SET ON PARAMETER session_replication_role" in str(refused.value)

@@ -231,7 +231,7 @@ def test_a_trigger_that_fires_for_replicas_is_refused_by_name_or_does_not_fire(
     )
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
-    with pytest.raises(StructureError, match="the trigger note_it of users cannot be held off"):
+    with pytest.raises(StructureError, match="the trigger note_it of users cannot be suspended"):
         sync(source, target)
     assert content(target) == before
     administer(target, "DROP TRIGGER note_it ON users")
@@ -247,7 +247,7 @@ def test_a_trigger_is_refused_by_name_where_the_role_cannot_hold_it_off(
     _trigger(target)
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
-    with pytest.raises(StructureError, match="the trigger note_it of users cannot be held off"):
+    with pytest.raises(StructureError, match="the trigger note_it of users cannot be suspended"):
         sync(source, writer)
     assert content(target) == before
 
@@ -257,7 +257,7 @@ def test_a_trigger_on_sqlite_is_refused_by_name(files: Pair) -> None:
     _trigger(target)
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
-    with pytest.raises(StructureError, match="the trigger note_it of users cannot be held off"):
+    with pytest.raises(StructureError, match="the trigger note_it of users cannot be suspended"):
         sync(source, target)
     assert content(target) == before
 

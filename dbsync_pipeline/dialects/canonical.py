@@ -1,12 +1,13 @@
 """The canonical form of a row: one text per row that every engine can compute, and its digest.
 
-Columns in the models' order, each followed by `|`; NULL is `~`; a text carries its length in bytes, bytes their length and the first 16
-bytes of their own SHA-256 in hexadecimal. So two different rows never have the same form. The digest is the first 16 bytes of the SHA-256
-of the form in UTF-8; its halves, as signed 64-bit integers, are what buckets sum.
+Columns stand in the models' order, each followed by `|`. NULL is `~`. A text carries its length in
+bytes; bytes carry their length and the first 16 bytes of their own SHA-256 in hexadecimal. So two
+different rows never have the same form. The digest is the first 16 bytes of the SHA-256 of the form
+in UTF-8. Its halves, as signed 64-bit integers, are what buckets sum.
 
     (7, 'añ', None, 1.5, b'')   ->   7|3:añ|~|4609434218613702656|0:e3b0c44298fc1c149afbf4c8996fb924|
 
-Minus zero is written as zero, since SQLite cannot hold it.
+Minus zero is written as zero, since SQLite cannot store it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _Piece = Callable[[Any], bytes]
 
 
 def form_of(columns: Sequence[Column]) -> Callable[[Row], bytes]:
-    """The function from a row's plain values, in the order of `columns`, to its canonical form."""
+    """Return the function from a row's plain values, in the order of `columns`, to its form."""
     pieces = [_PIECES[column.kind] for column in columns]
 
     def form(row: Row) -> bytes:
@@ -40,21 +41,22 @@ def form_of(columns: Sequence[Column]) -> Callable[[Row], bytes]:
 
 
 def digest(form: bytes) -> bytes:
-    """The 16-byte digest of a row's form."""
+    """Return the 16-byte digest of a row's form."""
     return sha256(form).digest()[:16]
 
 
 def halves(digest: bytes) -> tuple[int, int]:
-    """The two signed 64-bit integers that buckets sum."""
+    """Return the two signed 64-bit integers that buckets sum."""
     first, second = struct.unpack(">qq", digest)
     return first, second
 
 
 def bucket_of(key: Sequence[Column], buckets: int) -> Callable[[RowKey], int]:
-    """The function from a key's plain values to its bucket.
+    """Return the function from a key's plain values to its bucket.
 
-    An integer key goes by blocks of 128, so that rows written together fall together; a UUID by its last four bytes; any other key
-    by the first four bytes of its form's SHA-256. `buckets` is a prime, so that regular gaps between keys do not pile up.
+    An integer key goes by blocks of 128, so rows written together fall together; a UUID by its last
+    four bytes; any other key by the first four bytes of its form's SHA-256. `buckets` is a prime,
+    so keys at regular intervals spread over all buckets.
     """
     if len(key) == 1 and key[0].kind is Kind.INTEGER:
         return lambda values: int(abs(values[0]) // 128) % buckets

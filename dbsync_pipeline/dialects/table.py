@@ -134,7 +134,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the models: the columns that the mirror copies, in the models' order, and the key.
+    """One table of the models: the columns that are copied, in the models' order, and the key.
 
     `only` restricts the table to these columns, in this order.
     """

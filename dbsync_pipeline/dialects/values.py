@@ -1,7 +1,7 @@
 """Plain values that pass between engines, checked: exactly or not at all.
 
-Each engine's own conversions stand in its folder. A value that the other side cannot hold is refused
-by table, key and column. Nothing is rounded, cut or shifted.
+Each engine's own conversions stand in its folder. A value that the other side cannot hold is
+refused by table, key and column. Nothing is rounded, cut or shifted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""A SQLite table that is made anew under its name, with all that hangs on it.
+"""Rebuild a SQLite table in place, with its indexes, triggers and counter.
 
-Alembic copies the rows into a table with the new columns and renames that, as https://sqlite.org/lang_altertable.html advises, from what
-SQLAlchemy can read of the old one. It does not read all. So indexes and triggers come back by their own SQL, counters by their numbers,
-and whatever else is not as it was, a row's value or a rule of the table, raises StructureError.
+Alembic copies the rows into a table with the new columns and renames that one, as
+https://sqlite.org/lang_altertable.html advises, from what SQLAlchemy reflects of the old table.
+Reflection is incomplete. So indexes and triggers are restored by their own SQL and counters by
+their numbers; if anything else changed, a row's value or a rule of the table, StructureError is
+raised.
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ from dbsync_pipeline.errors import StructureError
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
 
-_REMEDY = "say in the revision what SQLite is to do, by op.execute where op.get_context().dialect.name is sqlite"
-_COUNTS = "AUTOINCREMENT"
-_WORDS = (
-    _COUNTS,
+_REMEDY = (
+    "write in the revision what SQLite must do: "
+    "op.execute(...) if op.get_context().dialect.name == 'sqlite'"
+)
+_AUTOINCREMENT = "AUTOINCREMENT"
+_KEYWORDS = (
+    _AUTOINCREMENT,
     "CHECK",
     "COLLATE",
     "DEFERRABLE",
@@ -37,40 +42,46 @@ _WORDS = (
     "STRICT",
     "WITHOUT ROWID",
 )
-"""What changes what a table takes or keeps, and stands in its SQL alone."""
-_OWN_WORDS = {"check": "CHECK", "foreignkey": "DEFERRABLE"}
-"""The word that goes with a constraint of this kind."""
+"""What changes the values that a table accepts or keeps, and is found in its SQL only."""
+_CONSTRAINT_KEYWORDS = {"check": "CHECK", "foreignkey": "DEFERRABLE"}
+"""The keyword that disappears with a constraint of this kind."""
 _AFFINITIES = (
     ("INT", "integer"),
     ("CHAR|CLOB|TEXT", "text"),
     ("BLOB|^$", "blob"),
     ("REAL|FLOA|DOUB", "real"),
 )
-"""https://sqlite.org/datatype3.html, 3.1: the first that the declared type contains, else numeric."""
+"""The affinity is the first whose pattern the declared type contains, else numeric.
+
+https://sqlite.org/datatype3.html, section 3.1.
+"""
 
 
 def alter(raw: sqlite3.Connection, operations: Operations, operation: MigrateOperation) -> Any:
-    """Carry out one operation on a table, within the open transaction and with foreign keys off.
+    """Run one operation on a table, in the open transaction and with foreign keys off.
 
-    Where the table is made anew, all of its rows are read twice. Raises StructureError where anything but the operation's own would
-    change.
+    If the table is rebuilt, all of its rows are read twice. Raise StructureError if anything else
+    than the operation's own would change.
     """
     from alembic.operations import Operations
 
     table = getattr(operation, "source_table", None) or operation.table_name  # type: ignore[attr-defined]
     before, rows = _Shape.read(raw, operations, table), None
     impl = operations.migration_context.impl
-    impl.cast_for_batch_migrate = lambda *_: None  # type: ignore[method-assign]  # what a CAST makes of a value is another one
+    # a CAST could change a value
+    impl.cast_for_batch_migrate = lambda *_: None  # type: ignore[method-assign]
     try:
         with (
-            _others_left(raw),
+            _other_objects_unchanged(raw),
             Operations.batch_alter_table(
                 operations,
                 table,
                 table_args=tuple(
                     sa.CheckConstraint(_literally(check)) for check in before.unnamed_checks
                 ),
-                table_kwargs={"sqlite_autoincrement": True} if before.words[_COUNTS] else {},
+                table_kwargs={"sqlite_autoincrement": True}
+                if before.keywords[_AUTOINCREMENT]
+                else {},
                 reflect_kwargs={"listeners": [("column_reflect", _default_literally)]},
                 naming_convention=operations.migration_context.opts[
                     "target_metadata"
@@ -81,16 +92,14 @@ def alter(raw: sqlite3.Connection, operations: Operations, operation: MigrateOpe
             if impl.requires_recreate_in_batch(batch.impl):
                 rows = _rows(raw, table, before.columns)
         if rows is not None:
-            _bring_back(raw, table, before)
+            _restore_objects(raw, table, before)
             _require_same(table, operation, before, _Shape.read(raw, operations, table))
             if rows != _rows(raw, table, before.columns):
-                raise _would(
-                    table, "change values, which SQLite stores by the type of their column"
-                )
+                raise _would(table, "change values: SQLite converts them to the column's type")
     except (sqlite3.Error, sa.exc.DBAPIError) as error:
-        words = str(getattr(error, "orig", error)).replace(f"_alembic_tmp_{table}", table)
+        message = str(getattr(error, "orig", error)).replace(f"_alembic_tmp_{table}", table)
         raise StructureError(
-            f"SQLite refuses to make the table anew: {words}",
+            f"SQLite refuses to rebuild the table: {message}",
             operation="migrate",
             table=table,
             remedy=_REMEDY,
@@ -99,7 +108,7 @@ def alter(raw: sqlite3.Connection, operations: Operations, operation: MigrateOpe
 
 
 def _literally(sql: str) -> str:
-    """SQL as it is: SQLAlchemy takes a word after a colon for a parameter."""
+    """Escape SQL: SQLAlchemy would take a word after a colon for a parameter."""
     return sql.replace(":", r"\:")
 
 
@@ -109,8 +118,8 @@ def _default_literally(_inspector: object, _table: object, column: dict[str, Any
 
 
 @contextmanager
-def _others_left(raw: sqlite3.Connection) -> Iterator[None]:
-    """Views, and triggers of other tables, that name the table are left as they are while it is gone."""
+def _other_objects_unchanged(raw: sqlite3.Connection) -> Iterator[None]:
+    """Leave views, and triggers of other tables, unchanged while the table they name is missing."""
     (was,) = raw.execute("PRAGMA legacy_alter_table").fetchone()
     raw.execute("PRAGMA legacy_alter_table = ON")
     try:
@@ -121,9 +130,11 @@ def _others_left(raw: sqlite3.Connection) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Shape:
-    """The rules of a table. `columns` are (affinity, is the rowid, takes NULL, default, place in the key, computed) by name.
+    """The rules of a table.
 
-    `uniques` and `keys` are of its constraints, `objects` the SQL of its triggers and indexes by name, `number` the last that it gave.
+    `columns` maps a name to (affinity, is the rowid, accepts NULL, default, place in the key,
+    computed). `uniques` and `keys` are its constraints; `objects` maps the names of its triggers
+    and indexes to (type, SQL); `number` is the last one that AUTOINCREMENT gave.
     """
 
     columns: Mapping[str, tuple[str, bool, bool, str, int, int]]
@@ -131,40 +142,42 @@ class _Shape:
     keys: Counter[tuple[Any, ...]]
     checks: Counter[str]
     unnamed_checks: tuple[str, ...]
-    words: Counter[str]
+    keywords: Counter[str]
     objects: Mapping[str, tuple[str, str]]
     number: int | None
 
     @classmethod
     def read(cls, raw: sqlite3.Connection, operations: Operations, table: str) -> _Shape:
-        found = raw.execute(
+        definition = raw.execute(
             "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
         ).fetchone()
-        if found is None:
-            raise StructureError("there is no such table, by these capitals", table=table)
-        (sql,) = found
-        words = Counter(
-            {word: len(re.findall(rf"\b{word}\b", sql, re.IGNORECASE)) for word in _WORDS}
+        if definition is None:
+            raise StructureError("there is no such table; the case of letters matters", table=table)
+        (sql,) = definition
+        keywords = Counter(
+            {word: len(re.findall(rf"\b{word}\b", sql, re.IGNORECASE)) for word in _KEYWORDS}
         )
         indexes = raw.execute(
-            'SELECT i.name, k.cid, k."desc", k.coll FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) k '
-            "WHERE i.origin <> 'c' AND k.key ORDER BY i.seq, k.seqno",
+            'SELECT i.name, k.cid, k."desc", k.coll '
+            "FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) k WHERE i.origin <> 'c' AND k.key ORDER BY i.seq, k.seqno",
             (table,),
         ).fetchall()
         keys = raw.execute(
-            'SELECT id, "table", "from", "to", on_update, on_delete FROM pragma_foreign_key_list(?)',
+            'SELECT id, "table", "from", "to", on_update, on_delete '
+            "FROM pragma_foreign_key_list(?)",
             (table,),
         ).fetchall()
         checks = sa.inspect(operations.get_bind()).get_check_constraints(table)
         objects = raw.execute(
-            "SELECT name, type, sql FROM sqlite_master WHERE type <> 'table' AND tbl_name = ? AND sql IS NOT NULL",
+            "SELECT name, type, sql FROM sqlite_master "
+            "WHERE type <> 'table' AND tbl_name = ? AND sql IS NOT NULL",
             (table,),
         )
         number = (
             raw.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()[
                 0
             ]
-            if words[_COUNTS]
+            if keywords[_AUTOINCREMENT]
             else None
         )
         return cls(
@@ -173,7 +186,7 @@ class _Shape:
             Counter(_grouped(keys)),
             Counter(check["sqltext"] for check in checks),
             tuple(check["sqltext"] for check in checks if not check["name"]),
-            words,
+            keywords,
             {name: (kind, text) for name, kind, text in objects},
             number,
         )
@@ -199,23 +212,23 @@ def _column(
 
 
 def _grouped(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows of each index or key, by their first column and without it."""
-    found: dict[Any, list[Any]] = {}
-    for one, *rest in rows:
-        found.setdefault(one, []).append(tuple(rest))
-    return [tuple(group) for group in found.values()]
+    """Group rows by their first column, without it: the rows of each index or key."""
+    groups: dict[Any, list[Any]] = {}
+    for first, *rest in rows:
+        groups.setdefault(first, []).append(tuple(rest))
+    return [tuple(group) for group in groups.values()]
 
 
-def _bring_back(raw: sqlite3.Connection, table: str, before: _Shape) -> None:
-    here = dict(
+def _restore_objects(raw: sqlite3.Connection, table: str, before: _Shape) -> None:
+    current = dict(
         raw.execute(
             "SELECT name, sql FROM sqlite_master WHERE type <> 'table' AND tbl_name = ?", (table,)
         ).fetchall()
     )
     for name, (kind, sql) in before.objects.items():
-        if here.get(name) == sql:
+        if current.get(name) == sql:
             continue
-        if name in here:
+        if name in current:
             raw.execute(f"DROP {kind.upper()} {_quote(name)}")
         raw.execute(sql)
     if before.number is not None:
@@ -224,7 +237,10 @@ def _bring_back(raw: sqlite3.Connection, table: str, before: _Shape) -> None:
 
 
 def _rows(raw: sqlite3.Connection, table: str, columns: Mapping[str, Any]) -> tuple[int, int]:
-    """How many rows there are, and the sum of their digests modulo 2^128: values as SQLite stores them, with their storage classes."""
+    """Return the number of rows, and the sum of their digests modulo 2^128.
+
+    The digests are of the values as SQLite stores them, with their storage classes.
+    """
     count = total = 0
     for row in raw.execute(f"SELECT {', '.join(map(_quote, columns))} FROM {_quote(table)}"):
         count += 1
@@ -238,29 +254,33 @@ def _require_same(table: str, operation: MigrateOperation, before: _Shape, after
     altered = operation.column_name if isinstance(operation, ops.AlterColumnOp) else None
     for name, column in before.columns.items():
         own = _own_of(operation) if name == altered else ()
-        if [one for place, one in enumerate(column) if place not in own] != [
-            one for place, one in enumerate(after.columns[name]) if place not in own
-        ]:
-            raise _would(table, f"change what column {name} takes or is given")
+        kept, kept_after = (
+            [part for place, part in enumerate(rules) if place not in own]
+            for rules in (column, after.columns[name])
+        )
+        if kept != kept_after:
+            raise _would(table, f"change which values column {name} accepts, or its default")
     kind = operation.constraint_type if isinstance(operation, ops.DropConstraintOp) else None
     lost: dict[str, Counter[Any]] = {
         "unique": before.uniques - after.uniques,
         "foreignkey": before.keys - after.keys,
         "check": before.checks - after.checks,
-        "": before.words - after.words,
+        "": before.keywords - after.keywords,
     }
     for what, missing in lost.items():
         allowed = (
-            Counter([_OWN_WORDS[kind]] if kind in _OWN_WORDS else []) if not what else Counter()
+            Counter([_CONSTRAINT_KEYWORDS[kind]] if kind in _CONSTRAINT_KEYWORDS else [])
+            if not what
+            else Counter()
         )
         if missing - allowed and (what != kind or missing.total() > 1):
-            raise _would(table, f"lose {'; '.join(str(one) for one in missing - allowed)}")
+            raise _would(table, f"lose {'; '.join(map(str, missing - allowed))}")
     if before.objects != after.objects:
         raise _would(table, "change its indexes or triggers")
 
 
 def _own_of(operation: Any) -> tuple[int, ...]:
-    """The places in a column's tuple that an operation is there to change: of the affinity, of NULL, of the default."""
+    """The places in a column's tuple that the operation itself changes."""
     changes = (
         operation.modify_type is not None,
         False,
@@ -272,7 +292,7 @@ def _own_of(operation: Any) -> tuple[int, ...]:
 
 def _would(table: str, what: str) -> StructureError:
     return StructureError(
-        f"making the table anew would {what}", operation="migrate", table=table, remedy=_REMEDY
+        f"rebuilding the table would {what}", operation="migrate", table=table, remedy=_REMEDY
     )
 
 

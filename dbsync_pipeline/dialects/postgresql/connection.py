@@ -1,0 +1,184 @@
+"""One PostgreSQL session: how it is opened and pinned, and how statements run on it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.postgresql import catalog, errors
+from dbsync_pipeline.dialects.postgresql.catalog import quote_table
+from dbsync_pipeline.dialects.postgresql.expressions import Expressions
+from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.errors import DatabaseError
+
+PINS = {
+    "timezone": "UTC",
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "client_encoding": "UTF8",
+    "row_security": "off",  # a source that hides rows fails instead of hiding them
+    "statement_timeout": "0",
+    "lock_timeout": "30s",  # no lock makes a sync wait without end; see limit_lock_wait
+    "idle_in_transaction_session_timeout": "1h",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+"""What every session sets when it opens, whatever the server, database or role sets by default."""
+
+_CONNECT = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+
+class PostgreSQLConnection(Dialect):
+    """An open session. Names and values that vary stand in a statement's text, quoted.
+
+    As parameters of the driver they would not do: a percent sign in a name would be taken for one.
+    """
+
+    engine_name = "postgresql"
+    driver_errors = errors.DRIVER_ERRORS
+    ledger_schema = "dbsync"
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        raw: Any = connection.connection.driver_connection
+        self._raw = raw
+        self._version: int = raw.server_version // 10_000
+        self._sql = Expressions(self._version)
+        self._cursors = 0
+
+    @classmethod
+    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+        """Return an engine that pins each session; the server shows `label` as its application.
+
+        A login waits at most `connect_seconds` (at least 2).
+        """
+        arguments = {
+            **_CONNECT,
+            "connect_timeout": max(2, round(connect_seconds)),
+            "application_name": label,
+        }
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def pin(connection: Any, _record: object) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("; ".join(f"SET {name} = '{value}'" for name, value in PINS.items()))
+                cursor.execute("SELECT version() LIKE '%linux%'")
+                if cursor.fetchone()[0]:  # elsewhere the server cannot watch its client
+                    cursor.execute("SET client_connection_check_interval = '5s'")
+            connection.commit()
+
+        return engine
+
+    @classmethod
+    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
+        """Return the project's error for a driver's error in database `name`."""
+        return errors.translate(error, name, operation)
+
+    def cancel(self) -> None:
+        """Stop the running statement by a second connection to the server."""
+        self._raw.cancel()
+
+    @translated
+    def limit_lock_wait(self, seconds: float) -> None:
+        """From now on wait at most this long for locks. Call it outside of transactions."""
+        self._run(f"SET lock_timeout = {round(seconds * 1000)}")
+        self._raw.commit()
+
+    @translated
+    def require_visible(self, tables: Sequence[Table]) -> None:
+        """Raise DatabaseError if this role may not use a table's schema."""
+        named = [table.sa.schema for table in tables if table.sa.schema]
+        denied = self._all(catalog.DENIED_SCHEMAS, (named,))
+        nowhere = len(named) < len(tables) and self._one("SELECT current_schema()")[0] is None
+        if denied or nowhere:
+            which = ", ".join(name for (name,) in denied) or "of its search_path"
+            raise DatabaseError(
+                f"the role of {self.name} lacks a right: permission denied for schema {which}",
+                operation="read the structure",
+                database=self.name,
+                remedy=errors.GRANT,
+            )
+
+    @translated
+    def snapshot(self) -> dt.datetime:
+        """Begin a read-only transaction that sees one state; return the server's time of it."""
+        self._raw.rollback()  # the driver opens a transaction for any statement
+        self.connection.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self.connection.begin()
+        moment: dt.datetime = self._one("SELECT clock_timestamp()")[0]
+        return moment.astimezone(dt.UTC)
+
+    @translated
+    def commit(self) -> None:
+        """Commit the open transaction."""
+        transaction = self.connection.get_transaction()
+        assert transaction is not None
+        transaction.commit()
+
+    @translated
+    def size_bytes(self) -> int:
+        """Return the size of the database on the server's disk."""
+        return int(self._one("SELECT pg_database_size(current_database())")[0])
+
+    @translated
+    def set_marker(self, mark: int) -> None:
+        """Take an advisory lock on the mark until the transaction ends."""
+        self._run("SELECT pg_advisory_xact_lock(%s)", (mark,))
+
+    @translated
+    def sees_marker(self, mark: int) -> bool:
+        """Return whether another session of this database has locked the mark."""
+        return not self._one("SELECT pg_try_advisory_xact_lock(%s)", (mark,))[0]
+
+    # -- statements
+
+    def _literal(self, value: Any) -> str:
+        with self._raw.cursor() as cursor:
+            return str(cursor.mogrify("%s", (value,)).decode())
+
+    def _run(self, sql: str, arguments: Any = None) -> int:
+        """Run a statement; return the number of rows that it affected."""
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return int(cursor.rowcount)
+
+    def _one(self, sql: str, arguments: Any = None) -> tuple[Any, ...]:
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            row: tuple[Any, ...] = cursor.fetchone()
+            return row
+
+    def _all(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:
+        with self._raw.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+
+    def _stream(self, sql: str, rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows of a query from a cursor in the server, `rows` of them at a time."""
+        self._cursors += 1
+        with self._raw.cursor(name=f"dbsync_{self._cursors}") as cursor:
+            cursor.execute(sql)
+            while batch := cursor.fetchmany(rows):
+                yield batch
+
+    def _named(self, query: str, tables: Sequence[Table]) -> list[str]:
+        """The first column of a catalog query about these tables."""
+        return [row[0] for row in self._all(query, ([quote_table(table.sa) for table in tables],))]

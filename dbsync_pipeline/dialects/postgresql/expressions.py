@@ -1,0 +1,176 @@
+"""SQL expressions of columns: what is hashed, read and compared, and the bucket of a row.
+
+`t` is the table's alias in every statement. See `canonical` for the form that digests between
+engines follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.postgresql.catalog import quote
+from dbsync_pipeline.dialects.table import Column, Kind, Table
+
+_EPOCH_SECONDS = 946_684_800
+"""2000-01-01 as a Unix time."""
+
+
+_PIECES_A_CALL = 50
+"""PostgreSQL calls a function with at most 100 arguments; a column takes two."""
+
+
+@dataclass(frozen=True)
+class Expressions:
+    """The expressions of a server of this major version; 18 has shorter and faster ones."""
+
+    version: int
+
+    def row(self, table: Table, form: Form) -> str:
+        """Return what is hashed: a record, or the SHA-256 of the canonical text."""
+        if form.native:
+            return f"ROW({', '.join(self._hashable(column) for column in table.columns)})"
+        return self._sha256(table.columns)
+
+    def halves(self, form: Form) -> tuple[str, str]:
+        """Return two signed 64-bit numbers of the row `r`.
+
+        The hash of a record is linear in the hashes of its fields (hash_record_extended multiplies
+        by 31 and adds), so two rows that swap a value would keep the sum. Hashing the result once
+        more prevents that.
+        """
+        if form.native:
+            first, second = (
+                f"hashint8extended(hash_record_extended(r, {seed}), {seed})" for seed in (1, 2)
+            )
+            return first, second
+        return self._int8("substring(r, 1, 8)"), self._int8("substring(r, 9, 8)")
+
+    def bucket(self, table: Table, form: Form) -> str:
+        """Return the bucket of a row. Canonical buckets are those of `canonical.bucket_of`."""
+        key = table.key
+        if len(key) == 1 and key[0].kind is Kind.INTEGER:
+            return f"(abs(t.{quote(key[0].name)}::bigint / 128) % {form.buckets})::int"
+        if len(key) == 1 and key[0].kind is Kind.UUID:
+            last = f"substring(uuid_send(t.{quote(key[0].name)}), 13, 4)"
+            return f"(abs({self._int4(last)}::bigint) % {form.buckets})::int"
+        if form.native:
+            record = f"ROW({', '.join(self._hashable(column) for column in key)})"
+            return f"(abs(hash_record_extended({record}, 3) / 2) % {form.buckets})::int"
+        first = f"substring({self._sha256(key)}, 1, 4)"
+        return f"(abs({self._int4(first)}::bigint) % {form.buckets})::int"
+
+    def key_value(self, column: Column, form: Form) -> str:
+        """Return a part of a key in the form's values: text that the server reads, or plain."""
+        return f"t.{quote(column.name)}::text" if form.native else self.plain(column)
+
+    def plain(self, column: Column) -> str:
+        """Return the column as a plain value. OPAQUE is text, for servers of other versions."""
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.BOOLEAN:
+                return f"{name}::int"
+            case Kind.UUID | Kind.NUMERIC | Kind.TEXT | Kind.OPAQUE:
+                return f"{name}::text"
+            case Kind.FLOAT:
+                return f"{name}::float8"
+            case Kind.INSTANT:
+                return self._microseconds(name, "timestamptz_send", _EPOCH_SECONDS)
+            case Kind.DATETIME:
+                return self._microseconds(name, "timestamp_send", _EPOCH_SECONDS)
+            case Kind.TIME:
+                return self._microseconds(name, "time_send", 0)
+            case Kind.DATE:
+                return _finite(name, f"{name} - date '2000-01-01'", 32)
+            case _:
+                return name
+
+    def _sha256(self, columns: Sequence[Column]) -> str:
+        """The SHA-256 of the canonical text, in calls of at most 100 arguments."""
+        pieces = [f"coalesce({self._canonical(column)}, '~'), '|'" for column in columns]
+        groups = [
+            f"concat({', '.join(pieces[start : start + _PIECES_A_CALL])})"
+            for start in range(0, len(pieces), _PIECES_A_CALL)
+        ]
+        return f"sha256(convert_to({' || '.join(groups)}, 'UTF8'))"
+
+    def _hashable(self, column: Column) -> str:
+        """The column such that equal hashes mean equal values, byte for byte.
+
+        Hashes that follow the type's equality do not distinguish -0 from 0, nor 1.0 from 1.00.
+        """
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.TEXT | Kind.OPAQUE:
+                return f'{name}::text COLLATE "C"'
+            case Kind.FLOAT:
+                return f"encode(float8send({name}::float8), 'hex')"
+            case Kind.BYTES:
+                return name if self.version >= 18 else f"encode(sha256({name}), 'hex')"
+            case _:  # a NUMERIC has one scale, so equal numbers are equal texts
+                return name
+
+    def _canonical(self, column: Column) -> str:
+        name = f"t.{quote(column.name)}"
+        match column.kind:
+            case Kind.TEXT | Kind.OPAQUE:
+                return f"octet_length({name}::text) || ':' || {name}::text"
+            case Kind.BYTES:
+                first = f"encode(substring(sha256({name}), 1, 16), 'hex')"
+                return f"octet_length({name}) || ':' || {first}"
+            case Kind.FLOAT:
+                return f"({self._int8(f'float8send({name}::float8 + 0.0)')})::text"
+            case _:
+                return f"({self.plain(column)})::text"
+
+    def _microseconds(self, name: str, send: str, epoch: int) -> str:
+        if self.version >= 18:
+            return f"{send}({name})::bigint"
+        number = f"((extract(epoch from {name}) - {epoch}) * 1000000)::bigint"
+        return number if send == "time_send" else _finite(name, number, 64)
+
+    def _int8(self, eight: str) -> str:
+        if self.version >= 18:
+            return f"({eight})::bigint"
+        return f"('x' || encode({eight}, 'hex'))::bit(64)::bigint"
+
+    def _int4(self, four: str) -> str:
+        if self.version >= 18:
+            return f"({four})::int"
+        return f"('x' || encode({four}, 'hex'))::bit(32)::int"
+
+
+def _finite(name: str, number: str, bits: int) -> str:
+    """The number of a moment; for infinity the extremes that PostgreSQL itself stores."""
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    past = f"{name} < '2000-01-01'"
+    return (
+        f"CASE WHEN isfinite({name}) THEN {number} "
+        f"WHEN {past} THEN {least} WHEN NOT {past} THEN {most} END"
+    )
+
+
+def by_width(table: Table) -> list[tuple[str, int]]:
+    """Return conditions that split a table by the width of its rows, and a batch size for each.
+
+    A batch takes at most 16 MB, or one row. PostgreSQL knows the length of a value that is stored
+    out of line without fetching it.
+    """
+    unbounded = [
+        column
+        for column in table.columns
+        if column.kind is Kind.BYTES or (column.kind is Kind.TEXT and column.length is None)
+    ]
+    if not unbounded:
+        return [("", 2_000)]
+    width = " + ".join(
+        f"coalesce(octet_length(t.{quote(column.name)}"
+        f"{'::text' if column.kind is Kind.TEXT else ''}), 0)"
+        for column in unbounded
+    )
+    return [
+        (f" AND {width} < 8192", 2_000),
+        (f" AND {width} >= 8192 AND {width} < 262144", 64),
+        (f" AND {width} >= 262144", 1),
+    ]

@@ -1,0 +1,137 @@
+"""Reading from PostgreSQL: digests computed in the server, rows by COPY or by cursors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.postgresql.catalog import SQL, quote, quote_table
+from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
+from dbsync_pipeline.dialects.postgresql.expressions import by_width
+from dbsync_pipeline.dialects.postgresql.values import to_postgresql
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
+
+_KEYS_AT_A_TIME = 20_000
+
+
+class PostgreSQLSource(PostgreSQLConnection):
+    """A database that is read in one snapshot."""
+
+    @translated
+    def digest_format(self) -> str:
+        """Return the format of servers of this major version and encoding."""
+        return f"postgresql {self._version} {self._one('SHOW server_encoding')[0]}"
+
+    @translated
+    def count(self, table: Table) -> int:
+        """Return the exact number of rows."""
+        return int(self._one(f"SELECT count(*) FROM {quote_table(table.sa)}")[0])
+
+    @translated
+    def hidden(self, tables: Sequence[Table]) -> list[str]:
+        """Return the tables whose row security applies to this role."""
+        return [
+            table.name
+            for table in tables
+            if self._one("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
+        ]
+
+    # -- digests
+
+    @translated
+    def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:
+        """Return the digests of all buckets, or of the buckets `only`.
+
+        OFFSET 0 keeps the server from computing the digest of a row twice.
+        """
+        first, second = self._sql.halves(form)
+        rows = self._all(
+            f"SELECT b, count(*), sum({first})::text, sum({second})::text FROM ("
+            f"SELECT {self._sql.bucket(table, form)} AS b, {self._sql.row(table, form)} AS r "
+            f"FROM {quote_table(table.sa)} t {self._in_buckets(table, form, only)} OFFSET 0) x "
+            "GROUP BY b"
+        )
+        return Digests.gather(form, rows)
+
+    @translated
+    def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
+        """Stream the rows of the buckets `only`, ordered by bucket."""
+        keys = [
+            f"{self._sql.key_value(column, form)} AS k{n}" for n, column in enumerate(table.key)
+        ]
+        key_names = ", ".join(f"k{n}" for n in range(len(keys)))
+        sql = (
+            f"SELECT b, {', '.join(self._sql.halves(form))}, {key_names} FROM ("
+            f"SELECT {self._sql.bucket(table, form)} AS b, {', '.join(keys)}, "
+            f"{self._sql.row(table, form)} AS r FROM {quote_table(table.sa)} t "
+            f"{self._in_buckets(table, form, only)} OFFSET 0) x ORDER BY b"
+        )
+        for batch in self._stream(sql, _KEYS_AT_A_TIME):
+            for bucket, first, second, *key in batch:
+                yield RowDigest(bucket, tuple(key), (first, second))
+
+    def _in_buckets(self, table: Table, form: Form, only: np.ndarray | None) -> str:
+        if only is None:
+            return ""
+        return f"WHERE {self._sql.bucket(table, form)} = ANY({self._literal(only.tolist())}::int[])"
+
+    # -- rows
+
+    @translated
+    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
+        """Stream plain values of all rows, or of these plain keys; narrow rows come first."""
+        columns = ", ".join(self._sql.plain(column) for column in table.columns)
+        binary = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
+        where = self._with_keys(table, keys, Form(CANONICAL, 1)) or "WHERE true"
+        for condition, rows in by_width(table):
+            sql = f"SELECT {columns} FROM {quote_table(table.sa)} t {where}{condition}"
+            for batch in self._stream(sql, rows):
+                yield [_with_bytes(row, binary) for row in batch] if binary else batch
+
+    @translated
+    def copy_to(self, table: Table, keys: RowKeys | None, form: Form, file: Any) -> None:
+        """Write all rows, or those with these keys, to a file in COPY's binary format."""
+        columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
+        rows = (
+            f"SELECT {columns} FROM {quote_table(table.sa)} t {self._with_keys(table, keys, form)}"
+        )
+        with self._raw.cursor() as cursor:
+            cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT binary)", file)
+
+    def _with_keys(self, table: Table, keys: RowKeys | None, form: Form) -> str:
+        """The condition that selects the rows with these keys."""
+        if keys is None:
+            return ""
+        texts = keys if form.native else list(map(self._converter(table, table.key), keys))
+        arrays = [
+            f"{self._literal([key[n] for key in texts])}::text[]" for n in range(len(table.key))
+        ]
+        types = [column.type.compile(SQL) for column in table.key]
+        key = ", ".join(f"t.{quote(column.name)}" for column in table.key)
+        if len(types) == 1:
+            return f"WHERE {key} = ANY({arrays[0]}::{types[0]}[])"
+        parts = [f"k{n}" for n in range(len(types))]
+        casts = ", ".join(f"{part}::{type_}" for part, type_ in zip(parts, types, strict=True))
+        return (
+            f"WHERE ({key}) IN "
+            f"(SELECT {casts} FROM unnest({', '.join(arrays)}) u({', '.join(parts)}))"
+        )
+
+    def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
+        """The function from a row of plain values to PostgreSQL's texts of them."""
+        return values.converter(
+            table, columns, [to_postgresql(column) for column in columns], self.name
+        )
+
+
+def _with_bytes(row: Row, binary: list[int]) -> Row:
+    """The row with bytes; psycopg2 returns binary columns as memoryviews."""
+    values_ = list(row)
+    for n in binary:
+        values_[n] = None if row[n] is None else bytes(row[n])
+    return tuple(values_)

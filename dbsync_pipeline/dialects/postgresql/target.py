@@ -1,0 +1,314 @@
+"""Writing to PostgreSQL: staging in temporary tables, constraints deferred until the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import psycopg2
+import psycopg2.errors
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
+from dbsync_pipeline.dialects.postgresql import catalog, copy
+from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
+from dbsync_pipeline.dialects.postgresql.errors import without_value
+from dbsync_pipeline.dialects.postgresql.source import PostgreSQLSource
+from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.table import RowKeys, Table
+from dbsync_pipeline.errors import Busy, NotProved, StructureError
+
+_LOCK = 0x6462_7379_6E63
+"""The key of the target's advisory lock: "dbsync"."""
+
+
+class PostgreSQLTarget(PostgreSQLSource):
+    """A database that is locked, staged into and published to."""
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        self._staging: dict[str, int] = {}
+        self._replica = False
+
+    # -- the lock
+
+    @translated
+    def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        """Begin the writing transaction: lock the target, then the tables against writers.
+
+        The target's lock does not wait; the tables' wait at most `wait_seconds`. Raise Busy, naming
+        the holder.
+        """
+        self._raw.rollback()
+        self.connection.execution_options(isolation_level="READ COMMITTED")
+        self.connection.begin()
+        if not self._one("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:
+            raise Busy(
+                self._holder(),
+                operation="lock",
+                database=self.name,
+                remedy="wait until it ends, then try again",
+            )
+        self._run(f"SET LOCAL lock_timeout = {round(wait_seconds * 1000)}")
+        try:
+            if tables:
+                named = ", ".join(quote_table(table.sa) for table in tables)
+                self._run(f"LOCK TABLE {named} IN SHARE ROW EXCLUSIVE MODE")
+        except psycopg2.errors.LockNotAvailable:
+            self._raw.rollback()
+            raise Busy(
+                f"{self._blockers(tables)} is writing to the tables",
+                operation="lock",
+                database=self.name,
+                remedy="wait until that transaction ends, then try again",
+            ) from None
+
+    def _holder(self) -> str:
+        holder = self._all(catalog.LOCK_HOLDER, (_LOCK >> 32, _LOCK & 0xFFFF_FFFF))
+        if not holder:
+            return "another sync of this database has just ended"
+        label, since = holder[0]
+        # the server shows the time only to the holder's own role
+        when = f", since {since:%Y-%m-%d %H:%M:%S} UTC" if since else ""
+        return f"another sync holds the lock of this database: {label}{when}"
+
+    def _blockers(self, tables: Sequence[Table]) -> str:
+        blockers = self._all(catalog.BLOCKERS, ([quote_table(table.sa) for table in tables],))
+        return (
+            ", ".join(
+                f"{user} ({label or 'no application name'}, process {pid})"
+                for pid, user, label in blockers
+            )
+            or "another session"
+        )
+
+    # -- constraints
+
+    @translated
+    def suspend_constraints(self, tables: Sequence[Table]) -> None:
+        """Defer foreign keys; if one cannot be deferred or a trigger would fire, act as a replica.
+
+        Raise StructureError if this role may do neither.
+        """
+        obstacles = self._named(catalog.NOT_DEFERRABLE, tables)
+        if not obstacles:
+            self._run("SET CONSTRAINTS ALL DEFERRED")
+            return
+        try:
+            with self.connection.begin_nested():
+                self._run("SET LOCAL session_replication_role = replica")
+        except (psycopg2.errors.InsufficientPrivilege, sa.exc.ProgrammingError):
+            raise StructureError(
+                f"{', '.join(obstacles)} cannot be suspended until the commit",
+                database=self.name,
+                operation="publish",
+                remedy="declare the foreign keys DEFERRABLE without ON DELETE and ON UPDATE "
+                "actions and disable the triggers, or "
+                "GRANT SET ON PARAMETER session_replication_role to this role",
+            ) from None
+        self._replica = True
+        if remaining := self._named(catalog.FIRE_FOR_REPLICAS, tables):
+            raise StructureError(
+                f"{', '.join(remaining)} cannot be suspended, since it fires for replicas",
+                database=self.name,
+                operation="publish",
+                remedy="on the standby, disable it or let it fire for origins only: "
+                "ALTER TABLE ... ENABLE TRIGGER",
+            )
+
+    @translated
+    def prove_constraints(self, tables: Sequence[Table]) -> None:
+        """Raise NotProved if a foreign key of these tables, or to them, does not hold."""
+        if not self._replica:
+            try:
+                self._run("SET CONSTRAINTS ALL IMMEDIATE")
+            except psycopg2.errors.ForeignKeyViolation as error:
+                raise self._violated(error, {table.sa.name for table in tables}) from None
+            return
+        for table in tables:
+            for key in table.sa.foreign_key_constraints:
+                if self._one(_orphans(key))[0]:
+                    raise violated_key(self.name, str(key.name), table.name)
+        for name, child, parent, child_columns, parent_columns in self._all(
+            catalog.OUTSIDE_KEYS, ([quote_table(table.sa) for table in tables],)
+        ):
+            pairs = zip(child_columns, parent_columns, strict=True)
+            if self._one(orphans(child, parent, pairs))[0]:
+                raise violated_key(self.name, name, child, outside=True)
+
+    def _violated(self, error: psycopg2.Error, mirrored: Collection[str] = ()) -> NotProved:
+        name, table = str(error.diag.constraint_name), str(error.diag.table_name)
+        return violated_key(
+            self.name, name, table, outside=bool(mirrored) and table not in mirrored
+        )
+
+    # -- staging
+
+    @translated
+    def create_staging(self, table: Table) -> None:
+        """Create empty temporary tables for rows and keys; they go at the transaction's end."""
+        number = self._staging.setdefault(table.name, len(self._staging))
+        for name, columns in (
+            (f"dbsync_new_{number}", table.columns),
+            (f"dbsync_gone_{number}", table.key),
+        ):
+            self._run(f"DROP TABLE IF EXISTS pg_temp.{name}")
+            self._run(
+                f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS "
+                f"SELECT {names(columns)} FROM {quote_table(table.sa)} WITH NO DATA"
+            )
+
+    @translated
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
+        """Carry the rows with these keys from the source's snapshot into staging."""
+        return self._load(f"dbsync_new_{self._staging[table.name]}", table, source, keys, form)
+
+    @translated
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
+        """Stage the keys of live rows that are deleted or replaced."""
+        texts = iter(keys) if form.native else map(self._converter(table, table.key), keys)
+        copy.copy_in(
+            self._raw,
+            f"COPY dbsync_gone_{self._staging[table.name]} ({names(table.key)}) FROM STDIN",
+            copy.Lines(map(copy.line, texts), Moved()),
+        )
+
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
+        number = self._staging[table.name]
+        return staging_table("pg_temp", f"dbsync_new_{number}", table.columns), staging_table(
+            "pg_temp", f"dbsync_gone_{number}", table.key
+        )
+
+    @translated
+    def delete_staged(self, table: Table) -> int:
+        """Delete the live rows whose keys are staged; return their number."""
+        same = " AND ".join(
+            f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key
+        )
+        return self._run(
+            f"DELETE FROM {quote_table(table.sa)} t "
+            f"USING dbsync_gone_{self._staging[table.name]} g WHERE {same}"
+        )
+
+    @translated
+    def insert_staged(self, table: Table) -> int:
+        """Insert the staged rows into the live table; return their number."""
+        columns = names(table.columns)
+        return self._run(
+            f"INSERT INTO {quote_table(table.sa)} ({columns}) OVERRIDING SYSTEM VALUE "
+            f"SELECT {columns} FROM dbsync_new_{self._staging[table.name]}"
+        )
+
+    # -- loading
+
+    @translated
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        """Carry all rows of this table, which is empty here, directly into the live table."""
+        return self._load(quote_table(table.sa), table, source, None, form)
+
+    def _load(
+        self, into: str, table: Table, source: Dialect, keys: RowKeys | None, form: Form
+    ) -> Moved:
+        """Carry rows of the source's snapshot into a live or a staging table, by COPY."""
+        into = f"COPY {into} ({names(table.columns)}) FROM STDIN"
+        if isinstance(source, PostgreSQLSource) and form.native:
+            return copy.pipe(
+                lambda file: source.copy_to(table, keys, form, file),
+                lambda file: copy.copy_in(self._raw, f"{into} (FORMAT binary)", file),
+            )
+        moved, convert = Moved(), self._converter(table, table.columns)
+        lines = (copy.line(convert(row)) for batch in source.read(table, keys) for row in batch)
+        try:
+            copy.copy_in(self._raw, into, copy.Lines(lines, moved))
+        except psycopg2.DataError as error:
+            self._name_refused_row(error, table, source, keys)
+            raise
+        return moved
+
+    def _name_refused_row(
+        self, error: psycopg2.DataError, table: Table, source: Dialect, keys: RowKeys | None
+    ) -> None:
+        """Raise Unrepresentable with the key of the row that COPY refused, if it can be known."""
+        rows = (row for batch in source.read(table, keys) for row in batch)
+        refused = copy.refused_row(error, rows)
+        if refused is None:
+            return
+        row, column, is_it = refused
+        column_names = [part.name for part in table.columns]
+        texts: dict[str, Any] = dict(
+            zip(column_names, self._converter(table, table.columns)(row), strict=True)
+        )
+        if texts.get(column) is not None and is_it(texts[column]):
+            key = [row[column_names.index(part.name)] for part in table.key]
+            raise values.unrepresentable(
+                table, column, key, without_value(error), self.name
+            ) from None
+
+    @translated
+    def strip(self, tables: Sequence[Table]) -> list[str]:
+        """Drop foreign keys and secondary indexes; return what `restore` needs.
+
+        Drop nothing if this role does not own the tables, or another table refers to them. Readers
+        wait until the commit.
+        """
+        oids = [
+            self._one("SELECT %s::regclass::oid", (quote_table(table.sa),))[0] for table in tables
+        ]
+        if not self._one(catalog.MAY_STRIP, {"oids": oids})[0]:
+            return []
+        self._run("SET LOCAL maintenance_work_mem = '256MB'")
+        parts = self._all(catalog.SECONDARY, {"oids": oids})
+        for _, drop, _ in parts:
+            self._run(drop)
+        return [create for _, _, create in reversed(parts)]
+
+    @translated
+    def restore(self, stripped: Sequence[str]) -> None:
+        """Rebuild what `strip` dropped. Raise NotProved if a foreign key would not hold."""
+        try:
+            for statement in stripped:
+                self._run(statement)
+        except psycopg2.errors.ForeignKeyViolation as error:
+            raise self._violated(error) from None
+
+    # -- counters
+
+    @translated
+    def numbers(self, table: Table) -> tuple[int, int] | None:
+        """Return the sequence's last number and the highest key; None without a sequence."""
+        sequence = self._sequence(table)
+        if sequence is None or table.counter is None:
+            return None
+        # pg_sequence_last_value would return NULL to a role that may not read the sequence
+        last = self._one(f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}")[0]
+        highest = self._one(
+            f"SELECT max({quote(table.counter.name)}) FROM {quote_table(table.sa)}"
+        )[0]
+        return last or 0, highest or 0
+
+    @translated
+    def move_counter(self, table: Table, value: int) -> None:
+        """Make the sequence's next number greater than `value`; never move it back."""
+        sequence = self._sequence(table)
+        last, most = self._one(
+            f"SELECT last_value, seqmax FROM {sequence}, pg_sequence "
+            f"WHERE seqrelid = {self._literal(sequence)}::regclass"
+        )
+        self._run("SELECT setval(%s, %s)", (sequence, min(max(value, last), most)))
+
+    def _sequence(self, table: Table) -> str | None:
+        if table.counter is None:
+            return None
+        name = self._one(
+            "SELECT pg_get_serial_sequence(%s, %s)", (quote_table(table.sa), table.counter.name)
+        )[0]
+        return None if name is None else str(name)
+
+
+def _orphans(key: sa.ForeignKeyConstraint) -> str:
+    pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
+    return orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]

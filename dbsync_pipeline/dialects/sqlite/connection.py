@@ -1,0 +1,141 @@
+"""One SQLite connection: its file, its settings and its transactions."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import sqlite3
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.sqlite import errors
+from dbsync_pipeline.errors import SettingsError, Unavailable
+
+_MARKS: dict[int, tuple[int, int]] = {}
+"""The file, by device and inode, in which each marker of this process was set."""
+
+
+class SQLiteConnection(Dialect):
+    """An open file. Transactions begin where this module begins them, and not in the driver."""
+
+    engine_name = "sqlite"
+    own_format_is_sha256 = True
+    driver_errors = errors.DRIVER_ERRORS
+    ledger_schema = None
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        self._raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+
+    @classmethod
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
+        """Create the file's folder, or raise Unavailable if there is no file."""
+        setting = f"DBSYNC_{name.upper()}_URL"
+        if not url.database or url.database == ":memory:":
+            raise SettingsError(
+                "a SQLite database in memory cannot be mirrored",
+                database=name,
+                remedy=f"name a file in {setting}",
+            )
+        if create:
+            try:
+                os.makedirs(os.path.dirname(os.path.abspath(url.database)), exist_ok=True)
+            except OSError as error:
+                raise SettingsError(
+                    "the folder of its file cannot be created: "
+                    f"{error.strerror or type(error).__name__}",
+                    operation="connect",
+                    database=name,
+                    remedy=f"fix DBSYNC_HOME, or {setting} if it is set",
+                ) from None
+        elif not os.path.exists(url.database):
+            raise Unavailable(
+                "there is no such file yet",
+                operation="connect",
+                database=name,
+                remedy=f"create it: `dbsync tables create --database {name}`",
+            )
+
+    @classmethod
+    def command(cls, url: sa.URL, name: str, statement: str) -> str:
+        """Return a command for SQLite's own shell."""
+        return f'sqlite3 {os.path.relpath(url.database or "")} "{statement}"'
+
+    @classmethod
+    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+        """Return an engine that enforces foreign keys; a lock is awaited for `connect_seconds`."""
+        engine = sa.create_engine(
+            url,
+            poolclass=sa.NullPool,
+            connect_args={"timeout": connect_seconds, "check_same_thread": False},
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def pin(connection: sqlite3.Connection, _record: object) -> None:
+            connection.isolation_level = None  # the driver begins no transaction of its own
+            connection.execute("PRAGMA foreign_keys = ON")
+
+        @sa.event.listens_for(engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+
+        return engine
+
+    @classmethod
+    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
+        """Return the project's error for a driver's error in database `name`."""
+        return errors.translate(error, name, operation)
+
+    def cancel(self) -> None:
+        """Stop the running statement."""
+        self._raw.interrupt()
+
+    @translated
+    def prepare(self) -> None:
+        """Switch the file to a write-ahead log, so readers and the writer do not wait.
+
+        The file keeps it.
+        """
+        self._raw.execute("PRAGMA journal_mode = WAL")
+
+    @translated
+    def snapshot(self) -> dt.datetime:
+        """Begin a read-only transaction that sees one state; return this machine's time of it."""
+        self.connection.begin()
+        # the snapshot is that of the first read
+        self._raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return dt.datetime.now(dt.UTC)
+
+    @translated
+    def commit(self) -> None:
+        """Commit the open transaction."""
+        transaction = self.connection.get_transaction()
+        assert transaction is not None
+        transaction.commit()
+
+    @translated
+    def size_bytes(self) -> int:
+        """Return the size of the file."""
+        pages, size = (
+            self._raw.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "page_size")
+        )
+        return int(pages * size)
+
+    @translated
+    def set_marker(self, mark: int) -> None:
+        """Note the mark in this process, with the file."""
+        _MARKS[mark] = self._file()
+
+    @translated
+    def sees_marker(self, mark: int) -> bool:
+        """Return whether the mark was set in this same file."""
+        return _MARKS.get(mark) == self._file()
+
+    def _file(self) -> tuple[int, int]:
+        path = self._raw.execute(
+            "SELECT file FROM pragma_database_list WHERE name = 'main'"
+        ).fetchone()[0]
+        status = os.stat(path)
+        return status.st_dev, status.st_ino

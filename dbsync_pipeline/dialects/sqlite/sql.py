@@ -1,0 +1,52 @@
+"""Pieces of SQL for SQLite: names, parameter marks, batches of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from sqlalchemy.dialects import sqlite
+
+from dbsync_pipeline.dialects.staging import BATCH_BYTES
+from dbsync_pipeline.dialects.table import Column, Row, Table
+
+_PREPARER = sqlite.dialect().identifier_preparer
+_MOST_ROWS = 20_000
+
+
+def quote(name: str) -> str:
+    """Return an identifier, quoted."""
+    return _PREPARER.quote_identifier(name)
+
+
+def names(columns: Sequence[Column]) -> str:
+    """Return the names of columns, quoted and separated by commas."""
+    return ", ".join(quote(column.name) for column in columns)
+
+
+def marks(columns: Sequence[Column]) -> str:
+    """Return a parameter mark for each column."""
+    return ", ".join("?" * len(columns))
+
+
+def select_by_key(table: Table) -> str:
+    """Return a query for the row with a key, whose parts are its parameters."""
+    same = " AND ".join(f"{quote(column.name)} IS ?" for column in table.key)
+    return f"SELECT {names(table.columns)} FROM {quote(table.sa.name)} WHERE {same}"
+
+
+def width(row: Row) -> int:
+    """Return about how many bytes a row takes."""
+    return sum(len(value) if isinstance(value, (str, bytes)) else 8 for value in row)
+
+
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield the rows in batches of about BATCH_BYTES and at most 20,000 rows."""
+    batch, size = list[Row](), 0
+    for row in rows:
+        batch.append(row)
+        size += width(row)
+        if size >= BATCH_BYTES or len(batch) >= _MOST_ROWS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

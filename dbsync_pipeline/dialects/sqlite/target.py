@@ -1,0 +1,216 @@
+"""Writing to SQLite: staging in temporary tables, foreign keys checked before the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.foreign_keys import violated_key
+from dbsync_pipeline.dialects.sqlite import sql
+from dbsync_pipeline.dialects.sqlite.source import SQLiteSource
+from dbsync_pipeline.dialects.sqlite.sql import names, quote
+from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.table import RowKeys, Table
+from dbsync_pipeline.errors import StructureError
+
+_REFERENCES = """
+SELECT DISTINCT m.name, k."table" FROM sqlite_master m, pragma_foreign_key_list(m.name) k
+WHERE m.type = 'table'"""
+
+
+class SQLiteTarget(SQLiteSource):
+    """A file that is locked, staged into and published to."""
+
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        self._staging: dict[str, int] = {}
+        self._changing: Sequence[Table] = ()
+        self._lost_before: set[tuple[str, str, Any]] = set()
+
+    # -- the lock and constraints
+
+    @translated
+    def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
+        """Begin the writing transaction, which locks the whole file against writers."""
+        self._raw.execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
+        self._raw.execute(f"PRAGMA busy_timeout = {round(wait_seconds * 1000)}")
+        self.connection.execution_options(begin="BEGIN IMMEDIATE")
+        self.connection.begin()
+
+    @translated
+    def suspend_constraints(self, tables: Sequence[Table]) -> None:
+        """Note which rows outside of these tables lack a parent now. Raise for triggers.
+
+        `begin` has switched foreign keys off; triggers cannot be.
+        """
+        table_names = {table.name for table in tables}
+        triggers = [
+            f"the trigger {name} of {table}"
+            for name, table in self._raw.execute(
+                "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
+            )
+            if table in table_names
+        ]
+        if triggers:
+            raise StructureError(
+                f"{', '.join(triggers)} cannot be suspended until the commit",
+                operation="publish",
+                database=self.name,
+                remedy="drop the triggers on the standby",
+            )
+        self._changing = tables
+        self._lost_before = self._lost()
+
+    @translated
+    def prove_constraints(self, tables: Sequence[Table]) -> None:
+        """Raise NotProved if a foreign key of these tables, or to them, does not hold."""
+        for table in tables:
+            orphan = self._raw.execute(
+                f"PRAGMA foreign_key_check({quote(table.sa.name)})"
+            ).fetchone()
+            if orphan:
+                raise violated_key(self.name, f"to {orphan[2]}", table.name)
+        if lost := sorted(self._lost() - self._lost_before):
+            raise violated_key(self.name, f"to {lost[0][1]}", lost[0][0], outside=True)
+
+    def _lost(self) -> set[tuple[str, str, Any]]:
+        """(table, parent, rowid) of other tables' rows that lack a parent in a changing table.
+
+        There may be some before a sync, since an application may not enforce foreign keys. SQLite
+        ignores the case of names.
+        """
+        changing = {str(table.sa.name).casefold() for table in self._changing}
+        children = {
+            child
+            for child, parent in self._raw.execute(_REFERENCES)
+            if child.casefold() not in changing and parent.casefold() in changing
+        }
+        return {
+            (child, parent, row)
+            for child in children
+            for _, row, parent, _ in self._raw.execute(f"PRAGMA foreign_key_check({quote(child)})")
+            if parent.casefold() in changing
+        }
+
+    # -- staging
+
+    @translated
+    def create_staging(self, table: Table) -> None:
+        """Create empty temporary tables for rows and keys; they go with the connection.
+
+        They have the live table's affinities: values become what they will be there, and the index
+        serves comparisons with it.
+        """
+        number = self._staging.setdefault(table.name, len(self._staging))
+        for name, columns in (
+            (f"dbsync_new_{number}", table.columns),
+            (f"dbsync_gone_{number}", table.key),
+        ):
+            self._raw.execute(f"DROP TABLE IF EXISTS temp.{name}")
+            self._raw.execute(
+                f"CREATE TEMPORARY TABLE {name} AS "
+                f"SELECT {names(columns)} FROM main.{quote(table.sa.name)} WHERE 0"
+            )
+            self._raw.execute(f"CREATE INDEX temp.{name}_key ON {name} ({names(table.key)})")
+
+    @translated
+    def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
+        """Carry the rows with these keys from the source's snapshot into staging."""
+        return self._load(f"temp.dbsync_new_{self._staging[table.name]}", table, source, keys, form)
+
+    @translated
+    def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
+        """Stage the keys of live rows that are deleted or replaced."""
+        staging = f"temp.dbsync_gone_{self._staging[table.name]}"
+        self._raw.executemany(
+            f"INSERT INTO {staging} VALUES ({sql.marks(table.key)})",
+            map(self._converter_to(table, table.key, form), keys),
+        )
+
+    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
+        """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
+        number = self._staging[table.name]
+        return staging_table("temp", f"dbsync_new_{number}", table.columns), staging_table(
+            "temp", f"dbsync_gone_{number}", table.key
+        )
+
+    @translated
+    def delete_staged(self, table: Table) -> int:
+        """Delete the live rows whose keys are staged; return their number."""
+        keys = names(table.key)
+        return self._raw.execute(
+            f"DELETE FROM main.{quote(table.sa.name)} WHERE ({keys}) IN "
+            f"(SELECT {keys} FROM temp.dbsync_gone_{self._staging[table.name]})"
+        ).rowcount
+
+    @translated
+    def insert_staged(self, table: Table) -> int:
+        """Insert the staged rows into the live table; return their number."""
+        columns = names(table.columns)
+        return self._raw.execute(
+            f"INSERT INTO main.{quote(table.sa.name)} ({columns}) "
+            f"SELECT {columns} FROM temp.dbsync_new_{self._staging[table.name]}"
+        ).rowcount
+
+    @translated
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        """Carry all rows of this table, which is empty here, directly into the live table."""
+        return self._load(f"main.{quote(table.sa.name)}", table, source, None, form)
+
+    def _load(
+        self, into: str, table: Table, source: Dialect, keys: RowKeys | None, form: Form
+    ) -> Moved:
+        moved = Moved()
+        columns, marks = names(table.columns), sql.marks(table.columns)
+        convert = self._converter_to(table, table.columns, form)
+        same_engine = isinstance(source, SQLiteSource) and form.native
+        batches = (
+            source.read_stored(table, keys, form)  # type: ignore[attr-defined]
+            if same_engine
+            else source.read(table, keys)
+        )
+        for batch in batches:
+            self._raw.executemany(
+                f"INSERT INTO {into} ({columns}) VALUES ({marks})", map(convert, batch)
+            )
+            moved.rows += len(batch)
+            moved.bytes += sum(map(sql.width, batch))
+        return moved
+
+    # -- counters
+
+    @translated
+    def numbers(self, table: Table) -> tuple[int, int] | None:
+        """Return the last AUTOINCREMENT number and the highest key; None without AUTOINCREMENT."""
+        if table.counter is None or not self._has_autoincrement(table):
+            return None
+        last = self._raw.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = ?", (table.sa.name,)
+        ).fetchone()
+        highest = self._raw.execute(
+            f"SELECT max({quote(table.counter.name)}) FROM {quote(table.sa.name)}"
+        ).fetchone()[0]
+        return last[0] if last else 0, highest or 0
+
+    @translated
+    def move_counter(self, table: Table, value: int) -> None:
+        """Make the next number greater than `value`; never move the counter back."""
+        name = table.sa.name
+        moved = self._raw.execute(
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (value, name)
+        ).rowcount
+        if not moved:
+            self._raw.execute(
+                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, value)
+            )
+
+    def _has_autoincrement(self, table: Table) -> bool:
+        """Whether SQLite keeps a counter; without it, it takes the highest key plus one."""
+        definition = self._raw.execute(
+            "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table.sa.name,)
+        ).fetchone()
+        return definition is not None and "AUTOINCREMENT" in definition[0].upper()
