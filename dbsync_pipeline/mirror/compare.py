@@ -1,10 +1,10 @@
-"""What differs between two databases: buckets of rows by their digests, then the rows of the buckets that differ.
+"""What differs between two databases: buckets of rows by digest, then the rows that differ.
 
-Both databases compute the digests of their own rows at the same time; what travels is three numbers a bucket, and for a bucket that
-differs one digest a row. Rows themselves do not travel here.
+Both databases compute the digests of their own rows at the same time. Three numbers per bucket are
+sent, and one digest per row of a bucket that differs. The rows themselves are not sent here.
 
         source                     target
-    bucket 0   128 rows  a1b2…  =  128 rows  a1b2…      alike: nothing more to do
+    bucket 0   128 rows  a1b2…  =  128 rows  a1b2…      equal: nothing more to do
     bucket 1   128 rows  77f0…  ≠  127 rows  5c3e…      compare its rows, by key
     bucket 2   …
 """
@@ -48,7 +48,10 @@ _PRIMES = (
     524_287,
     1_048_573,
 )
-"""The greatest primes below powers of two: a table's number of buckets stays the same while the table grows, and memory is bounded."""
+"""The greatest primes below powers of two.
+
+So few sizes, that a table's number of buckets stays the same while it grows; memory is bounded.
+"""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -56,9 +59,10 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class Changes:
-    """The keys of one bucket that differ: rows that only the source has, that differ, and that only the target has.
+    """The keys that differ in one bucket.
 
-    `rows` is how many rows the bucket has, in the source and in the target.
+    `new` rows are only in the source, `gone` rows only in the target, `changed` rows differ. `rows`
+    has the bucket's number of rows in the source and in the target.
     """
 
     bucket: int
@@ -69,13 +73,14 @@ class Changes:
 
     @property
     def any(self) -> bool:
+        """Whether a row differs."""
         return bool(self.new or self.changed or self.gone)
 
 
 def digest_format_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> str:
-    """The engines' own form where both sides share it, else the canonical one.
+    """Return the engines' own digest format if both sides share it, else the canonical one.
 
-    Raises StructureError where the canonical form is needed and a table has a column that has none.
+    Raise StructureError if the canonical format is needed and cannot represent a column.
     """
     if type(source) is type(target):
         return (
@@ -88,32 +93,35 @@ def digest_format_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]
 
 
 def require_carried(source: str, target: str, tables: tuple[Table, ...]) -> None:
-    """Raises StructureError where a column's values cannot be carried between these engines."""
+    """Raise StructureError if a column's values cannot be copied between these engines."""
     if source == target:
         return
     for table in tables:
         for column in table.columns:
             if column.kind is Kind.OPAQUE:
                 raise StructureError(
-                    f"column {column.name} of type {type(column.type).__name__} cannot be carried between {source} and "
-                    f"{target} exactly",
+                    f"column {column.name} of type {type(column.type).__name__} cannot be copied "
+                    f"exactly between {source} and {target}",
                     table=table.name,
-                    remedy="give the column a type that both engines hold",
+                    remedy="give the column a type that both engines have",
                 )
 
 
 def buckets_for(rows: int) -> int:
-    """How many buckets serve a table of so many rows: about one for every 128."""
+    """Return the number of buckets for a table of `rows` rows: about one per 128 rows."""
     return next((prime for prime in _PRIMES if prime * ROWS_A_BUCKET >= rows), _PRIMES[-1])
 
 
 def serves(buckets: int, rows: int) -> bool:
-    """Is this number of buckets, which another publish chose, still good for so many rows?"""
+    """Return whether a number of buckets, chosen by an earlier publish, still fits `rows` rows."""
     return buckets / 8 <= buckets_for(rows) <= buckets * 8
 
 
 def both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
-    """The results of two calls that run at the same time. Both have ended when an error of either is raised."""
+    """Return the results of two calls that run at the same time.
+
+    If one raises an error, it is raised after both have ended.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="dbsync") as pool:
         later = pool.submit(other)
         first = one()
@@ -123,21 +131,24 @@ def both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
 def changes(
     source: Dialect, target: Dialect, table: Table, form: Form, buckets: np.ndarray
 ) -> Iterator[Changes]:
-    """The differences in these buckets, bucket by bucket; no more than two buckets are held at once."""
-    theirs = _by_bucket(target.row_digests(table, form, buckets))
-    waiting = next(theirs, None)
-    for bucket, ours in _by_bucket(source.row_digests(table, form, buckets)):
+    """Yield the differences in these buckets, bucket by bucket.
+
+    No more than two buckets are in memory at once.
+    """
+    of_target = _by_bucket(target.row_digests(table, form, buckets))
+    waiting = next(of_target, None)
+    for bucket, source_rows in _by_bucket(source.row_digests(table, form, buckets)):
         while waiting is not None and waiting[0] < bucket:
             yield _difference(waiting[0], {}, waiting[1])
-            waiting = next(theirs, None)
+            waiting = next(of_target, None)
         if waiting is not None and waiting[0] == bucket:
-            yield _difference(bucket, ours, waiting[1])
-            waiting = next(theirs, None)
+            yield _difference(bucket, source_rows, waiting[1])
+            waiting = next(of_target, None)
         else:
-            yield _difference(bucket, ours, {})
+            yield _difference(bucket, source_rows, {})
     while waiting is not None:
         yield _difference(waiting[0], {}, waiting[1])
-        waiting = next(theirs, None)
+        waiting = next(of_target, None)
 
 
 def _by_bucket(rows: Iterator[RowDigest]) -> Iterator[tuple[int, dict[RowKey, object]]]:
@@ -145,11 +156,11 @@ def _by_bucket(rows: Iterator[RowDigest]) -> Iterator[tuple[int, dict[RowKey, ob
         yield bucket, {row.key: row.digest for row in group}
 
 
-def _difference(bucket: int, ours: dict[RowKey, object], theirs: dict[RowKey, object]) -> Changes:
+def _difference(bucket: int, source: dict[RowKey, object], target: dict[RowKey, object]) -> Changes:
     return Changes(
         bucket,
-        new=[key for key in ours if key not in theirs],
-        changed=[key for key, digest in ours.items() if key in theirs and theirs[key] != digest],
-        gone=[key for key in theirs if key not in ours],
-        rows=(len(ours), len(theirs)),
+        new=[key for key in source if key not in target],
+        changed=[key for key in source if key in target and target[key] != source[key]],
+        gone=[key for key in target if key not in source],
+        rows=(len(source), len(target)),
     )

@@ -1,7 +1,8 @@
 """Whether a table is still as it was last published: the one place that decides it.
 
-Every row of the table is digested in the database, in the format that the ledger keeps, and compared with the ledger bucket by bucket.
-The guard against local writes, undo, failover and migrate all ask here.
+The database digests every row of the table in the format that the ledger has, and the digests are
+compared with the ledger's bucket by bucket. The guard against local writes, undo, failover and
+migrate all use it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The models' tables in the order in which they refer to each other; everything else about structure is derived from here."""
+"""The models' tables, ordered by their foreign keys; all other structure is derived from them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 
 RESERVED = ("dbsync_publish", "dbsync_change")
-"""The columns that the rescue tables have beside those of the model's table."""
+"""The columns that a table of before-images has beside those of the model's table."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """The mirrored tables of a SQLAlchemy metadata, and the folder of the revisions that led to them; None where there is none."""
+    """The mirrored tables of a SQLAlchemy metadata, and the folder of their revisions, if any."""
 
     metadata: sa.MetaData
     revisions: Path | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
-        """Parents first, as far as cycles allow; the order is the same on every run."""
+        """The tables, parents first as far as cycles allow, in the same order on every run."""
         by_name = sorted(self.metadata.tables.values(), key=lambda table: table.key)
         in_order = sort_tables_and_constraints(by_name)  # type: ignore[no-untyped-call]
         return tuple(Table(table) for table, _ in in_order if table is not None)
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the tables, in their order."""
         return tuple(table.name for table in self.tables)
 
     def table(self, name: str) -> Table:
-        """The table of that name; raises SettingsError naming the known ones."""
+        """Return the table of that name; raise SettingsError naming the known ones."""
         for table in self.tables:
             if table.name == name:
                 return table
@@ -49,12 +50,12 @@ class Model:
         )
 
     def select(self, names: Iterable[str]) -> tuple[Table, ...]:
-        """The tables of these names, in the models' order; all where no name is given."""
+        """Return the tables of these names, in the models' order; all if no name is given."""
         chosen = {self.table(name).name for name in names} or set(self.names)
         return tuple(table for table in self.tables if table.name in chosen)
 
     def parents(self, name: str) -> tuple[str, ...]:
-        """The tables that this one refers to and that come before it: a graph without cycles."""
+        """Return the tables that this one refers to and that precede it: a graph without cycles."""
         mine = self.table(name)
         referred = {str(key.referred_table.key) for key in mine.sa.foreign_key_constraints}
         earlier = self.names[: self.names.index(name)]
@@ -62,17 +63,19 @@ class Model:
 
 
 def load_model(module: str, revisions: Path | None = None) -> Model:
-    """The model in `module`: its `Base.metadata`, or its `metadata`. Its revisions are in that folder, or else in `dbsync_revisions` beside it.
+    """Return the model in `module`: its `Base.metadata`, or its `metadata`.
 
-    Raises SettingsError where the module cannot be imported or has neither, StructureError where a table cannot be mirrored.
+    Its revisions are in the folder `revisions`, or else in `dbsync_revisions` beside the module.
+    Raise SettingsError if the module cannot be imported or has no metadata, StructureError if a
+    table cannot be mirrored.
     """
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # the module is not ours: it may fail in any way
+    except Exception as error:  # the user's module may fail in any way
         why = redact.clean(f"{type(error).__name__}: {error}".splitlines()[0])
         raise SettingsError(
             f"the models' module {module!r} cannot be imported: {why}",
-            remedy="mend the module, or set DBSYNC_MODELS to one that can",
+            remedy="fix the module, or set DBSYNC_MODELS to another one",
         ) from None
     metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(
         found, "metadata", None
@@ -86,13 +89,13 @@ def load_model(module: str, revisions: Path | None = None) -> Model:
         revisions = Path(found.__file__).with_name("dbsync_revisions")
     model = Model(metadata, revisions and revisions.absolute())
     for table in model.tables:
-        _ = table.key  # a table without one is refused here, before anything is done
+        _ = table.key  # refuses a table without a key before anything is done
         if not table.columns:
             raise StructureError("has no columns to copy", table=table.name)
         for column in table.columns:
             if column.name.lower() in RESERVED:
                 raise StructureError(
-                    f"column {column.name} has a name that the rescue tables keep for themselves",
+                    f"column {column.name} has a name that tables of before-images need",
                     table=table.name,
                     remedy="give the column another name in the database",
                 )

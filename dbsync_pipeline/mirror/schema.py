@@ -1,7 +1,7 @@
-"""The tables of the models in a database: made where they are missing, compared where they are there.
+"""The models' tables in a database: create what is missing, compare what exists.
 
-The comparison is Alembic's, with the keys and the values of enums besides. Indexes and tables that the models do not have are none of
-the mirror's business; columns are, since a standby without them would be no copy.
+The comparison is Alembic's, plus primary keys and the values of enums. Indexes and tables that the
+models do not have are ignored; columns are not, since a standby without them would be no copy.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 
 def ensure(database: Database, model: Model) -> list[str]:
-    """Create what is missing, the ledger included; returns the names of the tables that were created. A second call creates nothing.
+    """Create what is missing, the ledger included; return the names of the created tables.
 
-    Raises StructureError, naming the first differences, where a table that is there is not equal to the models, and, creating nothing,
-    where some tables are there and revisions are not applied to them.
+    A second call creates nothing. Raise StructureError, naming the first differences, if an
+    existing table is not equal to the models. Create nothing and raise StructureError if only some
+    tables exist and revisions are pending.
     """
     with database.connect(create=True) as dialect:
         dialect.prepare()
@@ -51,7 +52,7 @@ def ensure(database: Database, model: Model) -> list[str]:
 
 
 def _note_first(dialect: Dialect, model: Model) -> None:
-    """A database that is equal to the models when it is first seen needs none of the revisions that led to them."""
+    """A database that equals the models when it is first seen needs none of their revisions."""
     if model.revisions is not None:
         with dialect.doing("write the ledger"), dialect.connection.begin():
             if revisions.noted(dialect) is None:
@@ -65,22 +66,28 @@ def _require_types(dialect: Dialect, model: Model) -> None:
                 column.type.compile(dialect.connection.dialect)
             except sa.exc.CompileError:
                 raise StructureError(
-                    f"{dialect.engine_name} has no type like {type(column.type).__name__} of column {column.name}",
+                    f"{dialect.engine_name} has no type like {type(column.type).__name__} of "
+                    f"column {column.name}",
                     operation="create tables",
                     database=dialect.name,
                     table=table.name,
-                    remedy="give the column a type that every engine holds, or one of its own by `with_variant`",
+                    remedy="give the column a type that every engine has, or one of this engine "
+                    "by `with_variant`",
                 ) from None
 
 
 def check(database: Database, model: Model) -> dict[str, list[str]]:
-    """Per table what differs from the models, in words; an empty list is a table equal in structure."""
+    """Return by table what differs from the models; an empty list for a table that is equal."""
     with database.connect() as dialect:
         return differences(dialect, model)
 
 
 def recreate(database: Database, model: Model) -> list[str]:
-    """Drop the models' tables and the ledger, and create them anew, losing their rows; returns the names of the tables."""
+    """Drop the models' tables and the ledger and create them again; return the tables' names.
+
+    All rows are lost. Dropping the tables, dropping the ledger and creating both are transactions
+    of their own; a call that was interrupted is completed by a second one.
+    """
     with database.connect(create=True) as dialect:
         with dialect.doing("drop tables"), _rules_kept(model), dialect.connection.begin():
             model.metadata.drop_all(dialect.connection)
@@ -91,7 +98,11 @@ def recreate(database: Database, model: Model) -> list[str]:
 
 @contextmanager
 def _rules_kept(model: Model) -> Iterator[None]:
-    """SQLAlchemy, once it has added or dropped a foreign key by ALTER, leaves it out of every later CREATE TABLE, on other engines too."""
+    """Restore the foreign keys' creation rules afterwards.
+
+    SQLAlchemy omits a foreign key that it once added or dropped by ALTER from every later CREATE
+    TABLE, on other engines too.
+    """
     constraints = [
         constraint for table in model.metadata.tables.values() for constraint in table.constraints
     ]
@@ -104,7 +115,7 @@ def _rules_kept(model: Model) -> Iterator[None]:
 
 
 def primary_rows(database: Database, model: Model) -> dict[str, int]:
-    """Rows of each table in one snapshot, after the structure was found equal; raises StructureError where it is not."""
+    """Return the rows of each table in one snapshot; raise StructureError if a table differs."""
     with database.connect() as dialect:
         require(dialect, model)
         dialect.snapshot()
@@ -112,65 +123,69 @@ def primary_rows(database: Database, model: Model) -> dict[str, int]:
 
 
 def require(dialect: Dialect, model: Model) -> None:
-    """Every table is there and equal in structure, or StructureError is raised. Leaves no transaction open."""
-    found = {name: words for name, words in differences(dialect, model).items() if words}
-    for name, words in found.items():
-        raise StructureError(
-            "the table is missing" if words == [MISSING] else "; ".join(words),
-            operation="structure",
-            database=dialect.name,
-            table=name,
-            remedy=_remedy(dialect, model, words),
-        )
+    """Raise StructureError unless every table exists and is equal in structure.
+
+    Leaves no transaction open.
+    """
+    for name, texts in differences(dialect, model).items():
+        if texts:
+            raise StructureError(
+                "the table is missing" if texts == [MISSING] else "; ".join(texts),
+                operation="structure",
+                database=dialect.name,
+                table=name,
+                remedy=_remedy(dialect, model, texts),
+            )
 
 
-def _remedy(dialect: Dialect, model: Model, words: list[str]) -> str:
+def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
     try:
-        lacking = revisions.pending(dialect, model)
-    except DbsyncError:  # who may not read the ledger is told of the structure all the same
-        lacking = ()
+        pending = revisions.pending(dialect, model)
+    except DbsyncError:  # a role that may not read the ledger sees the structure all the same
+        pending = ()
     dialect.connection.rollback()
-    if lacking:
+    if pending:
         return f"`dbsync migrate --database {dialect.name}`"
-    if words == [MISSING]:
+    if texts == [MISSING]:
         return f"`dbsync tables create --database {dialect.name}`"
     return (
-        "make the table equal to the models (`dbsync tables check` lists all differences; `dbsync migrate new` writes what to do on every "
-        f"database), or, losing its rows: `dbsync tables recreate --database {dialect.name}`"
+        "make the table equal to the models (`dbsync tables check` lists all differences; `dbsync "
+        "migrate new` writes the change for every database), or, losing its rows: "
+        f"`dbsync tables recreate --database {dialect.name}`"
     )
 
 
 MISSING = "missing"
+"""The only difference of a table that does not exist."""
 
 
 def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
-    """As `check`, on an open connection. Leaves no transaction open."""
+    """Do what `check` does, on an open connection. Leaves no transaction open."""
     found = differences_within(dialect, model)
     dialect.connection.rollback()
     return found
 
 
 def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
-    """As `differences`, within the open transaction."""
+    """Do what `differences` does, in the open transaction."""
     with dialect.doing("read the structure"):
         found: dict[str, list[str]] = {name: [] for name in model.names}
         absent = missing(dialect, model)
         for name in absent:
             found[name].append(MISSING)
-        for name, words in _compare(dialect, model):
+        for name, text in _compare(dialect, model):
             if name in found and name not in absent:
-                found[name].append(words)
-        there, enums = keys_here(dialect, model), enums_here(dialect)
+                found[name].append(text)
+        present, enums = keys_here(dialect, model), enums_here(dialect)
         for table in model.tables:
             if table.name not in absent:
-                found[table.name] += keys(there[table.sa.schema, table.sa.name], table.sa) + _enums(
-                    enums, table.sa
-                )
+                found[table.name] += keys(present[table.sa.schema, table.sa.name], table.sa)
+                found[table.name] += _enums(enums, table.sa)
         return found
 
 
 def missing(dialect: Dialect, model: Model) -> list[str]:
-    """The names of the models' tables that are not there, within the open transaction."""
+    """Return the names of the models' tables that do not exist, in the open transaction."""
     with dialect.doing("read the structure"):
         inspector = sa.inspect(dialect.connection)
         absent = [
@@ -187,27 +202,26 @@ def _compare(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
     from alembic.autogenerate import compare_metadata
 
     with comparison(dialect, model) as context:
-        found = compare_metadata(context, model.metadata)
-        single = [
-            one
-            for difference in found
-            for one in (difference if isinstance(difference, list) else [difference])
+        operations = [
+            operation
+            for difference in compare_metadata(context, model.metadata)
+            for operation in (difference if isinstance(difference, list) else [difference])
         ]
         if not dialect.defers_keys:
-            single = but_for_deferral(single)
-        return [words for one in single if (words := _words(one)) is not None]
+            operations = but_for_deferral(operations)
+        return [text for operation in operations if (text := _text(operation)) is not None]
 
 
 @contextmanager
 def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[MigrationContext]:
-    """What Alembic compares the database and the models in: of the models' tables only, and without words about all others."""
+    """Yield Alembic's context for comparing the database with the models, and no other table."""
     from alembic.migration import MigrationContext
 
-    ours = {(table.sa.schema, table.sa.name) for table in model.tables}
+    names = {(table.sa.schema, table.sa.name) for table in model.tables}
 
     def mirrored(thing: Any, _name: Any, kind: str, _reflected: bool, _other: Any) -> bool:
         table = thing if kind == "table" else thing.table
-        return (table.schema, table.name) in ours
+        return (table.schema, table.name) in names
 
     options |= {
         "include_object": mirrored,
@@ -215,21 +229,21 @@ def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[Migra
         "compare_type": True,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sa.exc.SAWarning)  # of types in tables that are not ours
+        warnings.simplefilter("ignore", sa.exc.SAWarning)  # about types in other tables
         yield MigrationContext.configure(dialect.connection, opts=options)
 
 
 def but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Without the foreign keys that are there and in the models and differ in nothing but whether they can be deferred."""
-    sides = [
-        {_meaning(one[1]) for one in differences if one[0] == side}
-        for side in ("add_fk", "remove_fk")
-    ]
-    alike = sides[0] & sides[1]
+    """Return the differences without foreign keys that differ only in being deferrable."""
+    added, removed = (
+        {_meaning(operation[1]) for operation in differences if operation[0] == kind}
+        for kind in ("add_fk", "remove_fk")
+    )
     return [
-        one
-        for one in differences
-        if one[0] not in ("add_fk", "remove_fk") or _meaning(one[1]) not in alike
+        operation
+        for operation in differences
+        if operation[0] not in ("add_fk", "remove_fk")
+        or _meaning(operation[1]) not in added & removed
     ]
 
 
@@ -243,23 +257,25 @@ def _meaning(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:
     )
 
 
-def _words(difference: tuple[Any, ...]) -> tuple[str, str] | None:
-    """(table, what differs) of one of Alembic's operations; None for those that are no difference to a mirror."""
+def _text(difference: tuple[Any, ...]) -> tuple[str, str] | None:
+    """(table, what differs) of one of Alembic's operations; None if it does not affect a mirror."""
     match difference:
         case ("add_column", _, _, column):
             return column.table.key, f"column {column.name} is missing"
         case ("remove_column", _, _, column):
             return column.table.key, f"column {column.name} is not in the models"
-        case ("modify_nullable", schema, table, column, _, here, wanted):
-            return _key(
-                schema, table
-            ), f"column {column} is {_null(here)} here, {_null(wanted)} in the models"
-        case ("modify_type", schema, table, column, _, here, wanted):
-            return _key(schema, table), f"column {column} is {here} here, {wanted} in the models"
+        case ("modify_nullable", schema, table, column, _, here, models):
+            return (
+                _key(schema, table),
+                f"column {column} is {_null(here)} here, {_null(models)} in the models",
+            )
+        case ("modify_type", schema, table, column, _, here, models):
+            return _key(schema, table), f"column {column} is {here} here, {models} in the models"
         case ("add_constraint", constraint):
             return (
                 constraint.table.key,
-                f"the unique constraint on {', '.join(c.name for c in constraint.columns)} is missing",
+                f"the unique constraint on {', '.join(c.name for c in constraint.columns)} is "
+                "missing",
             )
         case ("add_fk", key):
             return key.parent.key, f"the foreign key on {', '.join(key.column_keys)} is missing"
@@ -281,7 +297,7 @@ def _null(nullable: bool) -> str:
 
 
 def keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], list[str]]:
-    """The columns of the primary key by schema and table, asked for all tables at once."""
+    """Return the columns of each primary key by (schema, table), read for all tables at once."""
     inspector, found = sa.inspect(dialect.connection), {}
     for schema in {table.sa.schema for table in model.tables}:
         names = [table.sa.name for table in model.tables if table.sa.schema == schema]
@@ -295,23 +311,23 @@ def keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], li
 
 
 def keys(here: list[str], table: sa.Table) -> list[str]:
-    wanted = [column.name for column in table.primary_key.columns]
-    return (
-        []
-        if here == wanted
-        else [f"the primary key is ({', '.join(here)}) here, ({', '.join(wanted)}) in the models"]
-    )
+    """Return how a primary key with the columns `here` differs from the models; empty if equal."""
+    models = [column.name for column in table.primary_key.columns]
+    if here == models:
+        return []
+    return [f"the primary key is ({', '.join(here)}) here, ({', '.join(models)}) in the models"]
 
 
 def enums_here(dialect: Dialect) -> dict[str, list[str]]:
-    """Values by name, where the database has types of its own for enums."""
+    """Return the values of each enum type by its name; empty if the engine has no such types."""
     get_enums = getattr(sa.inspect(dialect.connection), "get_enums", None)
     return {enum["name"]: enum["labels"] for enum in get_enums(schema="*")} if get_enums else {}
 
 
 def _enums(here: dict[str, list[str]], table: sa.Table) -> list[str]:
     return [
-        f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, {', '.join(column.type.enums)} in the models"
+        f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, "
+        f"{', '.join(column.type.enums)} in the models"
         for column in table.columns
         if isinstance(column.type, sa.Enum)
         and column.type.name in here

@@ -1,7 +1,8 @@
-"""Whether a target equals a source, by a stronger hash than a sync needs and without trust in any ledger.
+"""Whether a target equals a source, by a stronger hash than a sync needs and without any ledger.
 
-Every row's SHA-256 is computed in both databases, over the canonical form between engines, and compared row by row. Nothing is locked and
-nothing is written; each side shows one snapshot.
+Both databases compute the SHA-256 of every row, over the canonical format between engines, and the
+hashes are compared row by row. Nothing is locked and nothing is written; each side is read in one
+snapshot.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from dbsync_pipeline.mirror.model import Model
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """One table: rows on each side, rows that differ (missing, additional or changed), and the first keys of these."""
+    """One table: the rows of each side, the number of rows that differ, and their first keys.
+
+    A row differs if it is missing on one side or has other values.
+    """
 
     table: str
     source_rows: int
@@ -32,51 +36,53 @@ class TableVerdict:
 
     @property
     def equal(self) -> bool:
+        """Whether no row differs."""
         return self.differing == 0 and self.source_rows == self.target_rows
 
 
 def verify(
     source: Database, target: Database, model: Model, tables: tuple[str, ...] = ()
 ) -> list[TableVerdict]:
-    """Compare these tables, or all. The two snapshots are not of one moment: rows written meanwhile show as differing.
+    """Compare these tables, or all of them.
 
-    Raises StructureError where a table is not equal in structure, Unavailable where a database does not answer.
+    The snapshots are not of the same moment: rows that are written meanwhile differ. Raise
+    StructureError if a table is not equal in structure, Unavailable if a database does not answer.
     """
-    with source.connect("dbsync verify") as ours, target.connect("dbsync verify") as theirs:
-        for dialect in (ours, theirs):
+    with source.connect("dbsync verify") as left, target.connect("dbsync verify") as right:
+        for dialect in (left, right):
             schema.require(dialect, model)
         chosen = model.select(tables)
-        strong = _strong(ours, theirs, chosen)
-        for dialect in (ours, theirs):
+        digest_format = _strong(left, right, chosen)
+        for dialect in (left, right):
             dialect.snapshot()
-        return [_verdict(ours, theirs, table, strong) for table in chosen]
+        return [_verdict(left, right, table, digest_format) for table in chosen]
 
 
-def _strong(ours: Dialect, theirs: Dialect, tables: tuple[Table, ...]) -> str:
-    """The family of digests to trust: SQLite's own is a SHA-256 already, and takes values that no other engine holds."""
-    digest_format = compare.digest_format_of(ours, theirs, tables)
+def _strong(source: Dialect, target: Dialect, tables: tuple[Table, ...]) -> str:
+    """The digest format that uses SHA-256.
+
+    SQLite's own does, and it represents values that no other engine has.
+    """
+    shared = compare.digest_format_of(source, target, tables)
     opaque = any(column.kind is Kind.OPAQUE for table in tables for column in table.columns)
-    return (
-        digest_format
-        if ours.engine_name == theirs.engine_name and (ours.own_format_is_sha256 or opaque)
-        else CANONICAL
-    )
+    same_engine = source.engine_name == target.engine_name
+    return shared if same_engine and (source.own_format_is_sha256 or opaque) else CANONICAL
 
 
-def _verdict(ours: Dialect, theirs: Dialect, table: Table, digest_format: str) -> TableVerdict:
-    rows, other = compare.both(lambda: ours.count(table), lambda: theirs.count(table))
-    form = Form(digest_format, compare.buckets_for(max(rows, other)))
-    differing, seen, keys = 0, [0, 0], list[RowKey]()
-    for found in compare.changes(ours, theirs, table, form, np.arange(form.buckets)):
-        here = found.new + found.changed + found.gone
-        differing += len(here)
-        seen = [before + more for before, more in zip(seen, found.rows, strict=True)]
-        keys += here[: FIRST_KEYS - len(keys)]
-    if seen != [rows, other]:
+def _verdict(source: Dialect, target: Dialect, table: Table, digest_format: str) -> TableVerdict:
+    counted = compare.both(lambda: source.count(table), lambda: target.count(table))
+    form = Form(digest_format, compare.buckets_for(max(counted)))
+    differing, compared, first_keys = 0, (0, 0), list[RowKey]()
+    for changes in compare.changes(source, target, table, form, np.arange(form.buckets)):
+        keys = changes.new + changes.changed + changes.gone
+        differing += len(keys)
+        compared = (compared[0] + changes.rows[0], compared[1] + changes.rows[1])
+        first_keys += keys[: FIRST_KEYS - len(first_keys)]
+    if compared != counted:
         raise NotProved(
-            f"of {rows} and {other} rows, {seen[0]} and {seen[1]} were compared",
+            f"of {counted[0]} and {counted[1]} rows, {compared[0]} and {compared[1]} were compared",
             operation="verify",
             table=table.name,
             remedy="this is a defect of dbsync: report it",
         )
-    return TableVerdict(table.name, rows, other, differing, tuple(keys))
+    return TableVerdict(table.name, *counted, differing, tuple(first_keys))

@@ -108,7 +108,7 @@ class Facts:
                 self._connection.execute(facts.insert().values(name=name, value=value))
 
     def identity(self) -> str:
-        """Return the random name that the ledger got when it was created; empty without a ledger."""
+        """Return the random name that the ledger was created with; empty without a ledger."""
         return self.fact("identity") or ""
 
     def _put(self, name: str, value: str) -> None:

@@ -103,7 +103,7 @@ def all_new(opened: Opened, table: Table) -> Comparison:
 
 
 def _form(opened: Opened, table: Table, rows: int) -> Form:
-    """The form of the last publish while it fits, so that its digests can be compared with these."""
+    """The form of the last publish while it fits, so that its digests remain comparable."""
     published = opened.ledger.digests(table.name) if opened.target_ledger.last else None
     if (
         published is not None

@@ -2,7 +2,7 @@
 
     ensure_schema   create and check the tables; lock the target; open the source's snapshot
     copy(table)     compare, and stage what differs; live tables are not changed
-    publish         review the plan, write it, prove the target equal to the snapshot, record, commit
+    publish         review the plan, write it, prove the target equal to the source, record, commit
 
 Whatever fails before the commit leaves the target as it was: `close` rolls back.
 """
