@@ -15,20 +15,31 @@ from dagster import (
     DagsterEventType,
     DagsterInstance,
     DagsterInvalidConfigError,
+    DagsterRun,
+    DagsterRunStatus,
     Definitions,
     Failure,
     JobExecutionResult,
     MetadataValue,
+    SubmitRunContext,
     execute_job,
     in_process_executor,
     materialize,
     reconstructable,
 )
 from dagster._cli import main as dagster_command_line
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from dbsync_pipeline.defs.assets import asset_key, slug, table_assets
+from dbsync_pipeline.defs import run_tags
+from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.keys import asset_key, slug
 from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.defs.run_queue import RunQueue
 from dbsync_pipeline.errors import Busy, DatabaseError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
@@ -286,7 +297,7 @@ def test_the_store_queues_one_run_per_target_and_ends_dead_runs(
 ) -> None:
     (limit,) = store.get_concurrency_config().run_queue_config.tag_concurrency_limits  # type: ignore[union-attr]
     assert limit == {
-        "key": "dagster/partition",
+        "key": "dbsync/target",
         "value": {"applyLimitPerUniqueValue": True},
         "limit": 1,
     }
@@ -295,6 +306,50 @@ def test_the_store_queues_one_run_per_target_and_ends_dead_runs(
     job = launch.sync_job()
     assert job.tags["dagster/retry_strategy"] == "ALL_STEPS"
     assert not store.telemetry_enabled and not store.nux_enabled
+
+
+@pytest.mark.parametrize(
+    ("selected", "expected"),
+    [
+        ([asset_key("users")], True),
+        ([asset_key("users"), AssetKey("report_of_another_project")], True),
+        ([AssetKey("users_of_another_project")], False),
+        ([AssetKey(["dbsync", "standby"])], False),
+        (None, False),
+    ],
+)
+def test_a_sync_is_known_by_the_tables_that_it_selects(
+    selected: list[AssetKey] | None, expected: bool
+) -> None:
+    keys = frozenset(selected) if selected else None
+    tags = {"dagster/partition": "linux"}
+    run = DagsterRun(job_name="__ASSET_JOB", run_id="1", tags=tags, asset_selection=keys)
+    assert run_tags.is_sync(run) is expected
+
+
+def test_a_materialization_from_the_pages_is_queued_by_its_target(
+    places: Places, store: DagsterInstance
+) -> None:
+    assert isinstance(store.run_coordinator, RunQueue)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="dbsync_pipeline.definitions"), "any name"
+    )
+    origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin("__ASSET_JOB")
+    for key, expected in ((asset_key("users"), "linux"), (AssetKey(["dbsync", "standby"]), None)):
+        run = store.add_run(
+            DagsterRun(
+                job_name="__ASSET_JOB",
+                asset_selection=frozenset([key]),
+                tags={"dagster/partition": "linux"},
+                remote_job_origin=origin,
+                job_code_origin=reconstructable(launch.sync_job).get_python_origin(),
+            )
+        )
+        queued = store.run_coordinator.submit_run(SubmitRunContext(run, workspace=None))  # type: ignore[arg-type]
+        assert queued.status == DagsterRunStatus.QUEUED
+        assert queued.tags.get(run_tags.TARGET_TAG) == expected
+    (queued_sync,) = read(store)
+    assert queued_sync.target == "linux" and run_tags.active_run(store, "linux") is not None
 
 
 def test_definitions_load_as_the_server_loads_them() -> None:

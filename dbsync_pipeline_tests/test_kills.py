@@ -78,7 +78,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def queue(instance: DagsterInstance, target: str) -> str:
     """A run in the daemon's queue, as the pages and the schedules put it there; its id."""
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(module_name=run_tags.LOCATION), run_tags.LOCATION
+        LoadableTargetOrigin(module_name="dbsync_pipeline.definitions"), "any name"
     )
     run = instance.create_run_for_job(
         launch.sync_job(),

@@ -45,7 +45,9 @@ def tick_schedule(instance: DagsterInstance) -> tuple[list[str], str]:
     result = defs.resolve_schedule_def("every_6_hours").evaluate_tick(context)
     requests = result.run_requests or []
     assert all(
-        one.tags["dagster/partition"] == one.partition_key and one.run_key for one in requests
+        one.tags["dagster/partition"] == one.tags["dbsync/target"] == one.partition_key
+        and one.run_key
+        for one in requests
     )
     assert len({one.run_key for one in requests}) == len(requests)
     return [str(one.partition_key) for one in requests], result.skip_message or ""

@@ -12,8 +12,6 @@ compares and publishes nothing.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
-import hashlib
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +22,6 @@ from dagster import (
     AssetCheckKey,
     AssetCheckResult,
     AssetCheckSpec,
-    AssetKey,
     AssetsDefinition,
     Config,
     DependencyDefinition,
@@ -51,6 +48,7 @@ from dagster import (
 from dbsync_pipeline import notify
 from dbsync_pipeline.defs.alerts import failure_report
 from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.keys import asset_key, slug
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
@@ -65,19 +63,6 @@ class OverridesConfig(Overrides, Config):
 
 Event = Output[None] | AssetCheckResult
 ROWS, DIGEST = "row_count", "digest"
-
-
-def slug(table: str) -> str:
-    """Return the table's name if it is an identifier, else its letters and digits and a hash."""
-    if re.fullmatch(r"[A-Za-z0-9_]+", table):
-        return table
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", table).strip("_") or "table"
-    return f"{readable}_{hashlib.sha256(table.encode()).hexdigest()[:8]}"
-
-
-def asset_key(table: str) -> AssetKey:
-    """Return the key of the table's asset."""
-    return AssetKey([slug(table)])
 
 
 def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:

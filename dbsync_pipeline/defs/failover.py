@@ -37,11 +37,11 @@ from dagster import (
 from dbsync_pipeline.defs.alerts import failure_report
 from dbsync_pipeline.defs.assets import (
     OverridesConfig,
-    asset_key,
     publish_metadata,
     table_metadata,
 )
 from dbsync_pipeline.defs.failures import as_dagster_failure
+from dbsync_pipeline.defs.keys import asset_key
 from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.defs.run_tags import NOTE_TAG, SOURCE_TAG, TARGET_TAG
 from dbsync_pipeline.defs.watcher import watch

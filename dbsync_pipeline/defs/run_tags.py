@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dagster import (
+    AssetKey,
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
@@ -14,6 +15,8 @@ from dagster import (
     DagsterRunStatus,
     RunsFilter,
 )
+
+from dbsync_pipeline.defs.keys import table_keys
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
@@ -31,7 +34,6 @@ PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job", "primary_back_job")
 UPKEEP = ("readiness_job", "retention_job")
-LOCATION = "dbsync_pipeline.definitions"
 STANDBY = ("dbsync", "standby")
 """The key of the asset whose checks say whether a database could take over. Its runs copy nothing.
 """
@@ -58,17 +60,18 @@ _LAUNCHERS = {
 
 
 def is_sync(run: DagsterRun) -> bool:
-    """Return whether the run is one of this project's syncs."""
+    """Return whether the run is one of this project's syncs: by its job, its tag, or the tables that
+    it selects. The name of the code location does not matter."""
     if run.job_name == JOB or TARGET_TAG in run.tags:
         return True
-    # A materialization from the UI that ended before its first step has neither.
-    origin = run.remote_job_origin
-    return (
-        origin is not None
-        and origin.location_name == LOCATION
-        and PARTITION_TAG in run.tags
-        and not checks_standby(run)
-    )
+    # A materialization from the pages that ended before its first step has neither.
+    return PARTITION_TAG in run.tags and not _selected(run).isdisjoint(table_keys())
+
+
+def _selected(run: DagsterRun) -> set[AssetKey]:
+    """Return the assets that the run selects, or whose checks it selects."""
+    checks = run.asset_check_selection or ()
+    return {*(run.asset_selection or ()), *(check.asset_key for check in checks)}
 
 
 def checks_standby(run: DagsterRun) -> bool:

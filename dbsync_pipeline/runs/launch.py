@@ -17,10 +17,10 @@ from dagster import DagsterEvent, DagsterInstance, JobDefinition, execute_job, r
 from filelock import FileLock
 
 from dbsync_pipeline import signals
-from dbsync_pipeline.defs.assets import asset_key
 from dbsync_pipeline.defs.failover import REPORT
+from dbsync_pipeline.defs.keys import asset_key
 from dbsync_pipeline.defs.resources import OBSERVER
-from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG
+from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG, TARGET_TAG
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.sync.session import Observer
 from dbsync_pipeline.policy import Overrides
@@ -77,7 +77,11 @@ def sync(
     `launched_by` is the name in history of what launched the run; None is the command line.
     """
     token = OBSERVER.set(observe)
-    tags = {PARTITION_TAG: target, **({INTERFACE_TAG: launched_by} if launched_by else {})}
+    tags = {
+        PARTITION_TAG: target,
+        TARGET_TAG: target,
+        **({INTERFACE_TAG: launched_by} if launched_by else {}),
+    }
     try:
         with execute_job(
             reconstructable(sync_job),
