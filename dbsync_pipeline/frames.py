@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dbsync_pipeline import extras
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import load_model
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.read import find, rescued_rows
 from dbsync_pipeline.request import HistoryOptions
 from dbsync_pipeline.runs import history as record
 from dbsync_pipeline.runs import launch
@@ -70,9 +70,9 @@ def rescued(run: str, database: str | None = None) -> dict[str, pd.DataFrame]:
     settings = load()
     model = load_model(settings.models, settings.revisions)
     chosen = [each for each in databases(settings) if database in (None, each.name)]
-    target, publish = rescue.find(chosen, run)
+    target, publish = find(chosen, run)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for table, part in rescue.rescued_rows(target, model, publish.run_id):
+    for table, part in rescued_rows(target, model, publish.run_id):
         rows.setdefault(table, []).extend(part)
     return {table: pandas.DataFrame(part, dtype=object) for table, part in rows.items()}
 

@@ -23,10 +23,16 @@ from dbsync_pipeline.errors import (
 )
 from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
-from dbsync_pipeline.mirror.failover import failover, term
-from dbsync_pipeline.mirror.failover.failover import Observation, Outage, decide, due, tally
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.failover.decide import decide
+from dbsync_pipeline.mirror.failover.failback import Failback, back_note, failback
+from dbsync_pipeline.mirror.failover.observe import Observation, observe, probe
+from dbsync_pipeline.mirror.failover.outage import Outage, count_probe, is_due
+from dbsync_pipeline.mirror.failover.promote import consequences, promote
+from dbsync_pipeline.mirror.failover.run import Report, failover
 from dbsync_pipeline.mirror.ledger import Ledger, Term
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.read import rescued_keys, rescued_rows
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import DatabaseSetting, Settings
@@ -92,15 +98,15 @@ def seen(linux: str, azure: str, windows: Observation = DOWN) -> list[Observatio
         ("older", "written", "azure", ("linux",), "azure", "writes to azure"),
         ("of the same round", "fresh", "linux", ("azure",), "linux", "writes to linux"),
         ("older and written", "fresh", None, (), None, "azure has the newer state"),
-        ("written", "written", None, (), None, "linux and azure hold writes of their own"),
-        ("written", "older and written", None, (), None, "hold writes of their own"),
+        ("written", "written", None, (), None, "linux and azure have local writes"),
+        ("written", "older and written", None, (), None, "have local writes"),
         ("written", "silent", None, (), None, "only 1 of 3 databases answer"),
         ("written", "held", "linux", (), "linux", "writes to linux"),
         ("written", "unreadable", "linux", (), "linux", "writes to linux"),
         ("fresh", "held", "linux", (), None, "has not moved"),
         ("mixed", "older", "azure", (), None, "has not moved"),
-        ("held", "held", None, (), None, "is held (run 1 was undone)"),
-        ("mixed", "never published to", None, (), None, "is mixed"),
+        ("held", "held", None, (), None, "is paused (run 1 was undone)"),
+        ("mixed", "never published to", None, (), None, "is not consistent"),
         ("not to be told", "silent", None, (), None, "cannot be compared"),
         ("silent", "silent", None, (), None, "no database answers"),
     ],
@@ -153,7 +159,9 @@ def _is_safe(linux: str, azure: str) -> None:
 
 def test_a_primary_that_is_no_database_is_not_missed() -> None:
     places = [standby("linux", 5, "users"), standby("azure")]
-    assert decide(places, "windows", 300).nothing and tally(None, places, PATIENT, NOON) is None
+    assert (
+        decide(places, "windows", 300).nothing and count_probe(None, places, PATIENT, NOON) is None
+    )
 
 
 def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
@@ -178,10 +186,10 @@ def after(probes: str, every: float = 60) -> tuple[Outage | None, bool]:
             replace(STATES["silent" if word == "b" else "fresh"], name=name)
             for name in ("linux", "azure")
         ]
-        outage = tally(
+        outage = count_probe(
             Outage.from_text(outage.to_text()) if outage else None, [windows, *others], PATIENT, now
         )
-    return outage, outage is not None and due(outage, PATIENT, now)
+    return outage, outage is not None and is_due(outage, PATIENT, now)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +224,7 @@ def test_an_outage_keeps_its_start_and_another_primary_begins_another_one() -> N
         Observation("linux", False, "-", None),
         standby("azure", 5, term=Term(1, "linux")),
     ]
-    other = tally(outage, [*places, standby("mars", 5, term=Term(1, "linux"))], PATIENT, NOON)
+    other = count_probe(outage, [*places, standby("mars", 5, term=Term(1, "linux"))], PATIENT, NOON)
     assert other == Outage("linux", 1, NOON)
 
 
@@ -232,9 +240,9 @@ def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(
     with proxy_to(three.windows.url, connect_seconds=3) as proxy:
         three.windows = Database("windows", proxy.url)
         hasty = three.settings.model_copy(update={"connect_seconds": 1})
-        probed = failover.probe(databases(hasty), hasty.connect_seconds)
+        probed = probe(databases(hasty), hasty.connect_seconds)
         assert [one.answers for one in probed] == [False, True, True]
-        assert failover.failover(hasty, MODEL, "r", patience=60).note == "windows answers"
+        assert failover(hasty, MODEL, "r", patience=60).note == "windows answers"
         assert three.terms()["linux"] is None
 
 
@@ -264,8 +272,8 @@ class Three:
     def terms(self) -> dict[str, Term | None]:
         return {one.name: term.read_term(one) for one in (self.windows, self.linux, self.azure)}
 
-    def fail_over(self) -> failover.Report:
-        return failover.failover(self.settings, MODEL, "failover-1")
+    def fail_over(self) -> Report:
+        return failover(self.settings, MODEL, "failover-1")
 
 
 @pytest.fixture(params=ENGINES)
@@ -326,7 +334,7 @@ def test_alone_a_standby_is_not_promoted_whatever_it_holds(files: Three) -> None
     report = files.fail_over()
     assert report.promotion is None and "only 1 of 3 databases answer" in report.note
     with pytest.raises(Refused, match="only 1 of the 2 databases that make a majority"):
-        failover.promote(files.settings, "linux")
+        promote(files.settings, "linux")
     assert files.terms() == dict.fromkeys(("windows", "linux", "azure"))
 
 
@@ -339,14 +347,14 @@ def test_a_primary_that_answers_is_left_alone(files: Three) -> None:
 def test_what_is_only_asked_for_is_not_done(files: Three) -> None:
     execute(files.linux, (users.insert(), [user(900)]))
     files.silent = {"windows"}
-    report = failover.failover(files.settings, MODEL, "r", act=False)
+    report = failover(files.settings, MODEL, "r", act=False)
     assert report.decision.promote == "linux" and "nothing was done" in report.note
     assert files.terms() == dict.fromkeys(("windows", "linux", "azure"))
     assert content(files.azure) != content(files.linux)
 
 
 def test_a_rehearsal_takes_the_primary_for_silent(files: Three) -> None:
-    found = decide(failover.observe(files.settings, MODEL, down=True), "windows", 300)
+    found = decide(observe(files.settings, MODEL, down=True), "windows", 300)
     assert (found.newest, found.targets, found.promote) == ("azure", ("linux",), None)
 
 
@@ -360,12 +368,12 @@ def test_held_and_mixed_standbys_are_not_touched(files: Three) -> None:
     report = files.fail_over()
     assert (
         report.decision.nothing
-        and "linux is held (a person looks at it)" in report.note
-        and "azure is mixed" in report.note
+        and "linux is paused (a person looks at it)" in report.note
+        and "azure is not consistent" in report.note
     )
     assert content(files.azure) == mixed
-    with pytest.raises(Refused, match="it is held: a person looks at it"):
-        failover.promote(files.settings, "linux")
+    with pytest.raises(Refused, match="it is paused: a person looks at it"):
+        promote(files.settings, "linux")
 
 
 def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(
@@ -380,7 +388,7 @@ def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(
     assert [(one.target, one.tables["users"].deleted) for one in report.published] == [
         ("azure", 1)
     ], report.failed
-    assert rescue.rescued_keys(files.azure, MODEL, "failover-1") == {
+    assert rescued_keys(files.azure, MODEL, "failover-1") == {
         "users": {"deleted": [(700,)], "replaced": []}
     }
 
@@ -395,13 +403,13 @@ def test_a_target_that_fails_is_named_and_the_promotion_stands(files: Three) -> 
     assert (
         report.promotion is not None
         and list(report.failed) == ["azure"]
-        and "azure was not brought up" in report.note
+        and "azure was not synced" in report.note
     )
 
 
 def test_a_person_promotes_without_evidence_and_twice_is_once(files: Three) -> None:
     files.silent = {"windows"}
-    done = failover.promote(files.settings, "azure")
+    done = promote(files.settings, "azure")
     assert (done.primary, done.former, done.term, set(done.took)) == (
         "azure",
         "windows",
@@ -409,12 +417,12 @@ def test_a_person_promotes_without_evidence_and_twice_is_once(files: Three) -> N
         {"linux", "azure"},
     )
     assert list(done.missing) == ["windows"] and done.held_at is not None
-    again = failover.promote(files.settings, "azure")
+    again = promote(files.settings, "azure")
     assert (again.former, again.term) == ("azure", Term(1, "azure"))
     files.silent = set()
-    assert failover.promote(files.settings, "azure").missing == {}, "windows hears of it"
+    assert promote(files.settings, "azure").missing == {}, "windows records it"
     assert files.terms()["windows"] == Term(1, "azure")
-    assert failover.promote(files.settings, "linux").term == Term(2, "linux")
+    assert promote(files.settings, "linux").term == Term(2, "linux")
 
 
 def test_a_promotion_that_was_cut_off_changes_nothing_and_the_next_goes_above_it(
@@ -423,20 +431,20 @@ def test_a_promotion_that_was_cut_off_changes_nothing_and_the_next_goes_above_it
     assert term.give(Term(1, "linux"), [files.azure], 5) == {}  # linux itself takes its term last
     found = term.standing([files.windows, files.linux, files.azure], files.settings)
     assert (found.primary, found.pending) == ("windows", Term(1, "linux"))
-    assert failover.promote(files.settings, "windows").term == Term(2, "windows")
+    assert promote(files.settings, "windows").term == Term(2, "windows")
     assert term.standing([files.windows, files.linux, files.azure], files.settings).pending is None
 
 
 def test_two_promotions_at_once_make_one_primary(files: Three) -> None:
     outcomes: dict[str, Any] = {}
 
-    def promote(name: str) -> None:
+    def promote_one(name: str) -> None:
         try:
-            outcomes[name] = failover.promote(files.settings, name)
+            outcomes[name] = promote(files.settings, name)
         except DbsyncError as error:
             outcomes[name] = error
 
-    threads = [threading.Thread(target=promote, args=(name,)) for name in ("linux", "azure")]
+    threads = [threading.Thread(target=promote_one, args=(name,)) for name in ("linux", "azure")]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -455,13 +463,13 @@ def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_ov
     files.silent = {"windows"}
     strict = files.settings.model_copy(update={"failover_grace_seconds": 0.0})
     with pytest.raises(Refused, match=r"does not know state .* on azure") as refused:
-        failover.promote(strict, "linux")
+        promote(strict, "linux")
     assert "dbsync sync --source azure --target linux" in str(refused.value)
     with pytest.raises(Refused, match="does not know state"):
-        failover.at_stake(strict, "linux")
-    assert "goes into the rescue tables" in failover.at_stake(strict, "linux", overwrite=True)
+        consequences(strict, "linux")
+    assert "moves those rows to the rescue tables" in consequences(strict, "linux", overwrite=True)
     assert files.terms() == dict.fromkeys(("windows", "linux", "azure")), "nobody took a term"
-    assert failover.promote(files.settings, "linux").term == Term(1, "linux"), (
+    assert promote(files.settings, "linux").term == Term(1, "linux"), (
         "within the grace the standbys are of one round"
     )
 
@@ -498,8 +506,8 @@ def moved(three: Three) -> None:
     three.silent = set()
 
 
-def fail_back(three: Three, run_id: str = "back-1") -> failover.Failback:
-    return failover.failback(three.settings, MODEL, run_id)
+def fail_back(three: Three, run_id: str = "back-1") -> Failback:
+    return failback(three.settings, MODEL, run_id)
 
 
 def test_failback_brings_the_rows_over_and_keeps_those_that_were_alone(three: Three) -> None:
@@ -516,9 +524,9 @@ def test_failback_brings_the_rows_over_and_keeps_those_that_were_alone(three: Th
     assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
     assert done.rescued == {"users": {"deleted": [(700,)], "replaced": [(2,)]}}
     assert "1 row deleted, with keys 700" in done.note
-    ((_, rows),) = rescue.rescued_rows(three.windows, MODEL, "back-1")
+    ((_, rows),) = rescued_rows(three.windows, MODEL, "back-1")
     assert "after the last sync" in [row["name"] for row in rows]
-    with pytest.raises(SettingsError, match="windows is the primary already"):
+    with pytest.raises(SettingsError, match="windows is already the primary"):
         fail_back(three, "back-2")
 
 
@@ -607,7 +615,7 @@ def test_a_failback_that_was_cut_off_is_completed_by_another(
     def cut(*_: object) -> None:
         raise DatabaseError("cut off after the publish")
 
-    monkeypatch.setattr(failover, "_become_standby", cut)
+    monkeypatch.setattr("dbsync_pipeline.mirror.failover.failback._become_standby", cut)
     with pytest.raises(DatabaseError, match="cut off"):
         fail_back(three)
     monkeypatch.undo()
@@ -646,7 +654,7 @@ def test_the_other_guards_stand_at_a_failback(files: Three) -> None:
     with pytest.raises(Refused, match="the source's table is empty"):
         fail_back(files)
     assert files.terms()["windows"] is None and len(content(files.windows)["user_memory"]) == 20
-    failover.failback(files.settings, MODEL, "back-2", policy=ANYTHING)
+    failback(files.settings, MODEL, "back-2", policy=ANYTHING)
     assert content(files.windows)["user_memory"] == []
 
 
@@ -708,7 +716,7 @@ def test_an_undone_failback_leaves_the_term_and_the_next_sync_overwrites_nothing
     moved(three)
     before, newest = content(three.windows), content(three.linux)
     fail_back(three)
-    rescue.undo(three.windows, MODEL, "back-1", by="undo-1", settings=three.settings)
+    undo(three.windows, MODEL, "back-1", by="undo-1", settings=three.settings)
     assert content(three.windows) == before
     assert three.terms() == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
     windows = next(one for one in status(three.settings, MODEL) if one.name == "windows")
@@ -732,8 +740,8 @@ def test_after_an_undone_failback_the_former_primary_is_promoted_and_the_failbac
 ) -> None:
     moved(files)
     fail_back(files)
-    rescue.undo(files.windows, MODEL, "back-1", by="undo-1", settings=files.settings)
-    assert failover.promote(files.settings, "linux").term == Term(3, "linux")
+    undo(files.windows, MODEL, "back-1", by="undo-1", settings=files.settings)
+    assert promote(files.settings, "linux").term == Term(3, "linux")
     execute(files.linux, (users.insert(), [user(900)]))
     assert fail_back(files, "back-2").term == Term(4, "windows")
     assert content(files.windows) == content(files.linux)
@@ -758,7 +766,7 @@ def test_a_return_is_told_of_while_another_is_the_primary(files: Three) -> None:
             Database(one.name, sa.make_url(one.url.get_secret_value()))
             for one in settings.databases
         ]
-        return failover.back_note(failover.probe(places, 10), settings)
+        return back_note(probe(places, 10), settings)
 
     assert note() is None
     execute(files.linux, (users.insert(), [user(900)]))

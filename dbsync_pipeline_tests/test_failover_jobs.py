@@ -300,7 +300,7 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
         and end.json["report"]["primary"] == "windows"
     ), end.err
     again = dbsync("failback", "--yes")
-    assert again.status == 1 and "windows is the primary already" in again.err
+    assert again.status == 1 and "windows is already the primary" in again.err
     assert dbsync("sync", "--json").json["source"] == "windows"
 
 

@@ -22,7 +22,7 @@ from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.request import HistoryOptions, resolve
 from dbsync_pipeline.runs import history, launch
@@ -215,7 +215,7 @@ def test_a_ledger_out_of_reach_is_said_and_hides_no_run(
 
 def test_an_undo_is_in_the_history(places: Places, instance: DagsterInstance) -> None:
     run = sync(instance, "azure")
-    rescue.undo(places.named("azure"), MODEL, run.run_id, by="undo-1", settings=load())
+    undo(places.named("azure"), MODEL, run.run_id, by="undo-1", settings=load())
     assert [(one.run_id, one.undoes) for one in joined(instance).runs] == [
         ("undo-1", 1),
         (run.run_id, None),

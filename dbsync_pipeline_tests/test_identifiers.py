@@ -15,7 +15,8 @@ from dbsync_pipeline.errors import NotProved, StructureError, Unrepresentable
 from dbsync_pipeline.mirror import schema, verify
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.read import rescued_rows
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline_tests.conftest import ENGINES, PAIRS, NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
 from dbsync_pipeline_tests.worlds import ANYTHING, SETTINGS, content, execute, session, sync
@@ -65,9 +66,9 @@ def walk(pair: Pair, model: Model, first: Callable[[], None], change: Callable[[
     assert findings == () and second.changed == sum(
         t.insert + t.update + t.delete for t in plan.tables.values()
     )
-    rescue.undo(target, model, second.run_id, by=f"undo-{second.run_id}", settings=SETTINGS)
+    undo(target, model, second.run_id, by=f"undo-{second.run_id}", settings=SETTINGS)
     assert content(target, model) == before
-    rescued = dict(rescue.rescued_rows(target, model, second.run_id))
+    rescued = dict(rescued_rows(target, model, second.run_id))
     assert sum(map(len, rescued.values())) == sum(t.update + t.delete for t in plan.tables.values())
     assert sync(source, target, model=model, policy=ANYTHING).changed == second.changed
     assert all(verdict.equal for verdict in verify.verify(source, target, model))
@@ -534,7 +535,7 @@ def test_types_that_only_postgresql_has_arrive_exactly_between_servers_of_one_ve
         "1.10 is not 1.1, and -0 is not 0"
     )
     assert _as_text(target) == _as_text(source)
-    rescue.undo(target, TYPES, second.run_id, by="back", settings=SETTINGS)
+    undo(target, TYPES, second.run_id, by="back", settings=SETTINGS)
     assert _as_text(target) == before
 
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, Unavailable
 from dbsync_pipeline.mirror import pausing, schema, verify
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.read import rescued_rows
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
 from dbsync_pipeline_tests.worlds import (
@@ -151,9 +152,9 @@ def test_a_standby_is_synced_undone_and_verified_under_its_least_rights(
     change(source)
     second = sync(source, standby)
     assert content(target) == content(source)
-    rescue.undo(standby, MODEL, second.run_id, by="back", settings=SETTINGS)
+    undo(standby, MODEL, second.run_id, by="back", settings=SETTINGS)
     assert content(target) == before
-    assert len(dict(rescue.rescued_rows(standby, MODEL, second.run_id))["users"]) == 1
+    assert len(dict(rescued_rows(standby, MODEL, second.run_id))["users"]) == 1
     assert pausing.resume(standby)
     sync(source, standby)
     assert all(verdict.equal for verdict in verify.verify(source, standby, MODEL))
@@ -193,7 +194,7 @@ def test_a_ledger_that_an_administrator_made_needs_these_rights_each(
     sync(source, standby)
     change(source)
     run = sync(source, standby)
-    rescue.undo(standby, MODEL, run.run_id, by="back", settings=SETTINGS)
+    undo(standby, MODEL, run.run_id, by="back", settings=SETTINGS)
     pausing.resume(standby)
     sync(source, standby)
     for grant in LEDGER:
@@ -236,7 +237,7 @@ def test_an_owner_creates_its_tables_and_needs_no_right_to_create_schemas(
     change(source)
     run = sync(source, owner)
     assert content(target) == content(source)
-    rescue.undo(owner, MODEL, run.run_id, by="back", settings=SETTINGS)
+    undo(owner, MODEL, run.run_id, by="back", settings=SETTINGS)
     schema.recreate(owner, MODEL)
     assert not any(content(target).values())
 

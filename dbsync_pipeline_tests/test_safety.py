@@ -28,7 +28,7 @@ from dbsync_pipeline.errors import (
 )
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
@@ -283,9 +283,9 @@ def test_the_undo_of_a_first_publish_can_itself_be_undone(pair: Pair) -> None:
     with target.connect() as dialect:
         first = Ledger(dialect).last()
     assert first is not None
-    rescue.undo(target, MODEL, first.run_id, by="back", settings=SETTINGS)
+    undo(target, MODEL, first.run_id, by="back", settings=SETTINGS)
     assert not any(content(target).values())
-    rescue.undo(target, MODEL, "back", by="forth", settings=SETTINGS)
+    undo(target, MODEL, "back", by="forth", settings=SETTINGS)
     assert content(target) == content(source)
     assert sync(source, target).changed == 0
 
@@ -296,9 +296,9 @@ def test_an_undo_that_overwrites_can_be_undone_to_what_it_overwrote(pair: Pair) 
     published = sync(source, target)
     execute(target, users.update().where(users.c.id == 2).values(name="precious"))
     before = content(target)
-    rescue.undo(target, MODEL, published.run_id, by="back", settings=SETTINGS, overwrite=True)
+    undo(target, MODEL, published.run_id, by="back", settings=SETTINGS, overwrite=True)
     assert content(target) != before
-    rescue.undo(target, MODEL, "back", by="forth", settings=SETTINGS)
+    undo(target, MODEL, "back", by="forth", settings=SETTINGS)
     assert content(target) == before
 
 

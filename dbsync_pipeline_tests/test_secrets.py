@@ -21,7 +21,7 @@ from dbsync_pipeline.cli import app
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
@@ -257,7 +257,7 @@ def _steps(target: Database, source: Database) -> list[Callable[[], object]]:
         planned,
         lambda: schema.ensure(target, MODEL),
         lambda: schema.check(target, MODEL),
-        lambda: rescue.undo(target, MODEL, "run", by="x", settings=SETTINGS),
+        lambda: undo(target, MODEL, "run", by="x", settings=SETTINGS),
         lambda: pausing.resume(target),
     ]
 

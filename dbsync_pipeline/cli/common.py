@@ -36,7 +36,7 @@ def names(settings: Settings, only: str | None) -> tuple[str, ...]:
 def find_publish(settings: Settings, run: str, only: str | None) -> tuple[Database, Publish]:
     """Return the database that received the publish of a run, and the publish."""
     from dbsync_pipeline.mirror.database import database
-    from dbsync_pipeline.mirror.rescue.rescue import find
+    from dbsync_pipeline.mirror.rescue.read import find
 
     return find([database(settings, name) for name in names(settings, only)], run)
 

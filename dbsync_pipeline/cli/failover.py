@@ -28,13 +28,14 @@ def promote(
 
     Copies no data and does not repoint the application.
     """
-    from dbsync_pipeline.mirror.failover import failover
+    from dbsync_pipeline.mirror.failover.promote import consequences
+    from dbsync_pipeline.mirror.failover.promote import promote as promote_database
 
     settings, _ = configured()
     if not yes:
         again = f"dbsync promote {name}{' --overwrite' * overwrite} --yes"
-        confirm(failover.at_stake(settings, name, overwrite), again, "promote")
-    return Promoted(failover.promote(settings, name, overwrite=overwrite))
+        confirm(consequences(settings, name, overwrite), again, "promote")
+    return Promoted(promote_database(settings, name, overwrite=overwrite))
 
 
 def fail_over(
@@ -52,7 +53,8 @@ def fail_over(
     If the primary does not answer, bring the standbys up to the newest one, and promote that one if
     the application already writes to it.
     """
-    from dbsync_pipeline.mirror.failover import failover
+    from dbsync_pipeline.mirror.failover.decide import decide_for
+    from dbsync_pipeline.mirror.failover.observe import observe
 
     settings, model = configured()
     if down and not dry_run:
@@ -61,13 +63,12 @@ def fail_over(
             operation="failover",
             remedy="dbsync failover --dry-run --down",
         )
-    seen = failover.observe(settings, model, down=down)
-    rehearsed = Rehearsed(seen, failover.decided(seen, settings), requested=not dry_run)
+    seen = observe(settings, model, down=down)
+    rehearsed = Rehearsed(seen, decide_for(seen, settings), requested=not dry_run)
     if dry_run or rehearsed.decision.nothing:
         return rehearsed
     if not yes:
-        question = failover.words(rehearsed.decision)
-        confirm(question, "dbsync failover --yes", "failover", preview=rehearsed)
+        confirm(rehearsed.decision.steps, "dbsync failover --yes", "failover", preview=rehearsed)
     with starting_dagster():
         from dbsync_pipeline.runs import launch
     with launch.dagster_instance(settings) as instance, interruptible():

@@ -69,9 +69,9 @@ def apply(
     from_start: FromStart = False,
 ) -> Migrated:
     """Apply the revisions that each database lacks, the primary first."""
-    from dbsync_pipeline.mirror.fanout import PerDatabase, one_by_one
-    from dbsync_pipeline.mirror.migrate import apply as migrations
+    from dbsync_pipeline.mirror.fanout import one_by_one
     from dbsync_pipeline.mirror.migrate import revisions
+    from dbsync_pipeline.mirror.migrate.apply import migrate_each
 
     if as_applied and from_start:
         raise typer.BadParameter(
@@ -91,10 +91,8 @@ def apply(
             "migrate",
         )
     with redirect_stdout(sys.stderr):  # what a revision prints is not part of the result
-        applied = migrations.migrate_each(
-            places, model, wait_seconds=settings.lock_seconds, how=how
-        )
-    return Migrated(PerDatabase.collect(applied))
+        applied = migrate_each(places, model, wait_seconds=settings.lock_seconds, how=how)
+    return Migrated(applied)
 
 
 def _missing(lacking: PerDatabase[tuple[Revision, ...]]) -> str:
@@ -144,14 +142,14 @@ def new(
     """Write the revision that makes the tables equal to the models. Changes no database."""
     from dbsync_pipeline.mirror.database import database
     from dbsync_pipeline.mirror.failover import term
-    from dbsync_pipeline.mirror.migrate import apply as migrations
-    from dbsync_pipeline.mirror.migrate.autogenerate import Wanted
+    from dbsync_pipeline.mirror.migrate.autogenerate import ColumnChanges
+    from dbsync_pipeline.mirror.migrate.write import write
 
     settings, model = configured()
     renamed = dict(_renamed(pair) for pair in rename or ())
-    changes = None if empty else Wanted(drop or (), renamed)
+    changes = None if empty else ColumnChanges(drop or (), renamed)
     compared = database(settings, name or term.primary(settings))
-    return WrittenRevision(migrations.write(compared, model, title, changes))
+    return WrittenRevision(write(compared, model, title, changes))
 
 
 def _renamed(value: str) -> tuple[str, str]:

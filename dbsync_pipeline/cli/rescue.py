@@ -34,7 +34,7 @@ def undo(
     only: OnlyDatabase = None,
 ) -> Undone:
     """Restore a target to what it was before a run, and pause it until `dbsync resume TARGET`."""
-    from dbsync_pipeline.mirror.rescue import rescue
+    from dbsync_pipeline.mirror.rescue.undo import undo as undo_publish
 
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
@@ -46,7 +46,7 @@ def undo(
             " ".join([*filter(None, again), "--yes"]),
             "undo",
         )
-    undone = rescue.undo(
+    undone = undo_publish(
         target,
         model,
         publish.run_id,
@@ -88,21 +88,21 @@ def list_runs(only: OnlyDatabase = None) -> RescuedRuns:
     """List the runs whose deleted or replaced rows are still kept, newest first."""
     from dbsync_pipeline.mirror.database import database
     from dbsync_pipeline.mirror.fanout import one_by_one
-    from dbsync_pipeline.mirror.rescue import rescue
+    from dbsync_pipeline.mirror.rescue.read import kept
 
     settings, _ = configured()
     return RescuedRuns(
-        one_by_one(names(settings, only), lambda name: rescue.kept(database(settings, name)))
+        one_by_one(names(settings, only), lambda name: kept(database(settings, name)))
     )
 
 
 def show(run: Run, only: OnlyDatabase = None) -> RescuedRows:
     """Show the rows that a run deleted or replaced, as they were before it."""
-    from dbsync_pipeline.mirror.rescue import rescue
+    from dbsync_pipeline.mirror.rescue.read import rescued_rows
 
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
-    return RescuedRows(rescue.rescued_rows(target, model, publish.run_id))
+    return RescuedRows(rescued_rows(target, model, publish.run_id))
 
 
 def export(
@@ -111,12 +111,12 @@ def export(
     only: OnlyDatabase = None,
 ) -> Exported:
     """Write the rows that a run deleted or replaced to Parquet files, one per table."""
-    from dbsync_pipeline.mirror.rescue import rescue
+    from dbsync_pipeline.mirror.rescue.export import export as export_rows
 
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
     try:
-        files = rescue.export(target, model, publish.run_id, folder)
+        files = export_rows(target, model, publish.run_id, folder)
     except OSError as error:
         raise SettingsError(
             f"the files cannot be written to {folder}: {error.strerror or type(error).__name__}",
@@ -131,8 +131,8 @@ def merge(run: Run, only: OnlyDatabase = None) -> Merged:
 
     The exit status is 1 if some could not be inserted; they are listed by key.
     """
-    from dbsync_pipeline.mirror.rescue import rescue
+    from dbsync_pipeline.mirror.rescue.merge import merge as merge_rows
 
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
-    return Merged(target.name, *rescue.merge(target, model, publish.run_id))
+    return Merged(target.name, *merge_rows(target, model, publish.run_id))

@@ -46,8 +46,11 @@ from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.defs.run_tags import NOTE_TAG, SOURCE_TAG, TARGET_TAG
 from dbsync_pipeline.defs.watcher import watch
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.failover import failover as mirror
-from dbsync_pipeline.mirror.failover.failover import Observation, Outage
+from dbsync_pipeline.mirror.failover.decide import decide_for
+from dbsync_pipeline.mirror.failover.failback import back_note, failback
+from dbsync_pipeline.mirror.failover.observe import Observation, probe
+from dbsync_pipeline.mirror.failover.outage import Outage, count_probe, is_due
+from dbsync_pipeline.mirror.failover.run import failover
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.sync.session import Session
@@ -82,7 +85,7 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
     act = context.run.tags.get(MODE_TAG) != "alert"
     with as_dagster_failure(), _watched(context) as watch_session:
         settings = load()
-        report = mirror.failover(
+        report = failover(
             settings,
             load_model(settings.models, settings.revisions),
             context.run_id,
@@ -105,7 +108,7 @@ def fail_back(context: OpExecutionContext, config: OverridesConfig) -> Output[No
     there are blocked."""
     with as_dagster_failure(), _watched(context) as watch_session:
         settings = load()
-        done = mirror.failback(
+        done = failback(
             settings,
             load_model(settings.models, settings.revisions),
             context.run_id,
@@ -123,7 +126,7 @@ def report_primary_back(context: OpExecutionContext) -> None:
     """Report that the configured primary answers again, and why its writes are not used."""
     with as_dagster_failure():
         settings = load()
-        note = mirror.back_note(_probe(settings), settings)
+        note = back_note(_probe(settings), settings)
     if note:
         _log_note(context, note)
 
@@ -266,10 +269,10 @@ def outage(
     so another follows a failed one, up to three.
     """
     before = Outage.from_text(cursor) if cursor not in (None, _NO_OUTAGE) else None
-    current = mirror.tally(before, observed, settings, now)
+    current = count_probe(before, observed, settings, now)
     if current is None:
-        return SensorResult(skip_reason=mirror.decided(observed, settings).why, cursor=_NO_OUTAGE)
-    if not mirror.due(current, settings, now):
+        return SensorResult(skip_reason=decide_for(observed, settings).why, cursor=_NO_OUTAGE)
+    if not is_due(current, settings, now):
         return SensorResult(skip_reason=str(current), cursor=current.to_text())
     since = current.since.isoformat()
     attempt = min(failed_attempts(since), _ATTEMPTS - 1)
@@ -286,7 +289,7 @@ def primary_back(
     The cursor holds the time of the return until that database stops answering or is the primary
     again.
     """
-    note = mirror.back_note(observed, settings)
+    note = back_note(observed, settings)
     if note is None:
         return SensorResult(
             skip_reason=f"{settings.primary} is the primary, or does not answer", cursor=_NO_OUTAGE
@@ -298,4 +301,4 @@ def primary_back(
 
 
 def _probe(settings: Settings) -> tuple[Observation, ...]:
-    return mirror.probe(databases(settings), min(settings.connect_seconds, _LONGEST_PROBE))
+    return probe(databases(settings), min(settings.connect_seconds, _LONGEST_PROBE))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from dbsync_pipeline.output.base import Json, Result
 
 if TYPE_CHECKING:
-    from dbsync_pipeline.mirror.failover.failover import Decision, Observation, Promotion
+    from dbsync_pipeline.mirror.failover.decide import Decision
+    from dbsync_pipeline.mirror.failover.observe import Observation
+    from dbsync_pipeline.mirror.failover.promote import Promotion
     from dbsync_pipeline.runs.launch import JobRun
 
 

@@ -86,10 +86,10 @@ def rows_json(rows: Sequence[Mapping[str, Any]]) -> list[Json]:
 
 
 def _cell(value: Any) -> Any:
-    from dbsync_pipeline.mirror.rescue.rescue import plain
+    from dbsync_pipeline.mirror.rescue.read import as_text
 
     exact = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return value if exact else plain(value)
+    return value if exact else as_text(value)
 
 
 @dataclass(frozen=True)

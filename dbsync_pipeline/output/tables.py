@@ -10,8 +10,8 @@ from dbsync_pipeline.output.base import Json, Result, per_database
 
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.fanout import PerDatabase
-    from dbsync_pipeline.mirror.migrate.apply import Written
     from dbsync_pipeline.mirror.migrate.revisions import Revision
+    from dbsync_pipeline.mirror.migrate.write import Written
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.failover.failover import own_writes
+from dbsync_pipeline.mirror.failover.observe import local_writes
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.export import export
+from dbsync_pipeline.mirror.rescue.merge import merge
+from dbsync_pipeline.mirror.rescue.read import rescued_rows
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, sync
@@ -102,13 +105,15 @@ def test_a_column_that_comes_is_no_foreign_write(pair: Pair) -> None:
     source, target = pair
     model = changed(pair, MORE)
     people = model.table("people").sa
-    assert own_writes(target, model) == (), "or the application would be taken to have moved there"
+    assert local_writes(target, model) == (), (
+        "or the application would be taken to have moved there"
+    )
     execute(source, people.update().where(people.c.id == 7).values(phone="123", name="new"))
     assert sync(source, target, model=model).changed == 1
     assert content(target, model) == content(source, model)
-    assert own_writes(target, model) == ()
+    assert local_writes(target, model) == ()
     execute(target, people.update().where(people.c.id == 8).values(phone="456"))
-    assert own_writes(target, model) == ("people",), (
+    assert local_writes(target, model) == ("people",), (
         "once it was published, the new column is guarded too"
     )
     with pytest.raises(Refused, match=r"were written since .* with keys 8 \(local writes\)"):
@@ -120,7 +125,7 @@ def test_what_somebody_wrote_before_a_column_came_is_still_seen(pair: Pair) -> N
     model = changed(pair, MORE)
     rename(target, model, 300, "precious")
     rename(source, model, 7, "new")
-    assert own_writes(target, model) == ("people",)
+    assert local_writes(target, model) == ("people",)
     with pytest.raises(Refused, match=r"were written since .* with keys 300 \(local writes\)"):
         sync(source, target, model=model)
 
@@ -129,7 +134,7 @@ def test_where_a_column_went_nobody_says_that_somebody_wrote(pair: Pair) -> None
     """Whether somebody did cannot be told: what a sync would change is at risk, and the application is not taken to have moved."""
     source, target = pair
     model = changed(pair, LESS)
-    assert own_writes(target, model) is None
+    assert local_writes(target, model) is None
     rename(source, model, 7, "new")
     before = content(target, model)
     with pytest.raises(
@@ -139,7 +144,7 @@ def test_where_a_column_went_nobody_says_that_somebody_wrote(pair: Pair) -> None
         sync(source, target, model=model)
     assert content(target, model) == before
     sync(source, target, model=model, policy=Policy(overwrite=True))
-    assert content(target, model) == content(source, model) and own_writes(target, model) == ()
+    assert content(target, model) == content(source, model) and local_writes(target, model) == ()
 
 
 def test_equal_databases_need_no_permission_after_a_column_went(pair: Pair) -> None:
@@ -153,7 +158,7 @@ def test_equal_databases_need_no_permission_after_a_column_went(pair: Pair) -> N
 
 def test_a_longer_text_leaves_the_digests_what_they_are(pair: Pair) -> None:
     _, target = published(pair)
-    assert own_writes(target, model_of({**BEFORE, "name": sa.Unicode(60)})) == ()
+    assert local_writes(target, model_of({**BEFORE, "name": sa.Unicode(60)})) == ()
 
 
 @pytest.mark.parametrize(
@@ -197,12 +202,12 @@ def test_rows_rescued_before_the_change_are_shown_exported_and_merged(
 ) -> None:
     _, target = pair
     model = changed(pair, MORE)
-    ((_, rows),) = rescue.rescued_rows(target, model, "second")
+    ((_, rows),) = rescued_rows(target, model, "second")
     by_key = {row["id"]: row for row in rows}
     assert by_key[1] == {"dbsync_change": "replaced", "id": 1, "city": "León", "name": "name 1"}
-    (file,) = rescue.export(target, model, "second", tmp_path)
+    (file,) = export(target, model, "second", tmp_path)
     assert sorted(pq.read_table(file).column("id").to_pylist()) == [1, 2]
-    put, rest = rescue.merge(target, model, "second")
+    put, rest = merge(target, model, "second")
     assert (put, rest) == ({"people": 1}, {"people": [(1,)]})
     assert (2, None, "León", "name 2") in content(target, model)["people"]
 
@@ -212,13 +217,13 @@ def test_rows_with_a_column_that_went_are_shown_whole_and_not_merged(
 ) -> None:
     _, target = pair
     model = changed(pair, LESS)
-    ((_, rows),) = rescue.rescued_rows(target, model, "second")
+    ((_, rows),) = rescued_rows(target, model, "second")
     assert {row["id"]: row["city"] for row in rows} == {1: "León", 2: "León"}
-    (file,) = rescue.export(target, model, "second", tmp_path)
+    (file,) = export(target, model, "second", tmp_path)
     assert pq.read_table(file).column("city").to_pylist() == ["León", "León"]
     before = content(target, model)
     with pytest.raises(Refused, match=r"values in city, which the models no longer have"):
-        rescue.merge(target, model, "second")
+        merge(target, model, "second")
     assert content(target, model) == before
 
 
@@ -230,7 +235,7 @@ def test_an_undo_across_the_change_is_refused_and_says_so(
     model = changed(pair, columns)
     before = content(target, model)
     with pytest.raises(Refused, match=f"the models have changed since that publish, in {named}"):
-        rescue.undo(target, model, "second", by="undo", settings=SETTINGS, overwrite=True)
+        undo(target, model, "second", by="undo", settings=SETTINGS, overwrite=True)
     assert content(target, model) == before
 
 
@@ -240,14 +245,14 @@ def test_a_publish_after_the_change_can_be_undone(pair: Pair) -> None:
     before = content(target, model)
     rename(source, model, 7, "new")
     sync(source, target, model=model, run_id="third")
-    rescue.undo(target, model, "third", by="undo", settings=SETTINGS)
-    assert content(target, model) == before and own_writes(target, model) == ()
-    rescue.undo(target, model, "undo", by="again", settings=SETTINGS)
+    undo(target, model, "third", by="undo", settings=SETTINGS)
+    assert content(target, model) == before and local_writes(target, model) == ()
+    undo(target, model, "undo", by="again", settings=SETTINGS)
     assert content(target, model) == content(source, model)
-    rescue.undo(target, model, "again", by="once more", settings=SETTINGS)
+    undo(target, model, "again", by="once more", settings=SETTINGS)
     assert content(target, model) == before
     with pytest.raises(Refused, match="the models have changed since that publish, in phone"):
-        rescue.undo(target, model, "second", by="too far", settings=SETTINGS)
+        undo(target, model, "second", by="too far", settings=SETTINGS)
 
 
 def test_a_publish_before_a_text_got_longer_can_be_undone(new_database: NewDatabase) -> None:
@@ -256,7 +261,7 @@ def test_a_publish_before_a_text_got_longer_can_be_undone(new_database: NewDatab
     for database in pair:
         alter(database, "alter_column", "name", type_=sa.Unicode(60))
     longer = model_of({**BEFORE, "name": sa.Unicode(60)})
-    rescue.undo(pair[1], longer, "second", by="undo", settings=SETTINGS)
+    undo(pair[1], longer, "second", by="undo", settings=SETTINGS)
     assert [row[1] for row in content(pair[1], longer)["people"] if row[0] in (1, 2)] == [
         "name 1",
         "name 2",
@@ -268,7 +273,7 @@ def test_a_ledger_without_columns_is_of_the_models_that_bring_it_up(pair: Pair) 
     as_of_version_2(target)
     schema.ensure(target, model_of(BEFORE))
     alter(target, "add_column", sa.Column("phone", sa.Unicode(50)))
-    assert own_writes(target, model_of(MORE)) == ()
+    assert local_writes(target, model_of(MORE)) == ()
 
 
 def test_a_source_whose_ledger_is_of_a_former_version_is_read(pair: Pair) -> None:

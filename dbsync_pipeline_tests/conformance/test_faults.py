@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.errors import DbsyncError, Refused, Unavailable
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.read import rescued_rows
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
@@ -63,7 +63,7 @@ def test_fault_a_row_written_on_the_standby_during_an_outage_was_deleted(synced:
         sync(source, target)
     assert 777 in {row[0] for row in content(target)["users"]}
     overwriting = sync(source, target, policy=ANYTHING)
-    ((table, rows),) = rescue.rescued_rows(target, MODEL, overwriting.run_id)
+    ((table, rows),) = rescued_rows(target, MODEL, overwriting.run_id)
     assert (table, [row["name"] for row in rows]) == ("users", ["written during the outage"])
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.worlds import (
@@ -140,7 +140,7 @@ def test_a_guard_trips_is_let_through_and_that_is_undone(pair: Pair, guard: str)
     assert content(target) == before
     publication = sync(source, target, case.tables, policy=case.through)
     assert content(target) == content(source)
-    rescue.undo(target, MODEL, publication.run_id, by="undo", settings=SETTINGS)
+    undo(target, MODEL, publication.run_id, by="undo", settings=SETTINGS)
     assert content(target) == before
     with pytest.raises(Refused, match=case.says):
         sync(source, target, case.tables, policy=case.policy)

@@ -16,11 +16,12 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import Busy, DbsyncError, Refused, SettingsError, StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.failover.failover import own_writes
-from dbsync_pipeline.mirror.migrate import apply as module
+from dbsync_pipeline.mirror.failover.observe import local_writes
 from dbsync_pipeline.mirror.migrate import revisions
-from dbsync_pipeline.mirror.migrate.apply import Written, migrate, migrate_each, write
-from dbsync_pipeline.mirror.migrate.autogenerate import Wanted
+from dbsync_pipeline.mirror.migrate.apply import _ends_transaction, migrate, migrate_each
+from dbsync_pipeline.mirror.migrate.autogenerate import ColumnChanges
+from dbsync_pipeline.mirror.migrate.write import Written, write
+from dbsync_pipeline.mirror.migrate.write import _generate as generate
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import NOON, content, execute, is_babelfish, prepare, sync
@@ -154,7 +155,7 @@ def test_one_revision_serves_every_engine_and_loses_nothing(pair: Pair, tmp_path
         teller,
         new,
         "a new world",
-        Wanted(drop=["people.city"], rename={"people.name": "full_name"}),
+        ColumnChanges(drop=["people.city"], rename={"people.name": "full_name"}),
     )
     assert written.number == "0001" and written.left == ()
     for database in pair:
@@ -190,13 +191,15 @@ def test_one_revision_serves_every_engine_and_loses_nothing(pair: Pair, tmp_path
 def test_what_a_revision_does_to_rows_is_nobodys_write(twins: Pair, tmp_path: Path) -> None:
     source, target = filled(twins, tmp_path / "revisions")
     model = grown(tmp_path / "revisions")
-    write(source, model, "phone", Wanted())
+    write(source, model, "phone", ColumnChanges())
     by_hand(
         write_after(source, model, "all to Paris"),
         "op.execute(\"UPDATE people SET city = 'Paris' WHERE id < 200\")",
     )
     assert apply(source, model) == ["0001", "0002"] == apply(target, model)
-    assert own_writes(target, model) == (), "or the application would be taken to have moved there"
+    assert local_writes(target, model) == (), (
+        "or the application would be taken to have moved there"
+    )
     people = model.table("people").sa
     execute(source, people.update().where(people.c.id == 7).values(city="Roma"))
     assert sync(source, target, model=model).changed == 1
@@ -206,7 +209,7 @@ def write_after(database: Database, model: Model, title: str) -> Written:
     """An empty revision after one that was written and not applied yet."""
     with database.connect() as dialect:
         number = f"{len(revisions.line(model)) + 1:04}"
-        return Written(number, module._generate(dialect, model, None, number, title, []), ())
+        return Written(number, generate(dialect, model, None, number, title, []), ())
 
 
 def test_what_somebody_wrote_before_a_revision_is_still_seen(twins: Pair, tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_what_somebody_wrote_before_a_revision_is_still_seen(twins: Pair, tmp_pa
         "op.add_column('people', sa.Column('phone', sa.Unicode(20)))\n    op.execute(\"UPDATE people SET city = 'Paris'\")",
     )
     assert apply(source, model) == ["0001"] == apply(target, model)
-    assert own_writes(target, model) == ("people",)
+    assert local_writes(target, model) == ("people",)
     with pytest.raises(Refused, match=r"were written since .* with keys 250 \(local writes\)"):
         sync(source, target, model=model)
 
@@ -259,14 +262,14 @@ def test_the_first_that_fails_is_the_last_that_is_tried(twins: Pair, tmp_path: P
     model = grown(tmp_path / "revisions")
     by_hand(write(twins[0], model, "broken"), "raise ValueError('hm')")
     found = migrate_each(twins, model, wait_seconds=2)
-    assert "windows comes first and failed" in str(found["linux"])
+    assert "windows comes first and failed" in str(found.failed["linux"])
     assert look(twins[1], revisions.noted) == "base"
 
 
 def test_nobody_writes_while_a_revision_is_applied(twins: Pair, tmp_path: Path) -> None:
     source, _ = filled(twins, tmp_path / "revisions")
     model = grown(tmp_path / "revisions")
-    write(source, model, "phone", Wanted())
+    write(source, model, "phone", ColumnChanges())
     with source.connect() as dialect:
         dialect.begin(before(tmp_path).tables, wait_seconds=1)
         with pytest.raises(Busy):
@@ -279,7 +282,7 @@ def test_a_new_database_has_all_revisions(
 ) -> None:
     source, _ = filled(twins, tmp_path / "revisions")
     model = grown(tmp_path / "revisions")
-    write(source, model, "phone", Wanted())
+    write(source, model, "phone", ColumnChanges())
     for name, make in (("made", apply), ("ensured", schema.ensure), ("recreated", schema.recreate)):
         database = new_database(source.engine_name, name)
         with database.connect(create=True):
@@ -288,7 +291,7 @@ def test_a_new_database_has_all_revisions(
             database, lambda dialect: (revisions.noted(dialect), revisions.pending(dialect, model))
         ) == ("0001", ())
         with pytest.raises(StructureError, match="nothing to write"):
-            write(database, model, "again", Wanted())
+            write(database, model, "again", ColumnChanges())
 
 
 def test_whether_rows_had_a_revision_is_asked_where_nothing_is_noted(
@@ -301,7 +304,7 @@ def test_whether_rows_had_a_revision_is_asked_where_nothing_is_noted(
     by_hand(write(source, model, "a wrong one"), "raise ValueError('never run')")
     with pytest.raises(
         StructureError,
-        match=r"never noted whether it had 0001(.|\n)*--as-applied(.|\n)*--from-start",
+        match=r"no record of whether it had 0001(.|\n)*--as-applied(.|\n)*--from-start",
     ):
         apply(source, model)
     with pytest.raises(StructureError, match="never run"):
@@ -332,13 +335,13 @@ def test_a_database_that_lacks_a_revision_is_not_synced(twins: Pair, tmp_path: P
 def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> None:
     source, _ = filled(twins, tmp_path / "revisions")
     model = grown(tmp_path / "revisions")
-    write(source, model, "phone", Wanted())
+    write(source, model, "phone", ColumnChanges())
     apply(source, model)
     with source.connect() as dialect, dialect.connection.begin():
         sa_note = "UPDATE dbsync.facts" if dialect.ledger_schema else "UPDATE dbsync_facts"
         dialect.connection.execute(sa.text(f"{sa_note} SET value = '0007' WHERE name = 'revision'"))
     with pytest.raises(
-        StructureError, match="it has revision 0007, and the newest that is known here is 0001"
+        StructureError, match="it has revision 0007, which is unknown here: the newest is 0001"
     ):
         apply(source, model)
 
@@ -355,7 +358,7 @@ def test_a_new_value_of_an_enum_is_used_by_the_next_revision(
     model.table("people").sa.columns["role"].type = sa.Enum(
         "user", "tool", "it's :z 100%", name="person_role"
     )
-    write(source, model, "a role", Wanted())
+    write(source, model, "a role", ColumnChanges())
     by_hand(
         write_after(source, model, "used"),
         "op.execute(r\"UPDATE people SET role = 'it''s \\:z 100%'\")",
@@ -363,7 +366,7 @@ def test_a_new_value_of_an_enum_is_used_by_the_next_revision(
     for database in (source, *others):
         assert apply(database, model) == ["0001", "0002"]
         assert {row["role"] for row in people_of(database, model)} == {"it's :z 100%"}
-        assert database is source or own_writes(database, model) == ()
+        assert database is source or local_writes(database, model) == ()
 
 
 @pytest.mark.parametrize(
@@ -380,7 +383,7 @@ def test_a_new_value_of_an_enum_is_used_by_the_next_revision(
     ],
 )
 def test_a_statement_that_ends_the_transaction_is_known(statement: str, ends: bool) -> None:
-    assert module._ends_transaction(statement) is ends
+    assert _ends_transaction(statement) is ends
 
 
 def test_a_new_table_uses_an_enum_that_is_there(new_database: NewDatabase, tmp_path: Path) -> None:
@@ -398,7 +401,7 @@ def test_a_new_table_uses_an_enum_that_is_there(new_database: NewDatabase, tmp_p
             sa.Column("kind", sa.Enum("a", "b", name="kind")),
         )
     model = Model(model.metadata, model.revisions)
-    write(source, model, "tables", Wanted())
+    write(source, model, "tables", ColumnChanges())
     assert apply(source, model) == ["0001"]
 
 
@@ -415,7 +418,7 @@ def test_an_enum_is_made_by_one_revision_and_has_a_value_more_by_the_next(
         kind = sa.Column("kind", sa.Enum(*kinds, name="kind"), nullable=False)
         sa.Table("one", metadata, sa.Column("id", sa.Uuid, primary_key=True), kind)
         model = Model(metadata, tmp_path / "revisions")
-        write(source, model, "kinds", Wanted())
+        write(source, model, "kinds", ColumnChanges())
         apply(source, model)
     by_hand(
         write_after(source, model, "used"),
@@ -449,18 +452,18 @@ def test_values_go_only_where_somebody_says_so(windows: Database, tmp_path: Path
         StructureError,
         match=r"people\.name is not in the models(.|\n)*--rename people\.name=NEW(.|\n)*--drop people\.name",
     ):
-        write(windows, model, "less", Wanted())
+        write(windows, model, "less", ColumnChanges())
     for wanted in (
-        Wanted(drop=["people.mail"]),
-        Wanted(rename={"people.name": "nobody"}),
-        Wanted(drop=["name"]),
+        ColumnChanges(drop=["people.mail"]),
+        ColumnChanges(rename={"people.name": "nobody"}),
+        ColumnChanges(drop=["name"]),
     ):
         with pytest.raises(SettingsError):
             write(windows, model, "less", wanted)
     assert not (tmp_path / "revisions").exists(), "what is refused writes no file"
     assert (
         "op.drop_column('people', 'name')"
-        in write(windows, model, "less", Wanted(drop=["people.name"])).path.read_text()
+        in write(windows, model, "less", ColumnChanges(drop=["people.name"])).path.read_text()
     )
 
 
@@ -470,7 +473,7 @@ def test_a_column_that_rows_would_have_no_value_for_is_refused(
     model = before(tmp_path / "revisions")
     model.table("people").sa.append_column(sa.Column("age", sa.Integer, nullable=False))
     with pytest.raises(StructureError, match=r"people\.age .*(.|\n)*server_default"):
-        write(windows, Model(model.metadata, model.revisions), "age", Wanted())
+        write(windows, Model(model.metadata, model.revisions), "age", ColumnChanges())
 
 
 def test_a_type_that_values_would_be_made_into_is_for_a_person(
@@ -482,7 +485,7 @@ def test_a_type_that_values_would_be_made_into_is_for_a_person(
         with pytest.raises(
             StructureError, match=r"people\.city is VARCHAR\(50\) here and (.|\n)*--empty"
         ):
-            write(windows, Model(model.metadata, model.revisions), "type", Wanted())
+            write(windows, Model(model.metadata, model.revisions), "type", ColumnChanges())
 
 
 def test_defaults_are_written_for_every_engine(windows: Database, tmp_path: Path) -> None:
@@ -497,7 +500,7 @@ def test_defaults_are_written_for_every_engine(windows: Database, tmp_path: Path
             sa.Column(name, type_, nullable=False, server_default=default)
         )
     text = write(
-        windows, Model(model.metadata, model.revisions), 'say """x\\', Wanted()
+        windows, Model(model.metadata, model.revisions), 'say """x\\', ColumnChanges()
     ).path.read_text()
     for written in ("sa.func.now()", "sa.true()", "sa.false()", '"it\'s"'):
         assert f"server_default={written}" in text
@@ -511,7 +514,7 @@ def test_defaults_are_written_for_every_engine(windows: Database, tmp_path: Path
 
 def test_what_the_models_do_not_have_is_left_and_told(windows: Database, tmp_path: Path) -> None:
     execute(windows, sa.text("CREATE INDEX own ON people (role)"))
-    written = write(windows, grown(tmp_path / "revisions"), "phone", Wanted())
+    written = write(windows, grown(tmp_path / "revisions"), "phone", ColumnChanges())
     assert written.left == ("people has the index own, which the models do not have",)
     assert "'own'" not in written.path.read_text()
 
@@ -520,16 +523,16 @@ def test_a_new_key_is_for_a_person_to_write(windows: Database, tmp_path: Path) -
     model = before(tmp_path / "revisions", key=("id", "mail"))
     with pytest.raises(
         StructureError,
-        match=r"for a person to write: people: the primary key is \(id\) here(.|\n)*--empty",
+        match=r"a person has to write the difference: people: the primary key is \(id\) here(.|\n)*--empty",
     ):
-        write(windows, model, "key", Wanted())
+        write(windows, model, "key", ColumnChanges())
 
 
 def test_a_second_revision_waits_for_the_first(windows: Database, tmp_path: Path) -> None:
     model = grown(tmp_path / "revisions")
-    write(windows, model, "phone", Wanted())
+    write(windows, model, "phone", ColumnChanges())
     with pytest.raises(StructureError, match=r"it lacks 0001 \(phone\)"):
-        write(windows, model, "more", Wanted())
+        write(windows, model, "more", ColumnChanges())
 
 
 _ONE = "revision = '{}'\ndown_revision = {}\ndef upgrade(): pass\n"
@@ -538,7 +541,7 @@ _ONE = "revision = '{}'\ndown_revision = {}\ndef upgrade(): pass\n"
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"env.py": ""}, "of another program"),
+        ({"env.py": ""}, "belongs to another program"),
         ({"0001_a.py": "def ("}, "SyntaxError"),
         (
             {"0001_a.py": _ONE.format("0001", None), "0001_b.py": _ONE.format("0001", None)},
@@ -580,7 +583,10 @@ def test_what_hangs_on_a_sqlite_table_is_carried_over(
             dialect.connection.exec_driver_sql(statement)
     schema.ensure(windows, Model(pets_only(), tmp_path / "others"))
     write(
-        windows, model, "world", Wanted(drop=["people.city"], rename={"people.name": "full_name"})
+        windows,
+        model,
+        "world",
+        ColumnChanges(drop=["people.city"], rename={"people.name": "full_name"}),
     )
     apply(windows, model)
     with windows.engine().begin() as connection:
@@ -686,7 +692,7 @@ def test_a_sqlite_table_keeps_what_others_say_of_it(windows: Database, tmp_path:
     people.append_column(sa.Column("extra", sa.Text))
     people.columns["seen_at"].nullable = False
     model = Model(model.metadata, model.revisions)
-    write(windows, model, "names", Wanted(rename={"people.name": "full_name"}))
+    write(windows, model, "names", ColumnChanges(rename={"people.name": "full_name"}))
     assert apply(windows, model) == ["0001"]
     with windows.engine().begin() as connection:
         connection.exec_driver_sql("INSERT INTO seen VALUES (3)")
@@ -710,7 +716,7 @@ def test_a_sqlite_table_keeps_what_others_say_of_it(windows: Database, tmp_path:
 def test_a_key_that_would_not_hold_is_refused_on_sqlite(windows: Database, tmp_path: Path) -> None:
     model = grown(tmp_path / "revisions")
     model.table("people").sa.append_column(sa.Column("boss_id", Key, reference("people.id")))
-    written = write(windows, Model(model.metadata, model.revisions), "boss", Wanted())
+    written = write(windows, Model(model.metadata, model.revisions), "boss", ColumnChanges())
     text = written.path.read_text()
     written.path.write_text(
         text.replace(

@@ -10,7 +10,7 @@ import datetime as dt
 import pytest
 
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline_tests.conformance.test_types import KINDS, ROWS
 from dbsync_pipeline_tests.conftest import PAIRS
 from dbsync_pipeline_tests.worlds import (
@@ -70,7 +70,7 @@ def test_a_first_sync_a_change_a_second_sync_and_an_undo(pair: Pair) -> None:
     assert content(target) == content(source) == content(pair[1])
     assert sync(source, target, run_id="third").changed == 0
     for run in ("third", "second"):
-        rescue.undo(target, MODEL, run, by=f"undo of {run}", settings=SETTINGS)
+        undo(target, MODEL, run, by=f"undo of {run}", settings=SETTINGS)
     assert content(target) == before
     fresh = {name: value for name, value in user(77).items() if name != "id"}
     assert sequence_gives(target, fresh) > SETTINGS.key_gap

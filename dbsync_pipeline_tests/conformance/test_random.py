@@ -23,7 +23,8 @@ from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.tables import DELETED, INSERTED, REPLACED
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
@@ -342,7 +343,7 @@ class Place:
                 for number, change, *row in connection.execute(
                     sa.text(f"SELECT dbsync_publish, dbsync_change, {columns} FROM {place}")
                 ):
-                    kept = tuple(row[: PARTS[name]] if change == rescue.INSERTED else row)
+                    kept = tuple(row[: PARTS[name]] if change == INSERTED else row)
                     found.setdefault((number, name), []).append((change, kept))
         return {place: sorted(rows, key=repr) for place, rows in found.items()}
 
@@ -485,7 +486,7 @@ class Walk:
         expected, self.runs = self._expected_of_undo(entry, overwrite), self.runs + 1
         run_id = f"run-{self.runs}"
         with self._expecting(expected):
-            number = rescue.undo(
+            number = undo(
                 self.target.database,
                 self.model,
                 entry.run_id,
@@ -583,7 +584,7 @@ class Walk:
         if name in entry.filled:
             return {}, list(live), {}
         kept = entry.rescued[name]
-        back = {row[: PARTS[name]]: row for change, row in kept if change != rescue.INSERTED}
+        back = {row[: PARTS[name]]: row for change, row in kept if change != INSERTED}
         gone = [key for _, row in kept if (key := row[: PARTS[name]]) in live]
         return back, gone, {**{key: row for key, row in live.items() if key not in gone}, **back}
 
@@ -620,7 +621,7 @@ class Walk:
             (name, row)
             for (_, name), rows in rescued.items()
             for change, row in rows
-            if change != rescue.INSERTED
+            if change != INSERTED
         }
         assert self.foreign <= _flat(self.there) | kept, (
             "a row that was written to the target is lost"
@@ -632,8 +633,8 @@ def _flat(state: State) -> set[tuple[str, Row]]:
 
 
 def _rescued(live: Rows, new: Rows, gone: Sequence[Row]) -> list[tuple[str, Row]]:
-    old = [(rescue.REPLACED if key in new else rescue.DELETED, live[key]) for key in gone]
-    return sorted([*old, *((rescue.INSERTED, key) for key in new if key not in gone)], key=repr)
+    old = [(REPLACED if key in new else DELETED, live[key]) for key in gone]
+    return sorted([*old, *((INSERTED, key) for key in new if key not in gone)], key=repr)
 
 
 STEPS: Sequence[tuple[int, str, Callable[[Walk], None]]] = (

@@ -13,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.cli.render.rescue import rescued_rows
+from dbsync_pipeline.cli.render import rescue as shown_rescue
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.errors import DbsyncError, Refused, SettingsError
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.export import export
+from dbsync_pipeline.mirror.rescue.merge import merge
+from dbsync_pipeline.mirror.rescue.read import find, rescued_rows
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.output.rescue import RescuedRows, rows_json
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import NewDatabase
@@ -44,8 +47,10 @@ Pair = tuple[Database, Database]
 users, chats, messages = (MODEL.table(name).sa for name in ("users", "chats", "messages"))
 
 
-def undo(target: Database, run: Publish, by: str | None = None, overwrite: bool = False) -> Publish:
-    return rescue.undo(
+def undo_run(
+    target: Database, run: Publish, by: str | None = None, overwrite: bool = False
+) -> Publish:
+    return undo(
         target,
         MODEL,
         run.run_id,
@@ -74,10 +79,10 @@ def test_an_undo_restores_the_state_and_is_undone_in_turn(pair: Pair) -> None:
     change(source)
     second = sync(source, target)
     after = content(target)
-    undone = undo(target, second)
+    undone = undo_run(target, second)
     assert content(target) == before
     assert undone.undoes == second.number
-    undo(target, undone)
+    undo_run(target, undone)
     assert content(target) == after == content(source)
     assert sync(source, target).changed == 0
 
@@ -88,7 +93,7 @@ def test_after_an_undo_the_next_sync_brings_the_same_again(pair: Pair) -> None:
     sync(source, target)
     change(source)
     second = sync(source, target)
-    undo(target, second)
+    undo_run(target, second)
     assert sync(source, target).changed == second.changed
     assert content(target) == content(source)
 
@@ -100,9 +105,9 @@ def test_undos_go_last_in_first_out_down_to_the_empty_target(twins: Pair) -> Non
     change(source)
     second = sync(source, target)
     with pytest.raises(Refused, match="other publishes stand on top"):
-        undo(target, first)
-    undo(target, second)
-    undo(target, first)
+        undo_run(target, first)
+    undo_run(target, second)
+    undo_run(target, first)
     assert not any(content(target).values())
     sync(source, target)
     assert content(target) == content(source)
@@ -115,7 +120,7 @@ def rename(source: Database, name: str) -> None:
 def refusal(target: Database, run: Publish) -> DbsyncError:
     before = content(target)
     with pytest.raises(Refused) as caught:
-        undo(target, run, by="refused")
+        undo_run(target, run, by="refused")
     assert content(target) == before
     return caught.value
 
@@ -131,32 +136,27 @@ def test_an_undo_out_of_turn_names_the_next_one_on_the_way(twins: Pair) -> None:
     first, second, third = runs
     for below in (first, second):
         assert (
-            refusal(target, below).remedy
-            == "undo them first, the newest first: `dbsync undo a_third`"
+            refusal(target, below).remedy == "undo them first, newest first: `dbsync undo a_third`"
         )
-    undone = undo(target, third, by="undo_third")
+    undone = undo_run(target, third, by="undo_third")
     again = refusal(target, third)
-    assert again.cause.startswith("run a_third is undone already, by run undo_third at ")
-    assert again.remedy == "to take that back: `dbsync undo undo_third`"
-    assert (
-        refusal(target, first).remedy == "undo them first, the newest first: `dbsync undo b_second`"
-    )
+    assert again.cause.startswith("run a_third is already undone, by run undo_third at ")
+    assert again.remedy == "to reverse that undo: `dbsync undo undo_third`"
+    assert refusal(target, first).remedy == "undo them first, newest first: `dbsync undo b_second`"
 
     rename(source, "fourth")
     fourth = sync(source, target, run_id="fourth")
     assert (refusal(target, third).remedy or "").endswith(
-        "undo first what stands on top of it, the newest first: `dbsync undo fourth`"
+        "first undo what stands on top of it, newest first: `dbsync undo fourth`"
     )
-    assert (
-        refusal(target, undone).remedy == "undo them first, the newest first: `dbsync undo fourth`"
-    )
-    undo(target, fourth, by="undo_fourth")
-    assert refusal(target, third).remedy == "to take that back: `dbsync undo undo_third`"
-    undo(target, undone, by="third_again")
+    assert refusal(target, undone).remedy == "undo them first, newest first: `dbsync undo fourth`"
+    undo_run(target, fourth, by="undo_fourth")
+    assert refusal(target, third).remedy == "to reverse that undo: `dbsync undo undo_third`"
+    undo_run(target, undone, by="third_again")
     assert content(target) == states[2]
     assert "by run third_again at" in refusal(target, undone).cause
     for run, state in ((third, states[1]), (second, states[0])):
-        undo(target, run, by=f"at_last_{run.run_id}")
+        undo_run(target, run, by=f"at_last_{run.run_id}")
         assert content(target) == state
 
 
@@ -174,7 +174,7 @@ def test_foreign_rows_that_were_overwritten_come_back_and_are_foreign_again(pair
         sync(source, target)
     overwriting = sync(source, target, policy=ANYTHING)
     assert content(target) == content(source)
-    undo(target, overwriting)
+    undo_run(target, overwriting)
     assert content(target) == before
     with pytest.raises(Refused, match="were written since"):
         sync(source, target)
@@ -187,8 +187,8 @@ def test_an_undo_is_refused_when_the_target_was_written_to_since(twins: Pair) ->
     change(source)
     second = sync(source, target)
     execute(target, users.update().where(users.c.id == 900).values(name="since"))
-    with pytest.raises(Refused, match="somebody has written"):
-        undo(target, second)
+    with pytest.raises(Refused, match="has local writes since"):
+        undo_run(target, second)
 
 
 def test_a_run_that_published_nothing_here_cannot_be_undone(twins: Pair) -> None:
@@ -196,8 +196,8 @@ def test_a_run_that_published_nothing_here_cannot_be_undone(twins: Pair) -> None
     prepare(source, small_world())
     run = sync(source, target)
     with pytest.raises(SettingsError, match="no publish of run"):
-        rescue.undo(target, MODEL, "unknown", by="x", settings=SETTINGS)
-    assert undo(target, run).undoes == run.number
+        undo(target, MODEL, "unknown", by="x", settings=SETTINGS)
+    assert undo_run(target, run).undoes == run.number
 
 
 def test_a_run_is_found_by_its_beginning_and_by_its_database_where_it_published_to_several(
@@ -209,21 +209,21 @@ def test_a_run_is_found_by_its_beginning_and_by_its_database_where_it_published_
     for standby in (target, azure):
         sync(source, standby, run_id="one_run")
     sync(source, azure, run_id="oneXrun")  # no pattern: the underscore is itself
-    assert rescue.find([azure], "one_")[0].name == "azure"
+    assert find([azure], "one_")[0].name == "azure"
     with pytest.raises(SettingsError, match="published to linux and azure") as caught:
-        rescue.find([target, azure], "one_")
-    assert caught.value.remedy == "name one of them: `--database linux`"
+        find([target, azure], "one_")
+    assert caught.value.remedy == "choose one of them: `--database linux`"
     with pytest.raises(SettingsError, match="2 runs begin with 'one'"):
-        rescue.find([azure], "one")
+        find([azure], "one")
     with pytest.raises(SettingsError, match="no database that answers"):
-        rescue.find([target, azure], "two")
+        find([target, azure], "two")
 
 
 def test_an_undo_holds_the_target_until_it_is_released(twins: Pair) -> None:
     source, target = twins
     prepare(source, small_world())
     run = sync(source, target)
-    undo(target, run)
+    undo_run(target, run)
     with target.connect() as dialect:
         assert run.run_id in (Ledger(dialect).fact(pausing.FACT) or "")
     assert pausing.resume(target) is not None
@@ -239,7 +239,7 @@ def test_each_table_has_a_file_of_its_own(new_database: NewDatabase, tmp_path: P
     sync(source, target, model=model)
     for name in model.names:
         execute(target, f"INSERT INTO \"{name}\" VALUES ('{uuid.UUID(int=2).hex}')")
-    files = rescue.export(
+    files = export(
         target, model, sync(source, target, model=model, policy=ANYTHING).run_id, tmp_path
     )
     assert {file.name for file in files} == {"a%20b.parquet", "a_b.parquet", "%C3%A4%20b.parquet"}
@@ -258,20 +258,20 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     )
     execute(target, users.update().where(users.c.id == 5).values(name="replaced"))
     run = sync(source, target, policy=ANYTHING)
-    rows = dict(rescue.rescued_rows(target, MODEL, run.run_id))
+    rows = dict(rescued_rows(target, MODEL, run.run_id))
     assert sorted(row["dbsync_change"] for row in rows["users"]) == ["deleted", "replaced"]
     assert "precious ñ" in {row["name"] for row in rows["users"]}
-    files = rescue.export(target, MODEL, run.run_id, tmp_path / "rescued")
+    files = export(target, MODEL, run.run_id, tmp_path / "rescued")
     assert sorted(file.name for file in files) == ["chats.parquet", "users.parquet"]
     assert set(pq.read_table(tmp_path / "rescued" / "users.parquet")["name"].to_pylist()) == {
         "precious ñ",
         "replaced",
     }
-    put, rest = rescue.merge(target, MODEL, run.run_id)
+    put, rest = merge(target, MODEL, run.run_id)
     assert put == {"users": 1, "chats": 1}
     assert rest == {"users": [(5,)]}
     assert {row[0] for row in content(target)["users"]} >= {777}
-    put, rest = rescue.merge(target, MODEL, run.run_id)
+    put, rest = merge(target, MODEL, run.run_id)
     assert not any(put.values()) and len(rest["users"]) == 2
 
 
@@ -284,7 +284,7 @@ def test_a_merge_puts_back_what_no_constraint_refuses(pair: Pair) -> None:
     insert(target, {"users": alone, "chats": [chat(700, 700), chat(701, 701)]})
     run = sync(source, target, policy=ANYTHING)
     insert(target, {"users": [user(800, email="u700@alone.example.org")]})
-    put, rest = rescue.merge(target, MODEL, run.run_id)
+    put, rest = merge(target, MODEL, run.run_id)
     assert put == {"users": 19, "chats": 1}
     assert rest["users"] == [(700,)] and len(rest["chats"]) == 1
     assert {row[0] for row in content(target)["users"]} >= {800, *range(701, 720)}
@@ -339,7 +339,7 @@ def _odd_row(key: int, **given: Any) -> dict[str, Any]:
 def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path) -> None:
     source, target = pair
     run = _lost(source, target)
-    ((_, rows),) = rescue.rescued_rows(target, ODD, run)
+    ((_, rows),) = rescued_rows(target, ODD, run)
     full, nothing = sorted(rows_json(rows), key=lambda row: row["select.."])
     assert nothing == {"dbsync_change": "deleted", **_odd_row(2)}
     assert full == {
@@ -355,7 +355,7 @@ def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path
         "bytes": "00ff",
         "role": "two",
     }
-    (file,) = rescue.export(target, ODD, run, tmp_path)
+    (file,) = export(target, ODD, run, tmp_path)
     kept = {row["select.."]: row for row in pq.read_table(file).to_pylist()}
     assert kept[2] == nothing
     exact = {
@@ -381,7 +381,7 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
         (2, NULL, NULL, '-Infinity', 1, '2026-01-31 12:00+00', '0044-03-15 BC', '12:00')""",
     )
     run = sync(source, target, model=ODD, policy=ANYTHING).run_id
-    ((_, rows),) = rescue.rescued_rows(target, ODD, run)
+    ((_, rows),) = rescued_rows(target, ODD, run)
     told = [
         list(row.values())[2:9] for row in sorted(rows_json(rows), key=lambda row: row["select.."])
     ]
@@ -405,13 +405,13 @@ def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
             "12:00:00",
         ],
     ]
-    (file,) = rescue.export(target, ODD, run, tmp_path)
+    (file,) = export(target, ODD, run, tmp_path)
     kept = sorted(pq.read_table(file).to_pylist(), key=lambda row: row["select.."])
     assert [list(row.values())[2] for row in kept] == [9007199254740993, None]
     assert [list(row.values())[5:9] for row in kept] == [row[3:] for row in told]
     assert math.isnan(kept[0]["f"]) and kept[1]["f"] == -math.inf
     shown = [{"id": 1, "text": "a\nb" + "x" * 50}, {"id": 2, "text": None}]
-    rescued_rows(RescuedRows([("user", shown)]))
+    shown_rescue.rescued_rows(RescuedRows([("user", shown)]))
     head, first, second = capsys.readouterr().out.splitlines()[1:4]
     assert (head.split(), first, second.rstrip()) == (
         ["id", "text"],
@@ -429,7 +429,7 @@ def test_rescued_rows_are_forgotten_by_size_and_their_undo_is_refused(twins: Pai
     with target.connect() as dialect:
         assert Ledger(dialect).rescues() == []
     with pytest.raises(DbsyncError, match="no longer kept"):
-        undo(target, second)
+        undo_run(target, second)
 
 
 def test_a_source_restored_from_an_old_backup_is_refused_as_older(pair: Pair) -> None:

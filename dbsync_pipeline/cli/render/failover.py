@@ -10,7 +10,7 @@ from dbsync_pipeline.cli.render.base import OUT, complain, good, say, table
 from dbsync_pipeline.output.failover import Ended, Promoted, Rehearsed
 
 if TYPE_CHECKING:
-    from dbsync_pipeline.mirror.failover.failover import Observation
+    from dbsync_pipeline.mirror.failover.observe import Observation
 
 
 def rehearsed(result: Rehearsed) -> None:
@@ -30,9 +30,7 @@ def rehearsed(result: Rehearsed) -> None:
     OUT.print(shown)
     say(result.decision.why)
     if not result.decision.nothing:
-        from dbsync_pipeline.mirror.failover.failover import words
-
-        say(f"A failover would do this: {words(result.decision)}")
+        say(f"A failover would do this: {result.decision.steps}")
 
 
 def _observed(seen: Observation) -> tuple[str, ...]:

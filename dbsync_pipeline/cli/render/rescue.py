@@ -102,9 +102,9 @@ def rescued_rows(result: RescuedRows) -> None:
 
 def _cell(value: Any) -> Text:
     """Return the value on one line, with every character escaped that could control a terminal."""
-    from dbsync_pipeline.mirror.rescue.rescue import plain
+    from dbsync_pipeline.mirror.rescue.read import as_text
 
-    text = plain(value)
+    text = as_text(value)
     if text is None:
         return Text("NULL", "dim")
     if len(text) > LONGEST:

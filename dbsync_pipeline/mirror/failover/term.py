@@ -1,9 +1,9 @@
-"""Who the primary is: the terms that the databases keep, and what they say together.
+"""Who the primary is: the term that each database has recorded, and what all of them say together.
 
-A term is the pair (n, primary). Each database keeps the highest that it took, and takes only a higher one, so it gives its voice once
-for each n. A primary takes its own term last, when a majority has it: two databases never hold one n. With no term anywhere the
-primary is the one that the settings name. (A failback is the exception: the primary takes its term with the publish, and it counts
-once the former one took it.)
+A term is the pair (n, primary). As in Raft, each database keeps the highest term that it recorded and accepts only a higher one, so it
+votes at most once for each n. A primary records its own term last, when a majority has it: two databases never hold one n. If no
+database has a term, the primary is the one that the settings name. (A failback is the exception: the primary records its term with the
+publish, and the term counts once the former primary has recorded it too.)
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dbsync_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Standing:
-    """What the databases say of the primary.
+    """The current primary, as far as the databases know it.
 
-    `primary` has the term `term`; n is 0 where the settings alone name it. `taken` has the term of each database that answers, None
-    where it took none; `silent` has the others, and why. `pending` is a higher term that does not hold: a promotion or a failback that
-    did not end. `certain` says that a majority answers, so that no newer primary can be hidden among the silent.
+    `primary` has the term `term`; its n is 0 if only the settings name it. `taken` has the recorded term of each database that answers,
+    None for none; `silent` has the reason of each that does not. `pending` is a higher term that does not count: a promotion or a
+    failback that did not finish. `certain` is true if a majority answers, so that none of the silent ones can know a newer primary.
     """
 
     primary: str
@@ -36,89 +36,110 @@ class Standing:
 
     @property
     def highest(self) -> int:
-        """The highest n that any database that answers knows; 0 for none."""
+        """The highest n that any database that answers has recorded; 0 for none."""
         return max((term.n for term in self.taken.values() if term), default=0)
+
+    def is_primary(self, name: str) -> bool:
+        """Whether that database is the primary, and no promotion or failback is unfinished."""
+        return self.primary == name and self.pending is None
 
 
 def standing(
     among: Sequence[Database], settings: Settings, seconds: float | None = None
 ) -> Standing:
-    """Ask all databases for their terms, at the same time, each for at most `seconds` (`DBSYNC_CONNECT_SECONDS`). Changes nothing.
+    """Read the terms of all databases at the same time, each within `seconds` (`DBSYNC_CONNECT_SECONDS`). Changes nothing.
 
-    Raises nothing for databases that are silent. Where too few answer to tell, the primary is that of the highest term among those that
-    do: the best that is known, and good enough for the source of a sync, which the term guard refuses where a database knows better.
+    Raises nothing for databases that are silent. If less than a majority answers, the primary is that of the highest term among those:
+    the best that is known, and good enough for the source of a sync, which the term guard refuses if a database knows a newer one.
     """
-    answers = ask(among, read_term, settings.connect_seconds if seconds is None else seconds)
-    return judge(answers.good, answers.reasons, settings.primary)
+    replies = ask(among, read_term, settings.connect_seconds if seconds is None else seconds)
+    return judge(replies.good, replies.reasons, settings.primary)
 
 
 def judge(taken: Mapping[str, Term | None], silent: Mapping[str, str], configured: str) -> Standing:
-    """As `standing`, of what was read."""
+    """Return the standing that follows from the terms that were read; `configured` is the primary of the settings."""
     needed = majority(len(taken) + len(silent))
     known = sorted({term for term in taken.values() if term}, reverse=True)
-    holding = next((term for term in known if _holds(term, taken, silent, needed)), None)
+    holding = next((term for term in known if _counts(term, taken, silent, needed)), None)
     certain = len(taken) >= needed
     if not certain and known:
         holding = known[0]
     term = holding or Term(0, configured)
-    pending = next((one for one in known if one.n > term.n), None)
+    pending = next((other for other in known if other.n > term.n), None)
     return Standing(term.primary, term, taken, silent, pending, certain)
 
 
 def majority(configured: int) -> int:
-    """How many of so many databases are more than half."""
+    """Return how many of that number of databases are more than half."""
     return configured // 2 + 1
 
 
-def _holds(
+def no_majority(
+    operation: str, name: str, have: int, needed: int, missing: Mapping[str, str]
+) -> Refused:
+    """The refusal of an operation on that database because too few databases take part; `missing` has the others and why."""
+    absent = "; ".join(f"{other}: {why}" for other, why in missing.items())
+    return Refused(
+        f"only {have} of the {needed} databases that make a majority take part ({absent})",
+        operation=operation,
+        database=name,
+        remedy="start another database; or, if one is lost for good, remove it from the settings "
+        "on every machine",
+    )
+
+
+def _counts(
     term: Term, taken: Mapping[str, Term | None], silent: Mapping[str, str], needed: int
 ) -> bool:
-    """Whether a majority took it, as far as can be told.
+    """Whether a majority recorded the term, as far as can be determined.
 
-    A primary takes its own term last, so it is believed by itself; but for a failback, which counts once the former primary took the
-    term. Of a silent primary the others tell. A database that went on to a higher term counts for a lower one, since it forgot that.
+    A primary records its own term last, so its record alone is sufficient, except during a failback, when the former primary's record is
+    needed too. If the primary is silent, the votes of the others decide. A database with a higher term counts as a vote for a lower
+    one, since the higher one replaced its record.
     """
-    voices = [
-        name for name, other in taken.items() if other and (other == term or other.n > term.n)
-    ]
+    votes = {name for name, other in taken.items() if other and (other == term or other.n > term.n)}
     if term.primary not in silent:
-        if term.primary not in voices:
+        if term.primary not in votes:
             return False
         own = taken[term.primary]
         if own == term and not own.after:
             return True
         if own == term and own.after in taken:
-            return own.after in voices
-    return len(voices) >= needed
+            return own.after in votes
+    return len(votes) >= needed
 
 
 def read_term(database: Database) -> Term | None:
-    """The term that a database took; None where it took none. Raises DbsyncError where it cannot be read."""
+    """Return the term that a database has recorded, None for none. Raise DbsyncError if it cannot be read."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
         return ledger.term() if ledger.exists() else None
 
 
 def primary(settings: Settings) -> str:
-    """The name of the primary: by the terms of the databases that answer, else by the settings. See `standing`."""
+    """Return the name of the primary, by the terms of the databases that answer, or by the settings. See `standing`."""
     known = databases(settings)
     return standing(known, settings).primary if len(known) > 1 else settings.primary
 
 
 def give(term: Term, among: Sequence[Database], seconds: float) -> dict[str, str]:
-    """Let these databases take a term, each in a transaction of its own and within its deadline; a second call is the same.
+    """Let these databases record a term, each in a transaction of its own and within its deadline.
 
-    Returns those that did not, by name, and why.
+    Return those that did not, by name, with the reason. A second call does the same.
     """
-    return ask(among, lambda database: _take(database, term), seconds).reasons
+    return ask(among, lambda database: _record(database, term), seconds).reasons
 
 
-def _take(database: Database, term: Term) -> None:
-    with database.connect() as dialect, dialect.doing("take a term"), dialect.connection.begin():
+def _record(database: Database, term: Term) -> None:
+    with database.connect() as dialect, dialect.doing("record a term"), dialect.connection.begin():
         ledger = Ledger(dialect)
         if not ledger.exists():
-            raise SettingsError("it has no ledger", operation="take a term", database=database.name)
+            raise SettingsError(
+                "it has no ledger", operation="record a term", database=database.name
+            )
         if not ledger.take_term(term):
             raise Refused(
-                f"it took {ledger.term()} before", operation="take a term", database=database.name
+                f"it has already recorded {ledger.term()}",
+                operation="record a term",
+                database=database.name,
             )

@@ -12,7 +12,7 @@ from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
 from dbsync_pipeline.mirror import compare
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
-from dbsync_pipeline.mirror.rescue import rescue
+from dbsync_pipeline.mirror.rescue.save import prune, save
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.numbering import Numbering
 from dbsync_pipeline.mirror.sync.opening import Opened
@@ -44,7 +44,7 @@ class Publishing:
         target, changing = self.opened.target, self.changing
         staged = [comparison for comparison in changing if not comparison.fills]
         for comparison in staged:
-            rescue.save(target, self.numbering.number, comparison.table)
+            save(target, self.numbering.number, comparison.table)
         if changing:
             target.suspend_constraints([comparison.table for comparison in changing])
         self._write_staged(staged)
@@ -88,7 +88,7 @@ class Publishing:
         if numbering.source_numbers is not None:
             ledger.record_unknown(numbering.source_numbers)
         self._accept_term(ledger)
-        rescue.prune(self.opened.target, self.task.settings)
+        prune(self.opened.target, self.task.settings)
         return publish
 
     def commit(self) -> None:

@@ -1,0 +1,145 @@
+"""What each database looked like when it was probed: whether it answers, its term, its state, and whether it has local writes.
+
+Probes read ledgers only. Whether a standby has local writes costs a read of all its rows, so that is only looked at where a decision needs
+it: when the primary does not answer.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dbsync_pipeline.errors import DbsyncError, Unavailable
+from dbsync_pipeline.mirror import drift, pausing
+from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.fanout import ask
+from dbsync_pipeline.mirror.ledger import Ledger, Term
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.settings import Settings
+
+PATIENCE = 6
+"""How many times longer than a sensor's probe the job waits, so that a slow primary does not count as dead."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One database as a probe saw it. The names of the fields are those of the JSON.
+
+    `reason` says why the database does not answer, or why its ledger could not be read. `number` and `snapshot_at` (UTC) belong to the
+    state that it holds; 0 and None without one. `held` is why it is paused. `mixed` is true if its last publish was partial.
+    `own_writes` are the tables with local writes; None if nobody looked, or if it cannot be determined.
+    """
+
+    name: str
+    answers: bool
+    reason: str | None = None
+    term: Term | None = None
+    number: int = 0
+    snapshot_at: dt.datetime | None = None
+    held: str | None = None
+    mixed: bool = False
+    own_writes: tuple[str, ...] | None = None
+
+    @property
+    def may_have_local_writes(self) -> bool:
+        """Whether it holds a consistent state of a primary and is not paused, so that it is worth looking for local writes."""
+        return self.answers and self.number > 0 and not self.held and not self.mixed
+
+    @property
+    def electable(self) -> bool:
+        """Whether a failover may use it: it holds a consistent state, is not paused, and its local writes are known."""
+        return self.may_have_local_writes and self.own_writes is not None
+
+
+def probe(among: Sequence[Database], seconds: float) -> tuple[Observation, ...]:
+    """Read the ledger of every database at the same time, each within `seconds`. Changes nothing."""
+    replies = ask(among, _read, seconds)
+    return tuple(
+        _failed(name, reply) if isinstance(reply, DbsyncError) else reply
+        for name, reply in replies.items()
+    )
+
+
+def answers(seen: Sequence[Observation], name: str) -> bool:
+    """Whether the database of that name is among those seen and answers."""
+    return any(database.answers for database in seen if database.name == name)
+
+
+def _failed(name: str, error: DbsyncError) -> Observation:
+    return Observation(name, not isinstance(error, Unavailable), error.cause)
+
+
+def _read(database: Database) -> Observation:
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        if not ledger.exists():
+            return Observation(database.name, True)
+        last = ledger.last()
+        return Observation(
+            database.name,
+            True,
+            term=ledger.term(),
+            number=last.state if last else 0,
+            snapshot_at=last.snapshot_at if last else None,
+            held=pausing.reason(ledger),
+            mixed=bool(last and last.partial),
+        )
+
+
+def standing(seen: Sequence[Observation], settings: Settings) -> term.Standing:
+    """Who the primary is, judged by the terms of the databases as they were seen."""
+    taken = {database.name: database.term for database in seen if database.reason is None}
+    silent = {database.name: database.reason for database in seen if database.reason is not None}
+    return term.judge(taken, silent, settings.primary)
+
+
+def local_writes(database: Database, model: Model) -> tuple[str, ...] | None:
+    """Return the tables of a standby that differ from its last publish; None if that cannot be determined.
+
+    Reads every row, in one snapshot.
+    """
+    try:
+        with database.connect() as dialect:
+            dialect.snapshot()
+            ledger, written = Ledger(dialect), []
+            for table in model.tables:
+                match drift.since_publish(dialect, table, ledger.digests(table.name)):
+                    case drift.Unknowable():
+                        return None
+                    case drift.Changed():
+                        written.append(table.name)
+            return tuple(written)
+    except DbsyncError:
+        return None
+
+
+def observe(
+    settings: Settings, model: Model, *, patience: float = PATIENCE, down: bool = False
+) -> tuple[Observation, ...]:
+    """Probe every database, `patience` times longer than usual; if the primary does not answer, look for local writes on the standbys.
+
+    `down` treats the primary as if it did not answer, for a rehearsal. Changes nothing.
+    """
+    seconds = settings.connect_seconds * patience
+    among = {
+        database.name: replace(database, connect_seconds=seconds)
+        for database in databases(settings)
+    }
+    seen = probe(list(among.values()), seconds)
+    primary = standing(seen, settings).primary
+    if down:
+        seen = tuple(_taken_down(one) if one.name == primary else one for one in seen)
+    if answers(seen, primary):
+        return seen
+    return tuple(
+        replace(one, own_writes=local_writes(among[one.name], model))
+        if one.may_have_local_writes
+        else one
+        for one in seen
+    )
+
+
+def _taken_down(primary: Observation) -> Observation:
+    return replace(primary, answers=False, reason="treated as down for this rehearsal")

@@ -1,0 +1,210 @@
+"""Make a standby the primary: a majority of the databases records the next term, and the new primary records it last.
+
+A promotion moves no rows. It is refused if another database holds a state that the new primary does not know, since the next sync would
+overwrite that newer state with the older one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dbsync_pipeline.errors import Refused, Unavailable
+from dbsync_pipeline.mirror import guard
+from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.failover.observe import Observation, probe, standing
+from dbsync_pipeline.mirror.fanout import ask
+from dbsync_pipeline.mirror.ledger import Ledger, Publish, Term
+from dbsync_pipeline.settings import Settings
+from dbsync_pipeline.text import count
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """`primary` has `term`; `took` are all databases that recorded it. `missing` did not, and why; they record it with their next sync.
+
+    `held_at` (UTC) is the moment of the former primary's state that the new one holds: later writes there are not in it.
+    """
+
+    primary: str
+    former: str
+    term: Term
+    took: tuple[str, ...]
+    missing: Mapping[str, str]
+    held_at: dt.datetime | None
+
+
+def consequences(settings: Settings, name: str, overwrite: bool = False) -> str:
+    """Return what a promotion of this database would mean, for the person who confirms it. Reads ledgers only.
+
+    Raises what `promote` would raise, so that nobody confirms what is refused afterwards.
+    """
+    settings.database(name)
+    among = {database.name: database for database in databases(settings)}
+    seen = probe(list(among.values()), settings.connect_seconds)
+    found = standing(seen, settings)
+    chosen = next(one for one in seen if one.name == name)
+    if found.is_primary(name):
+        return f"{name} is already the primary; databases that have not recorded this do so now"
+    _require_fit(chosen)
+    lacking = _lacking(settings, among, found, chosen, overwrite)
+    parts = [f"{name} replaces {found.primary} as the primary. {_age(chosen, found.primary)}"]
+    if chosen.mixed:
+        parts.append("its last publish was partial, so its tables are of different states")
+    if lacking:
+        parts.append(
+            f"{_states(lacking)} is not in it; the next sync moves those rows to the rescue tables"
+        )
+    return "; ".join(parts)
+
+
+def promote(settings: Settings, name: str, *, overwrite: bool = False) -> Promotion:
+    """Make a database the primary: the others record the next term, then it does, if that makes a majority. A second call does the same.
+
+    Moves no rows and does not repoint the application. Raises SettingsError for an unknown name, Unavailable if the database does not
+    answer, Refused if it is paused, if there is no majority, or if another database holds a newer state that it does not know (unless
+    `overwrite`).
+    """
+    settings.database(name)
+    among = {database.name: database for database in databases(settings)}
+    seen = {one.name: one for one in probe(list(among.values()), settings.connect_seconds)}
+    found = standing(list(seen.values()), settings)
+    chosen = seen[name]
+    if found.is_primary(name):
+        return _repeat(settings, among, found, chosen)
+    _require_fit(chosen)
+    needed = term.majority(len(among))
+    if len(found.taken) < needed:
+        raise term.no_majority("promote", name, len(found.taken), needed, found.silent)
+    _lacking(settings, among, found, chosen, overwrite)
+    new = Term(found.highest + 1, name)
+    others = [among[other] for other in found.taken if other != name]
+    missing = {**found.silent, **term.give(new, others, settings.connect_seconds)}
+    took = [other.name for other in others if other.name not in missing]
+    if len(took) + 1 < needed:
+        raise term.no_majority("promote", name, len(took) + 1, needed, missing)
+    _become_primary(among[name], new, max(one.number for one in seen.values()))
+    return Promotion(name, found.primary, new, (*took, name), missing, chosen.snapshot_at)
+
+
+def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> dict[str, Publish]:
+    """Return the states that other databases hold and this one does not know, by who holds them, the newest first.
+
+    This database was restored from a backup, or is behind them. A state that its source could not number is not compared.
+    """
+    others = [database for database in among.values() if database.name != name]
+    replies = ask(others, _last_publish, seconds)
+    numbered = [last for last in replies.good.values() if last is not None and last.numbered]
+    with among[name].connect() as dialect:
+        ledger = Ledger(dialect)
+        has_ledger = ledger.exists()
+        unknown = [last for last in numbered if not (has_ledger and ledger.knows(last))]
+    unknown.sort(key=lambda last: (last.snapshot_at, last.state), reverse=True)
+    return {last.target: last for last in unknown}
+
+
+def older(name: str, lacking: Mapping[str, Publish], operation: str, also: str = "") -> Refused:
+    """The refusal of an operation on a database that does not know the states in `lacking`; `also` goes behind the remedy."""
+    return Refused(
+        f"it does not know {_states(lacking)}: it was restored from a backup, or is an older standby",
+        operation=operation,
+        database=name,
+        remedy=guard.bring_up(name, next(iter(lacking))) + also,
+    )
+
+
+def _lacking(
+    settings: Settings,
+    among: Mapping[str, Database],
+    found: term.Standing,
+    chosen: Observation,
+    overwrite: bool,
+) -> dict[str, Publish]:
+    """Return the newer states of others that the chosen database does not know. Raise Refused for any, unless `overwrite`.
+
+    Standbys of one round are synced one after another and count as alike; a primary that lacks a state has lost it.
+    """
+    grace = dt.timedelta(seconds=settings.failover_grace_seconds)
+    unknown = unknown_states(among, chosen.name, settings.connect_seconds)
+    lacking = {
+        name: last
+        for name, last in unknown.items()
+        if chosen.name == found.primary
+        or chosen.snapshot_at is None
+        or last.snapshot_at - chosen.snapshot_at > grace
+    }
+    if lacking and not overwrite:
+        anyway = f"; to lose what the others have more: {guard.promote_anyway(chosen.name)}"
+        raise older(chosen.name, lacking, "promote", anyway)
+    return lacking
+
+
+def _last_publish(database: Database) -> Publish | None:
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        return ledger.last() if ledger.exists() else None
+
+
+def _states(lacking: Mapping[str, Publish]) -> str:
+    return ", ".join(
+        f"state {last.state} of {last.snapshot_at:%Y-%m-%d %H:%M:%S} UTC on {name}"
+        for name, last in lacking.items()
+    )
+
+
+def _age(standby: Observation, primary: str) -> str:
+    if standby.snapshot_at is None:
+        return f"It was never published to, so it may hold nothing of {primary}"
+    age = dt.datetime.now(dt.UTC) - standby.snapshot_at
+    minutes = round(age.total_seconds() / 60)
+    return (
+        f"It holds the state of {standby.snapshot_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"{count(minutes, 'minute')} ago: later writes to {primary} are not in it"
+    )
+
+
+def _require_fit(chosen: Observation) -> None:
+    if chosen.reason:
+        raise Unavailable(
+            chosen.reason,
+            operation="promote",
+            database=chosen.name,
+            remedy="promote a database that answers",
+        )
+    if chosen.held:
+        raise Refused(
+            f"it is paused: {chosen.held}",
+            operation="promote",
+            database=chosen.name,
+            remedy=f"`dbsync resume {chosen.name}` first",
+        )
+
+
+def _become_primary(database: Database, new: Term, above: int) -> None:
+    """Record the new primary's own term, and reserve a number above all published ones: no standby then knows a state that it does not."""
+    with database.connect() as dialect, dialect.doing("promote"), dialect.connection.begin():
+        ledger = Ledger(dialect)
+        if not ledger.take_term(new):
+            raise Refused(
+                f"it recorded {ledger.term()} meanwhile",
+                operation="promote",
+                database=database.name,
+                remedy="see `dbsync failover --dry-run`",
+            )
+        ledger.inherited_number(above)
+
+
+def _repeat(
+    settings: Settings, among: Mapping[str, Database], found: term.Standing, chosen: Observation
+) -> Promotion:
+    """The database is the primary already: let those record the term that have not."""
+    behind = [
+        among[name]
+        for name, recorded in found.taken.items()
+        if found.term.n and recorded != found.term
+    ]
+    missing = {**found.silent, **term.give(found.term, behind, settings.connect_seconds)}
+    took = tuple(name for name in found.taken if name not in missing) if found.term.n else ()
+    return Promotion(chosen.name, chosen.name, found.term, took, missing, chosen.snapshot_at)

@@ -1,0 +1,172 @@
+"""Find the publish of a run, and read the before-images that it left."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import decimal
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import RowKey, Table
+from dbsync_pipeline.errors import SettingsError, Unavailable
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger, Publish, Rescued
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue.tables import DELETED, INSERTED, REPLACED, as_stored, clause
+
+_BATCH_ROWS = 100
+
+
+@dataclass(frozen=True)
+class BeforeImages:
+    """The rows of one table that a publish deleted or replaced.
+
+    `table` has the columns that were stored; `query` selects `dbsync_change` and those columns.
+    """
+
+    table: Table
+    query: sa.Select[Any]
+
+    @property
+    def key(self) -> list[sa.ColumnElement[Any]]:
+        """The columns of the primary key in `query`."""
+        return [self.query.selected_columns[column.name] for column in self.table.key]
+
+    @property
+    def change(self) -> sa.ColumnElement[Any]:
+        """What happened to a row, `deleted` or `replaced`, in `query`."""
+        return self.query.selected_columns["dbsync_change"]
+
+
+def find(databases: Iterable[Database], run: str) -> tuple[Database, Publish]:
+    """Return the database that received the publish of this run, given by the beginning of its id, and the publish.
+
+    Raise SettingsError if no database that answers has such a run, if more than one run begins so, or if the run published to several of
+    these databases.
+    """
+    found: list[tuple[Database, Publish]] = []
+    for database in databases:
+        with contextlib.suppress(Unavailable), database.connect() as dialect:
+            ledger = Ledger(dialect)
+            entries = ledger.beginning(run) if ledger.exists() else []
+            found += [(database, entry) for entry in entries]
+    if len(found) != 1:
+        raise _not_one(run, found)
+    return found[0]
+
+
+def _not_one(run: str, found: list[tuple[Database, Publish]]) -> SettingsError:
+    names = [database.name for database, _ in found]
+    cause = f"no database that answers has a publish of a run {run!r}"
+    remedy = "`dbsync rescue list` lists the runs"
+    if len({entry.run_id for _, entry in found}) > 1:
+        cause = f"{len(found)} runs begin with {run!r}"
+    elif found:
+        cause = f"run {run} published to {' and '.join(names)}"
+        remedy = f"choose one of them: `--database {names[0]}`"
+    return SettingsError(cause, operation="find the run", remedy=remedy)
+
+
+def kept(target: Database) -> list[tuple[Publish, list[Rescued]]]:
+    """Return the publishes of a target whose before-images are still kept, newest first, with what is kept of each table."""
+    with target.connect() as dialect:
+        ledger = Ledger(dialect)
+        if not ledger.exists():
+            return []
+        rescued = ledger.rescues()
+        return [
+            (entry, [one for one in rescued if one.publish == entry.number])
+            for entry in ledger.rescuing()
+        ]
+
+
+def before_images(dialect: Dialect, model: Model, run_id: str) -> Iterator[BeforeImages]:
+    """Return the before-images of the publish of that run, table by table in the models' order.
+
+    Raise SettingsError if the ledger has no such publish.
+    """
+    ledger = Ledger(dialect)
+    entry = ledger.of_run(run_id) if ledger.exists() else None
+    if entry is None:
+        raise SettingsError(
+            f"no publish of run {run_id} is in the ledger",
+            operation="rescue",
+            database=dialect.name,
+            remedy="`dbsync rescue list` lists the runs with rescued rows",
+        )
+    stored_in = {rescued.table: rescued.stored_in for rescued in ledger.rescues(entry.number)}
+    for modelled in model.tables:
+        if modelled.name in stored_in:
+            table = as_stored(dialect, stored_in[modelled.name], modelled)
+            stored = clause(dialect, stored_in[modelled.name], table)
+            columns = (stored.c[column.name] for column in table.columns)
+            query = sa.select(stored.c.dbsync_change, *columns).where(
+                stored.c.dbsync_publish == entry.number, stored.c.dbsync_change != INSERTED
+            )
+            yield BeforeImages(table, query)
+
+
+def rescued_rows(
+    target: Database, model: Model, run_id: str
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Return (table, rows) of what the publish of `run_id` deleted or replaced, in lists of at most 100 rows.
+
+    A row has `dbsync_change` and the table's columns. Values are as the driver gives them, exactly; JSON, and what Python has no type for,
+    is the stored text.
+    """
+    return ((table.name, rows) for table, rows in batches(target, model, run_id))
+
+
+def batches(
+    target: Database, model: Model, run_id: str
+) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+    """As `rescued_rows`, with the table as it was stored."""
+    with target.connect() as dialect:
+        for images in before_images(dialect, model, run_id):
+            table, stored = images.table, images.query.selected_columns
+            names = ["dbsync_change", *(column.name for column in table.columns)]
+            query = images.query.with_only_columns(
+                stored["dbsync_change"],
+                *(dialect.displayed(column, stored[column.name]) for column in table.columns),
+            )
+            with dialect.doing("read rescued rows"):
+                result = dialect.connection.execution_options(stream_results=True).execute(query)
+                for part in result.partitions(_BATCH_ROWS):
+                    yield table, [dict(zip(names, row, strict=True)) for row in part]
+
+
+def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[RowKey]]]:
+    """Return by table the keys of the rows that the publish of `run_id` `deleted` and `replaced`; integers as such, the rest as text."""
+    keys: dict[str, dict[str, list[RowKey]]] = {}
+    with target.connect() as dialect:
+        for images in before_images(dialect, model, run_id):
+            query = images.query.with_only_columns(images.change, *images.key)
+            with dialect.doing("read rescued rows"):
+                for change, *key in dialect.connection.execute(query):
+                    shown = tuple(part if isinstance(part, int) else str(part) for part in key)
+                    by_change = keys.setdefault(images.table.name, {DELETED: [], REPLACED: []})
+                    by_change[change].append(shown)
+    return keys
+
+
+def as_text(value: Any) -> str | None:
+    """Return a value as exact text: moments in ISO 8601, instants in UTC, decimals with all digits, bytes in hexadecimal; None stays."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).hex()
+    if isinstance(value, dt.datetime) and value.tzinfo is not None:
+        value = value.astimezone(dt.UTC)
+    if isinstance(value, (dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(decimal.Decimal(value))
+    return str(value)
