@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Policy(BaseModel):
     """What the guards allow in one sync. The defaults are those of the settings."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     overwrite: bool = Field(
         default=False,
@@ -76,7 +76,7 @@ class Overrides(BaseModel):
     Models that extend this one accept the overrides among their own fields.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     @property
     def given(self) -> dict[str, Any]:

@@ -1,45 +1,37 @@
-"""The settings: environment variables and `.env`, read into frozen values by this module alone.
+"""The settings, read into frozen values by this module alone.
 
 A database is one setting, `DBSYNC_<NAME>_URL`. If any is set, the databases are those that have
-one; otherwise they are three SQLite files under `DBSYNC_HOME`. The environment overrides `.env`,
-which is read from the working folder.
-
-An unknown name that begins with DBSYNC_ is refused, because it is a misspelt setting that would
-have no effect. A database whose name resembles a setting is refused too: DBSYNC_ALERT_URL would be
-the database `alert`, and no alert would be sent.
+one; otherwise they are three SQLite files under `DBSYNC_HOME`. Every setting has a range, so that
+no value can cause an error later, in a library or in a database.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
+from dbsync_pipeline import environment
+from dbsync_pipeline.environment import FIRST as FIRST
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.policy import Policy
-
-FIRST = ("windows", "linux", "azure")
-"""The order of these databases everywhere; others follow by name."""
 
 SHORTEST_TOKEN = 20
 """Characters; a shorter token could be guessed."""
 
-_URL = re.compile(r"^DBSYNC_([A-Z][A-Z0-9]*)_URL$")
-_NEARLY = 0.8
-"""From this ratio of difflib on, one name may be the other one misspelt: ALERTS and ALERT, but not
-HEART and HEARTBEAT."""
-_OTHERS = re.compile(
-    r"^DBSYNC_(TEST_URLS|(\w+_)?SERVICE_(HOST|PORT\w*)"
-    r"|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$"
-)
-"""Not misspelt: the test suite's own, and what Kubernetes sets for services named `dbsync…`."""
+_DATABASE = re.compile(r"[a-z][a-z0-9]*")
+_TOKEN = re.compile(r"[!-~]+")
 
 
 class DatabaseSetting(BaseModel):
@@ -51,12 +43,10 @@ class DatabaseSetting(BaseModel):
     url: SecretStr
 
 
-class Settings(BaseSettings, Policy):
+class Settings(Policy):
     """Every setting, with its default. `load()` reads them."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="DBSYNC_", env_file=".env", frozen=True, extra="ignore"
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     home: Path = Field(
         default=Path(".dbsync"),
@@ -78,26 +68,32 @@ class Settings(BaseSettings, Policy):
     key_gap: int = Field(
         default=100_000,
         ge=0,
+        le=10**12,
         description="How far a standby's counters stay ahead of the primary's, so that rows "
         "written on both sides of an outage share no keys.",
     )
     rescue_days: float = Field(
-        default=30, ge=0, description="For how many days before-images are kept on the target."
+        default=30,
+        ge=0,
+        le=36_500,
+        description="For how many days before-images are kept on the target.",
     )
     rescue_mb: float = Field(
-        default=1000, ge=0, description="Up to how many megabytes before-images are kept."
+        default=1000, ge=0, le=10**9, description="Up to how many megabytes before-images are kept."
     )
     lock_seconds: float = Field(
         default=30,
-        gt=0,
+        ge=0.1,
+        le=86_400,
         description="For how many seconds a sync waits for locks on the target's tables.",
     )
     connect_seconds: float = Field(
-        default=10, gt=0, description="For how many seconds a connection is attempted."
+        default=10, ge=0.1, le=3_600, description="For how many seconds a connection is attempted."
     )
     max_age_hours: float = Field(
         default=7,
         gt=0,
+        le=87_600,
         description="How many hours old a standby's state may be before its check fails and an "
         "alert is sent: the schedule's six hours, and one to run.",
     )
@@ -112,6 +108,7 @@ class Settings(BaseSettings, Policy):
     history_days: float = Field(
         default=90,
         gt=0,
+        le=36_500,
         description="For how many days Dagster keeps its runs; the ledgers keep every publish.",
     )
     alert_urls: SecretStr = Field(
@@ -140,25 +137,50 @@ class Settings(BaseSettings, Policy):
         "`alert` only reports what would be done; `off` does not probe.",
     )
     failover_after_failures: int = Field(
-        default=3, ge=1, description="A failover needs this many failed probes in a row ..."
+        default=3,
+        ge=1,
+        le=1_000,
+        description="A failover needs this many failed probes in a row ...",
     )
     failover_grace_seconds: float = Field(
-        default=300, ge=0, description="... over at least this many seconds."
+        default=300, ge=0, le=604_800, description="... over at least this many seconds."
     )
     failover_probe_seconds: int = Field(
-        default=60, ge=1, description="The seconds between two probes of the primary."
+        default=60, ge=1, le=86_400, description="The seconds between two probes of the primary."
     )
-    databases: Annotated[tuple[DatabaseSetting, ...], NoDecode] = ()
+    databases: tuple[DatabaseSetting, ...] = ()
+
+    @field_validator(
+        "home", "models", "revisions", "primary", "timezone", "schedule", mode="before"
+    )
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        if isinstance(value, str) and (not value.strip() or "\0" in value):
+            raise ValueError("it is empty; remove it to use the default")
+        return value
+
+    @field_validator("primary")
+    @classmethod
+    def _database_name(cls, value: str) -> str:
+        if not _DATABASE.fullmatch(value):
+            raise ValueError("not a database's name, such as windows: lower-case letters, digits")
+        return value
 
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError(
-                "no time zone of that name is known; write it as in Europe/Madrid"
-            ) from None
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("unknown time zone; write it like Europe/Madrid") from None
+        return value
+
+    @field_validator("heartbeat_url")
+    @classmethod
+    def _requestable(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url and not re.fullmatch(r"https?://[^\s/]\S*", url):
+            raise ValueError("it must begin with http:// or https://, and have no blanks")
         return value
 
     @property
@@ -194,6 +216,12 @@ class Settings(BaseSettings, Policy):
                 operation="serve",
                 remedy="set it to a long random text, for example from `openssl rand -hex 32`",
             )
+        if not _TOKEN.fullmatch(token):
+            raise SettingsError(
+                "DBSYNC_API_TOKEN has blanks or letters that an HTTP header cannot carry",
+                operation="serve",
+                remedy="set it to letters and digits, for example from `openssl rand -hex 32`",
+            )
         return token
 
     @property
@@ -214,86 +242,32 @@ class Settings(BaseSettings, Policy):
 
 def load() -> Settings:
     """Read the settings. Raise SettingsError, which never quotes a value, if one is wrong."""
-    _refuse_unknown()
+    variables = environment.read(_names(), _secrets())
+    given = {name.lower().removeprefix("dbsync_"): value for name, value in variables.items()}
     try:
-        settings = Settings()
+        settings = Settings.model_validate(
+            {name: given[name] for name in _names() if name in given}
+        )
     except ValidationError as error:
-        wrong = ", ".join(
-            f"DBSYNC_{str(problem['loc'][0]).upper()} ({problem['msg']})"
-            for problem in error.errors()
-        )
-        raise SettingsError(
-            f"wrong settings: {wrong}", remedy="correct them in the environment or in .env"
-        ) from None
-    urls = _urls() or _embedded(settings.home)
-    named = tuple(
-        DatabaseSetting(name=name, url=SecretStr(url))
-        for name, url in sorted(urls.items(), key=_order)
+        raise _wrong(error) from None
+    urls = environment.urls(variables, _names()) or environment.embedded(settings.home)
+    databases = [DatabaseSetting(name=name, url=SecretStr(url)) for name, url in urls.items()]
+    return settings.model_copy(update={"databases": tuple(databases)})
+
+
+def _wrong(error: ValidationError) -> SettingsError:
+    wrong = ", ".join(
+        f"DBSYNC_{str(problem['loc'][0]).upper()} ({problem['msg'].removeprefix('Value error, ')})"
+        for problem in error.errors()
     )
-    return settings.model_copy(update={"databases": named})
-
-
-def _environment() -> dict[str, str | None]:
-    return {**dotenv_values(".env"), **os.environ}
-
-
-def _refuse_unknown() -> None:
-    """Refuse a name that begins with DBSYNC_, in upper or lower case, and is not a setting."""
-    settings = {f"DBSYNC_{name.upper()}" for name in Settings.model_fields if name != "databases"}
-    unknown = [
-        name
-        for name in _environment()
-        if name.upper().startswith("DBSYNC_")
-        and name.upper() not in settings
-        and not _named_by(name)
-        and not _OTHERS.match(name)
-    ]
-    if unknown:
-        known = settings | {f"DBSYNC_{name.upper()}_URL" for name in FIRST}
-        names = ", ".join(_with_likeliest(name, known) for name in sorted(unknown))
-        raise SettingsError(
-            f"no such setting: {names}",
-            remedy="correct its name, or remove it from the environment or .env. docs/settings.md"
-            " lists all settings. A database is DBSYNC_<NAME>_URL, with a name of letters and"
-            " digits that does not resemble a setting",
-        )
-
-
-def _with_likeliest(name: str, known: set[str]) -> str:
-    """Return the name and the setting that was probably meant, compared without DBSYNC_."""
-    endings = {setting.removeprefix("DBSYNC_"): setting for setting in sorted(known)}
-    close = difflib.get_close_matches(name.upper().removeprefix("DBSYNC_"), endings, n=1)
-    return f"{name} (probably {endings[close[0]]})" if close else name
-
-
-def _urls() -> dict[str, str]:
-    named: dict[str, str] = {}
-    for variable, value in _environment().items():
-        name = _named_by(variable)
-        if name and value:
-            named[name] = value
-    return named
-
-
-def _named_by(variable: str) -> str | None:
-    """Return the database whose URL the variable is, or None."""
-    match = _URL.match(variable)
-    others = [
-        name.upper().rpartition("_URL")[0]
-        for name in Settings.model_fields
-        if name.endswith(("_url", "_urls"))
-    ]
-    return (
-        match[1].lower()
-        if match and not difflib.get_close_matches(match[1], others, cutoff=_NEARLY)
-        else None
+    return SettingsError(
+        f"wrong settings: {wrong}", remedy="correct them in the environment or in .env"
     )
 
 
-def _embedded(home: Path) -> dict[str, str]:
-    return {name: f"sqlite:///{(home / f'{name}.db').absolute()}" for name in FIRST}
+def _names() -> list[str]:
+    return [name for name in Settings.model_fields if name != "databases"]
 
 
-def _order(item: tuple[str, str]) -> tuple[int, str]:
-    name = item[0]
-    return (FIRST.index(name) if name in FIRST else len(FIRST), name)
+def _secrets() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]

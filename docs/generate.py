@@ -63,7 +63,10 @@ def settings_page() -> str:
         "folder; the environment\nwins. None is required. A name that begins with `DBSYNC_` and "
         "is not a setting is refused, so a misspelt setting is\nnever ignored; so is a database "
         "whose name is nearly a setting's (`DBSYNC_ALERT_URL`).",
-        "Settings marked *secret* are never printed, logged or stored.",
+        "Settings marked *secret* are never printed, logged or stored. Each of them, and the URL "
+        "of each database, may be in a file\ninstead, as Docker, Kubernetes and systemd provide "
+        "secrets: `DBSYNC_LINUX_URL_FILE` names the file that holds the value\nof "
+        "`DBSYNC_LINUX_URL`.",
         "## One URL per database",
         "| setting | default | |\n|---|---|---|\n| `DBSYNC_<NAME>_URL` | SQLite files "
         "`windows.db`, `linux.db`, `azure.db` in `DBSYNC_HOME` | A database; the name consists of "

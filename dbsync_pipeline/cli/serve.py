@@ -56,12 +56,11 @@ def serve(
     extras.require("api", "fastapi", "uvicorn", operation="serve")
     _require_free(host, port, "serve")
     url = f"http://{host}:{port}"
-    application = ["uvicorn", "--factory", "dbsync_pipeline.http.app:create"]
-    listen = ["--host", host, "--port", str(port), "--no-server-header"]
+    module = ["-m", "dbsync_pipeline.http.server", "--host", host, "--port", str(port)]
     return Server(
         {"url": url},
         f"The admin API is served at {url}; docs/api.md describes it. Ctrl-C stops it.",
-        [sys.executable, "-m", *application, *listen],
+        [sys.executable, *module],
         dict(os.environ),
     )
 

@@ -21,9 +21,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from dbsync_pipeline import redact
 from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
+from dbsync_pipeline.http.server import BODY_SECONDS, MOST_BODY, LimitBody
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.status import status
@@ -55,6 +57,7 @@ def create() -> FastAPI:
     )
     app.state.settings, app.state.model = settings, load_model(settings.models, settings.revisions)
     app.state.token = settings.required_api_token()
+    app.add_middleware(LimitBody, too_large=_too_large, too_slow=_too_slow)
     app.middleware("http")(_authenticate)
     app.add_exception_handler(DbsyncError, _failed)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -173,6 +176,18 @@ async def _authenticate(
         return await call_next(request)
     except Exception as error:
         return _refuse(DbsyncError(redact.text(error)), 500)
+
+
+async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:
+    cause = f"the body has more than {MOST_BODY:,} bytes"
+    error = SettingsError(cause, operation="read the request", remedy=REMEDY)
+    await _refuse(error, 413)(scope, receive, send)
+
+
+async def _too_slow(scope: Scope, receive: Receive, send: Send) -> None:
+    cause = f"the body was not complete within {BODY_SECONDS:g} seconds"
+    error = SettingsError(cause, operation="read the request", remedy="repeat the request")
+    await _refuse(error, 408)(scope, receive, send)
 
 
 async def _has_token(request: Request) -> bool:
