@@ -107,7 +107,7 @@ class Recorder:
 
 ROWS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
-    r"sysutcdatetime|count_big\(\*\) FROM|last_value|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
+    r"sysutcdatetime|count_big\(\*\) FROM|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
         (7,)
     ],
     r"relrowsecurity|masked": [(7,)],
@@ -117,7 +117,8 @@ ROWS: dict[str, list[Row]] = {
     r"sys.foreign_key_columns": [("fk", "dbo", "audit", "dbo", "users", "user_id", "id")],
     r"FROM sys.tables WHERE schema_id": [("loaded_by_a_dead_run",)],
     r"FROM sys.tables t": [("[dbo].[users]",)],
-    r"sys.identity_columns": [(1,)],
+    r"FROM sys.sequences s WHERE has_perms": [("[dbo].[numbers]", 5, 1, 1_000)],
+    r"sys.identity_columns": [("id", 7, 1)],
     r"collation_name": [
         ("key", "Latin1_General_100_BIN2", 1252),
         ("varchar", "Latin1_General_CI_AS", 1252),
@@ -214,9 +215,8 @@ def _statements_of_a_sync(model: Model, babelfish: bool, digest_format: str) -> 
             dialect.stage_keys(table, keys, form),
         )
         dialect.create_like("rescued_users_1234", table)
-        dialect.counter(table)
-        if table.counter:
-            dialect.move_counter(table, 100_000)
+    for counter in dialect.counters(tables):
+        dialect.move_counter(counter, counter.position + 100_000)
     dialect.suspend_constraints(tables)
     for table in tables:
         (
@@ -229,7 +229,7 @@ def _statements_of_a_sync(model: Model, babelfish: bool, digest_format: str) -> 
     return raw.statements
 
 
-COMMANDS = ("SET ", "EXEC ", "ALTER TABLE", "DECLARE ", "CREATE TRIGGER", "IF ")
+COMMANDS = ("SET ", "EXEC ", "ALTER SEQUENCE", "ALTER TABLE", "DECLARE ", "CREATE TRIGGER", "IF ")
 """What the parser accepts as commands without parsing them."""
 
 UNKNOWN = re.compile(
@@ -279,7 +279,7 @@ def test_reads_use_one_snapshot_or_locks_until_the_end() -> None:
             dialect.count(table),
             dialect.digests(table, Form(CANONICAL, 3)),
             list(dialect.read(table)),
-            dialect.counter(table),
+            dialect.counters([table]),
         )
         reads = [
             statement

@@ -56,9 +56,9 @@ def fill(database: Database, model: Model) -> DemoReport:
         if any(present.values()):
             return DemoReport(False, present, 0)
         size = _write(dialect.connection, tables)
-        for table in tables:
-            if (last := dialect.counter(table)) is not None:
-                dialect.move_counter(table, last)
+        for counter in dialect.counters(tables):
+            if counter.movable:
+                dialect.move_counter(counter, counter.position)
         dialect.commit()
     return DemoReport(True, dict(COUNTS), size)
 

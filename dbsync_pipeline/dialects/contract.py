@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
 from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Table, undecorated
@@ -161,13 +162,8 @@ class Source(Connection):
         """Stream plain values of all rows, or of these plain keys, in batches of BATCH_BYTES."""
 
     @abstractmethod
-    def numbers(self, table: Table) -> tuple[int, int] | None:
-        """Return the counter's last number and the highest key; None without a counter."""
-
-    def counter(self, table: Table) -> int | None:
-        """Return the greater of the counter's last number and the highest key; None without one."""
-        numbers = self.numbers(table)
-        return None if numbers is None else max(numbers)
+    def counters(self, tables: Sequence[Table]) -> list[Counter]:
+        """Return the counters that fill columns of these tables, and sequences beside them."""
 
 
 class Target(Source):
@@ -228,8 +224,8 @@ class Target(Source):
         assert not stripped, "an engine that strips restores"
 
     @abstractmethod
-    def move_counter(self, table: Table, value: int) -> None:
-        """Make the counter's next number greater than `value`; never move a counter back."""
+    def move_counter(self, counter: Counter, value: int) -> None:
+        """Make a movable counter's next number lie beyond `value`; never move it back."""
 
 
 class Schema(Connection):

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.schema import Column as ModelColumn
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from dbsync_pipeline.errors import StructureError
@@ -160,6 +161,10 @@ class Table:
         if self.only is None:
             return tuple(by_name.values())
         return tuple(by_name[name] for name in self.only)
+
+    def sa_column(self, name: str) -> ModelColumn[Any]:
+        """Return the models' column of this name in the database, which may not be its key."""
+        return next(column for column in self.sa.columns if column.name == name)
 
     @cached_property
     def key(self) -> tuple[Column, ...]:

@@ -181,7 +181,9 @@ def read(dialect: Dialect, model: Model) -> Facts:
     if structure:
         return Facts(structure, last=last, age_seconds=age, held=held)
     orphans = tuple(_orphans(dialect, model))
-    taken = tuple(table.name for table in model.tables if _next_is_taken(dialect, table))
+    taken = tuple(
+        counter.name for counter in dialect.counters(model.tables) if counter.next_is_taken
+    )
     dialect.connection.rollback()
     return Facts((), orphans, taken, tuple(_unwritable(dialect, model)), last, age, held)
 
@@ -212,11 +214,6 @@ def _orphan(key: sa.ForeignKeyConstraint) -> sa.Select[Any]:
         .where(*(ours.is_not(None) for ours, _ in pairs), ~there)
         .limit(1)
     )
-
-
-def _next_is_taken(dialect: Dialect, table: Table) -> bool:
-    numbers = dialect.numbers(table)
-    return numbers is not None and numbers[0] < numbers[1]
 
 
 # A write that is rolled back -------------------------------------------------------------------------------------------
@@ -258,8 +255,8 @@ def _made_up(table: Table) -> dict[str, Any]:
     """A row of values that are as good as any, with a number that is given by hand where the database allows it, to use none up."""
     values: dict[str, Any] = {}
     for column in table.columns:
-        live = table.sa.columns[column.name]
-        if column == table.counter:
+        live = table.sa_column(column.name)
+        if column == table.counter or live.identity is not None:
             if live.identity is None or not live.identity.always:
                 values[
                     live.key

@@ -37,9 +37,40 @@ THEN 1 ELSE 0 END"""
 IDENTITY = "SELECT 1 FROM sys.identity_columns WHERE object_id = object_id(?)"
 """A row where the table has an IDENTITY column."""
 
-LAST_IDENTITY = """
-SELECT convert(bigint, last_value) FROM sys.identity_columns WHERE object_id = object_id(?)"""
-"""The last number that the table's IDENTITY gave; NULL where it never gave one."""
+IDENTITY = """
+SELECT name, convert(bigint, last_value), convert(bigint, increment_value)
+FROM sys.identity_columns WHERE object_id = object_id(?)"""
+"""(column, last number, increment) of the table's IDENTITY; the number is NULL before the first."""
+
+_SEQUENCE = """
+quotename(schema_name(s.schema_id)) + '.' + quotename(s.name), convert(bigint, s.current_value),
+convert(bigint, s.increment),
+convert(bigint, CASE WHEN convert(bigint, s.increment) > 0 THEN s.maximum_value
+                     ELSE s.minimum_value END)"""
+
+COLUMN_SEQUENCES = f"""
+SELECT c.name, {_SEQUENCE} FROM sys.columns c
+INNER JOIN sys.sql_expression_dependencies d ON d.referencing_id = c.default_object_id
+INNER JOIN sys.sequences s ON s.object_id = d.referenced_id
+WHERE c.object_id = object_id(?) ORDER BY c.name"""
+"""(column, sequence, last number, increment, end) of the sequences in defaults of a table.
+
+A sequence that has given no number says that its last one is that which it starts with.
+"""
+
+SEQUENCE = f"""
+SELECT {_SEQUENCE} FROM sys.sequences s WHERE s.object_id = object_id(?)"""
+"""(sequence, last number, increment, end) of the sequence of that name."""
+
+FREE_SEQUENCES = f"""
+SELECT {_SEQUENCE} FROM sys.sequences s
+WHERE has_perms_by_name(quotename(schema_name(s.schema_id)) + '.' + quotename(s.name), 'OBJECT',
+                        'ALTER') = 1
+  AND s.schema_id IN (SELECT schema_id FROM sys.tables WHERE object_id IN ({{tables}}))
+  AND NOT EXISTS (
+    SELECT 1 FROM sys.sql_expression_dependencies d WHERE d.referenced_id = s.object_id)
+ORDER BY s.object_id"""
+"""(sequence, last number, increment, end) of sequences beside the tables that fill no column."""
 
 LEFTOVERS = """
 SELECT name FROM sys.tables

@@ -15,7 +15,6 @@ from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.mssql import TINYINT
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import Dialect, translated
@@ -27,7 +26,7 @@ from dbsync_pipeline.dialects.mssql.source import MSSQLSource
 from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
 from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.staging import Moved, staging_table
-from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table, undecorated
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
 from dbsync_pipeline.errors import Busy, StructureError, Unrepresentable
 
 
@@ -377,40 +376,6 @@ class MSSQLTarget(MSSQLConnection):
         before = "convert(bigint, 0) AS dbsync_publish, convert(nvarchar(8), '') AS dbsync_change, "
         into = f"{quote(self.ledger_schema or '')}.{quote(name)}"
         self._run(tsql.create_like(into, table, table.columns, before))
-
-    # -- counters
-
-    @translated
-    def numbers(self, table: Table) -> tuple[int, int] | None:
-        """Return the last number that the IDENTITY gave and the highest key; None without one."""
-        if table.counter is None:
-            return None
-        last = self._all(catalog.LAST_IDENTITY, quote_table(table.sa))
-        if not last:
-            return None
-        column = quote(table.counter.name)
-        highest = self._one(f"SELECT convert(bigint, max({column})) FROM {self._from(table)}")[0]
-        return last[0][0] or 0, highest or 0
-
-    @translated
-    def move_counter(self, table: Table, value: int) -> None:
-        """Make the IDENTITY continue above `value`; never move it back.
-
-        It is set to `value` + 1: in a table that never had rows, DBCC CHECKIDENT sets the next
-        number, and in others the last one.
-        """
-        assert table.counter is not None
-        bits = _bits(table.counter)
-        if value > (self.counter(table) or 0):
-            name, number = tsql.literal(quote_table(table.sa)), min(value + 1, 2**bits - 1)
-            self._run(f"DBCC CHECKIDENT ({name}, RESEED, {number})")
-
-
-def _bits(column: Column) -> int:
-    """Return how many bits the positive numbers of an integer column have."""
-    sizes = {TINYINT: 8, sa.SmallInteger: 15, sa.BigInteger: 63}
-    type_ = undecorated(column.type)
-    return next((size for class_, size in sizes.items() if isinstance(type_, class_)), 31)
 
 
 def _unique_texts(table: Table) -> Iterator[Sequence[Column]]:

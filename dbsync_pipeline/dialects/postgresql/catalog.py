@@ -105,3 +105,48 @@ ORDER BY 1"""
 
 The primary key stays.
 """
+
+COLUMN_COUNTERS = """
+WITH wanted AS (
+  SELECT %(table)s::regclass AS table_oid,
+         unnest(%(columns)s::text[]) AS column_name, unnest(%(sequences)s::text[]) AS sequence_name)
+SELECT a.attname, s.oid::regclass::text, q.seqincrement,
+       CASE WHEN q.seqincrement > 0 THEN least(q.seqmax, l.most)
+            ELSE greatest(q.seqmin, -l.most - 1) END,
+       l.most IS NOT NULL AND NOT q.seqcycle
+FROM wanted w JOIN pg_attribute a ON a.attrelid = w.table_oid AND a.attname = w.column_name
+CROSS JOIN LATERAL (
+  SELECT d.objid AS oid FROM pg_depend d
+  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+    AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
+  UNION SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d
+    ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
+  WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+  UNION SELECT to_regclass(w.sequence_name)::oid) s
+JOIN pg_sequence q ON q.seqrelid = s.oid
+JOIN pg_type t ON t.oid = a.atttypid
+CROSS JOIN LATERAL (SELECT CASE coalesce(nullif(t.typbasetype, 0), t.oid)
+  WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
+  WHEN 'int8'::regtype THEN 9223372036854775807 WHEN 'numeric'::regtype THEN 9223372036854775807
+  END AS most) l
+ORDER BY 1, 2"""
+"""(column, sequence, increment, end, whether the rows follow it) of sequences that fill columns.
+
+A column has one by identity, as its owner, in its default, or by the name that the models give.
+"""
+
+FREE_SEQUENCES = """
+SELECT c.oid::regclass::text, q.seqincrement,
+       CASE WHEN q.seqincrement > 0 THEN q.seqmax ELSE q.seqmin END
+FROM pg_class c JOIN pg_sequence q ON q.seqrelid = c.oid
+WHERE c.relpersistence <> 't'
+  AND c.relnamespace IN (SELECT relnamespace FROM pg_class WHERE oid = ANY(%s::text[]::regclass[]))
+  AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT') END
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+      AND d.deptype IN ('a', 'i', 'e'))
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      AND d.classid = 'pg_attrdef'::regclass)
+ORDER BY 1"""
+"""(sequence, increment, end) of sequences beside the tables that fill no column."""

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.postgresql import catalog
 from dbsync_pipeline.dialects.postgresql.catalog import SQL, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
 from dbsync_pipeline.dialects.postgresql.expressions import by_width
@@ -103,6 +106,53 @@ class PostgreSQLSource(PostgreSQLConnection):
         with self._raw.cursor() as cursor:
             cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT binary)", file)
 
+    # -- counters
+
+    @translated
+    def counters(self, tables: Sequence[Table]) -> list[Counter]:
+        """Return the sequences that fill columns, and those of the tables' schemas that fill none.
+
+        A sequence of the second sort is left out if this role may not read it.
+        """
+        of_columns = [counter for table in tables for counter in self._column_counters(table)]
+        used = {counter.handle for counter in of_columns}
+        named = [quote_table(table.sa) for table in tables]
+        return of_columns + [
+            Counter(f"sequence {name}", name, self._last_of(name), None, step, end)
+            for name, step, end in self._all(catalog.FREE_SEQUENCES, (named,))
+            if name not in used
+        ]
+
+    def _column_counters(self, table: Table) -> Iterator[Counter]:
+        columns = [column.name for column in table.columns]
+        arguments = {
+            "table": quote_table(table.sa),
+            "columns": columns,
+            "sequences": [_sequence_of(table.sa_column(name)) for name in columns],
+        }
+        for column, sequence, step, end, compared in self._all(catalog.COLUMN_COUNTERS, arguments):
+            furthest = "max" if step > 0 else "min"
+            highest = (
+                self._one(f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}")[0]
+                if compared
+                else None
+            )
+            yield Counter(
+                f"{table.name}.{column}",
+                sequence,
+                self._last_of(sequence),
+                None if highest is None else int(highest),
+                step,
+                end,
+            )
+
+    def _last_of(self, sequence: str) -> int | None:
+        # pg_sequence_last_value would return NULL to a role that may not read the sequence
+        last: int | None = self._one(
+            f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}"
+        )[0]
+        return last
+
     def _with_keys(self, table: Table, keys: RowKeys | None, form: Form) -> str:
         """The condition that selects the rows with these keys."""
         if keys is None:
@@ -135,3 +185,11 @@ def _with_bytes(row: Row, binary: list[int]) -> Row:
     for n in binary:
         values_[n] = None if row[n] is None else bytes(row[n])
     return tuple(values_)
+
+
+def _sequence_of(column: sa.Column[Any]) -> str | None:
+    """The quoted name of the Sequence that the models fill a column from; None without one."""
+    sequence = column.default
+    if not isinstance(sequence, sa.Sequence):
+        return None
+    return ".".join(quote(part) for part in (sequence.schema, sequence.name) if part)

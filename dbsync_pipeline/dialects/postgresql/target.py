@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
 from dbsync_pipeline.dialects.postgresql import catalog, copy
@@ -278,35 +279,16 @@ class PostgreSQLTarget(PostgreSQLSource):
     # -- counters
 
     @translated
-    def numbers(self, table: Table) -> tuple[int, int] | None:
-        """Return the sequence's last number and the highest key; None without a sequence."""
-        sequence = self._sequence(table)
-        if sequence is None or table.counter is None:
-            return None
-        # pg_sequence_last_value would return NULL to a role that may not read the sequence
-        last = self._one(f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}")[0]
-        highest = self._one(
-            f"SELECT max({quote(table.counter.name)}) FROM {quote_table(table.sa)}"
-        )[0]
-        return last or 0, highest or 0
+    def move_counter(self, counter: Counter, value: int) -> None:
+        """Make the sequence's next number lie beyond `value`; never move it back.
 
-    @translated
-    def move_counter(self, table: Table, value: int) -> None:
-        """Make the sequence's next number greater than `value`; never move it back."""
-        sequence = self._sequence(table)
-        last, most = self._one(
-            f"SELECT last_value, seqmax FROM {sequence}, pg_sequence "
-            f"WHERE seqrelid = {self._literal(sequence)}::regclass"
+        setval is not undone by a rollback.
+        """
+        furthest = "greatest" if counter.step > 0 else "least"
+        self._run(
+            f"SELECT setval(%s::regclass, {furthest}(%s, last_value)) FROM {counter.handle}",
+            (counter.handle, value),
         )
-        self._run("SELECT setval(%s, %s)", (sequence, min(max(value, last), most)))
-
-    def _sequence(self, table: Table) -> str | None:
-        if table.counter is None:
-            return None
-        name = self._one(
-            "SELECT pg_get_serial_sequence(%s, %s)", (quote_table(table.sa), table.counter.name)
-        )[0]
-        return None if name is None else str(name)
 
 
 def _orphans(key: sa.ForeignKeyConstraint) -> str:

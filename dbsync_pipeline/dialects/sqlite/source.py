@@ -11,6 +11,7 @@ import numpy as np
 
 from dbsync_pipeline.dialects import canonical, values
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.sqlite import sql
 from dbsync_pipeline.dialects.sqlite.connection import SQLiteConnection
@@ -148,6 +149,36 @@ class SQLiteSource(SQLiteConnection):
         return values.converter(
             table, columns, [to_sqlite(column) for column in columns], self.name
         )
+
+    # -- counters
+
+    @translated
+    def counters(self, tables: Sequence[Table]) -> list[Counter]:
+        """Return a counter for each key that SQLite numbers.
+
+        Without AUTOINCREMENT SQLite gives the highest key plus one, so nothing can be moved.
+        """
+        return [
+            self._counter(table, table.counter) for table in tables if table.counter is not None
+        ]
+
+    def _counter(self, table: Table, column: Column) -> Counter:
+        name = table.sa.name
+        highest = self._raw.execute(
+            f"SELECT max({quote(column.name)}) FROM {quote(name)}"
+        ).fetchone()[0]
+        autoincrement, last = self._has_autoincrement(table), None
+        if autoincrement:
+            last = self._raw.execute(
+                "SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (name,)
+            ).fetchone()[0]
+        return Counter(f"{table.name}.{column.name}", name, last, highest, movable=autoincrement)
+
+    def _has_autoincrement(self, table: Table) -> bool:
+        definition = self._raw.execute(
+            "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table.sa.name,)
+        ).fetchone()
+        return definition is not None and "AUTOINCREMENT" in definition[0].upper()
 
     # -- rows
 

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.foreign_keys import violated_key
 from dbsync_pipeline.dialects.sqlite import sql
@@ -184,33 +185,12 @@ class SQLiteTarget(SQLiteSource):
     # -- counters
 
     @translated
-    def numbers(self, table: Table) -> tuple[int, int] | None:
-        """Return the last AUTOINCREMENT number and the highest key; None without AUTOINCREMENT."""
-        if table.counter is None or not self._has_autoincrement(table):
-            return None
-        last = self._raw.execute(
-            "SELECT seq FROM sqlite_sequence WHERE name = ?", (table.sa.name,)
-        ).fetchone()
-        highest = self._raw.execute(
-            f"SELECT max({quote(table.counter.name)}) FROM {quote(table.sa.name)}"
-        ).fetchone()[0]
-        return last[0] if last else 0, highest or 0
-
-    @translated
-    def move_counter(self, table: Table, value: int) -> None:
-        """Make the next number greater than `value`; never move the counter back."""
-        name = table.sa.name
+    def move_counter(self, counter: Counter, value: int) -> None:
+        """Make the next AUTOINCREMENT number greater than `value`; never move it back."""
         moved = self._raw.execute(
-            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (value, name)
+            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (value, counter.handle)
         ).rowcount
         if not moved:
             self._raw.execute(
-                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, value)
+                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (counter.handle, value)
             )
-
-    def _has_autoincrement(self, table: Table) -> bool:
-        """Whether SQLite keeps a counter; without it, it takes the highest key plus one."""
-        definition = self._raw.execute(
-            "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table.sa.name,)
-        ).fetchone()
-        return definition is not None and "AUTOINCREMENT" in definition[0].upper()

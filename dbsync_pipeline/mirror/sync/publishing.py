@@ -149,16 +149,18 @@ class Publishing:
             )
 
     def _move_counters(self) -> None:
-        """Move the target's counters past every key that the source issued, plus the key gap.
+        """Move the target's counters past every number that the source issued, plus the key gap.
 
-        So rows that are written on both sides of an outage do not share keys.
+        So rows that are written on both sides of an outage do not share numbers.
         """
-        source, target, gap = self.opened.source, self.opened.target, self.task.settings.key_gap
-        for table in self.task.tables:
-            present = target.counter(table)
-            issued = source.counter(table) if present is not None else None
-            if present is not None and issued is not None and present < issued + gap:
-                target.move_counter(table, issued + gap)
+        target, gap = self.opened.target, self.task.settings.key_gap
+        issued = {
+            counter.name: counter for counter in self.opened.source.counters(self.task.tables)
+        }
+        for counter in target.counters(self.task.tables):
+            value = counter.target(issued.get(counter.name), gap)
+            if value is not None:
+                target.move_counter(counter, value)
 
     def _prove_filled(self, filled: Sequence[Comparison], stripped: Sequence[str]) -> None:
         source, target = self.opened.source, self.opened.target

@@ -1,0 +1,113 @@
+"""IDENTITY columns and sequences of SQL Server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.mssql import TINYINT
+
+from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.counters import Counter
+from dbsync_pipeline.dialects.mssql import catalog
+from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection
+from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
+from dbsync_pipeline.dialects.table import Column, Kind, Table, undecorated
+
+_BITS = {TINYINT: 8, sa.SmallInteger: 15, sa.BigInteger: 63}
+
+
+class MSSQLCounters(MSSQLConnection):
+    """What the database numbers by itself."""
+
+    @translated
+    def counters(self, tables: Sequence[Table]) -> list[Counter]:
+        """Return IDENTITY columns, sequences that fill columns, and those that fill none.
+
+        A sequence of the last sort is left out if this user may not alter it. Babelfish has no
+        views of sequences.
+        """
+        counters = [counter for table in tables for counter in self._identity(table)]
+        if self._babelfish or not tables:
+            return counters
+        counters += [counter for table in tables for counter in self._sequences(table)]
+        used = {counter.handle for counter in counters}
+        named = ", ".join(f"object_id({literal(quote_table(table.sa))})" for table in tables)
+        return counters + [
+            Counter(f"sequence {name}", name, last, None, step, end)
+            for name, last, step, end in self._all(catalog.FREE_SEQUENCES.format(tables=named))
+            if name not in used
+        ]
+
+    @translated
+    def move_counter(self, counter: Counter, value: int) -> None:
+        """Make an IDENTITY or a sequence continue beyond `value`; never move it back.
+
+        An IDENTITY is set one step further: in a table that never had rows, DBCC CHECKIDENT sets
+        the next number, and in others the last one. A sequence restarts with its next number.
+        """
+        if value == counter.last or counter.furthest(value, counter.position) != value:
+            return
+        number = value if value == counter.end else value + counter.step
+        if counter.sequence:
+            self._run(f"ALTER SEQUENCE {counter.handle} RESTART WITH {number}")
+        else:
+            self._run(f"DBCC CHECKIDENT ({literal(counter.handle)}, RESEED, {number})")
+
+    def _identity(self, table: Table) -> Iterator[Counter]:
+        by_name = {column.name: column for column in table.columns}
+        for name, last, step in self._all(catalog.IDENTITY, quote_table(table.sa)):
+            if name in by_name:
+                yield Counter(
+                    f"{table.name}.{name}",
+                    quote_table(table.sa),
+                    last,
+                    self._furthest(table, by_name[name], step),
+                    step,
+                    _end(by_name[name], step),
+                    sequence=False,
+                )
+
+    def _sequences(self, table: Table) -> Iterator[Counter]:
+        by_name = {column.name: column for column in table.columns}
+        for name, *sequence in self._all(catalog.COLUMN_SEQUENCES, quote_table(table.sa)):
+            if name in by_name:
+                yield self._sequence(table, by_name[name], sequence)
+        for column in table.columns:
+            default = table.sa_column(column.name).default
+            if isinstance(default, sa.Sequence):
+                name = ".".join(quote(part) for part in (default.schema, default.name) if part)
+                for row in self._all(catalog.SEQUENCE, name):
+                    yield self._sequence(table, column, row)
+
+    def _sequence(self, table: Table, column: Column, found: Sequence[Any]) -> Counter:
+        handle, last, step, end = found
+        name = f"{table.name}.{column.name}"
+        if column.kind is not Kind.INTEGER:
+            return Counter(name, handle, last, None, step, end)
+        ends = (end, _end(column, step))
+        return Counter(
+            name,
+            handle,
+            last,
+            self._furthest(table, column, step),
+            step,
+            min(ends) if step > 0 else max(ends),
+        )
+
+    def _furthest(self, table: Table, column: Column, step: int) -> int | None:
+        furthest = "max" if step > 0 else "min"
+        number: int | None = self._one(
+            f"SELECT convert(bigint, {furthest}({quote(column.name)})) FROM {self._from(table)}"
+        )[0]
+        return number
+
+
+def _end(column: Column, step: int) -> int:
+    """The furthest number that an integer column can hold."""
+    type_ = undecorated(column.type)
+    bits = next((size for class_, size in _BITS.items() if isinstance(type_, class_)), 31)
+    if isinstance(type_, TINYINT) and step < 0:
+        return 0
+    return int(2**bits - 1 if step > 0 else -(2**bits))
