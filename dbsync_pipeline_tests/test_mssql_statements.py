@@ -27,7 +27,8 @@ from sqlglot import exp
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
-from dbsync_pipeline.dialects.mssql import connection, drivers, source, tsql
+from dbsync_pipeline.dialects.mssql import drivers, source, tsql
+from dbsync_pipeline.dialects.mssql.connection import DDL, Server
 from dbsync_pipeline.dialects.mssql.dialect import MSSQL
 from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.table import Kind, Row, Table, kind_of
@@ -107,6 +108,7 @@ class Recorder:
 
 ROWS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
+    r"@@TRANCOUNT": [(1,)],
     r"sysutcdatetime|count_big\(\*\) FROM|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
         (7,)
     ],
@@ -163,7 +165,7 @@ def _opened(babelfish: bool, locks: bool = False) -> tuple[MSSQL, Recorder]:
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=raw),
         closed=True,
-        info={"babelfish": babelfish},
+        info={"server": Server((15,), 3, babelfish)},
         begin=lambda: None,
         get_execution_options=lambda: {"dbsync_label": "dbsync run 1234", "dbsync_locks": locks},
         engine=SimpleNamespace(raw_connection=lambda: raw),
@@ -333,7 +335,7 @@ def test_the_parser_finds_a_broken_statement() -> None:
 
 def test_create_table_uses_the_types_of_sql_server() -> None:
     dialect = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
-    dialect.ddl_compiler = connection.DDL
+    dialect.ddl_compiler = DDL
     made = [str(sa.schema.CreateTable(table.sa).compile(dialect=dialect)) for table in MODEL.tables]
     for statement in made:
         _parsed(statement)

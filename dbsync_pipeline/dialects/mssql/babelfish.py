@@ -1,4 +1,7 @@
-"""The structure of tables as Babelfish's catalog tells it: SQLAlchemy asks for views that it lacks or leaves empty."""
+"""The structure of tables, read from the views that Babelfish fills.
+
+SQLAlchemy reads views that Babelfish lacks or leaves empty.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-IS_BABELFISH = (
-    "SELECT CASE WHEN convert(nvarchar(10), serverproperty('Babelfish')) = '1' THEN 1 ELSE 0 END"
-)
 HIDDEN = "SELECT convert(int, relrowsecurity) FROM pg_catalog.pg_class WHERE oid = object_id({0})"
 
 _Found = dict[tuple[str | None, str], Any]
 
 
 def adapt(dialect: Any) -> None:
-    """Let this SQLAlchemy dialect ask so; and insert many rows one by one: NULLs in a list of rows are taken for texts."""
+    """Make a SQLAlchemy dialect read the structure in this way, and insert rows one by one.
+
+    Babelfish takes NULLs in a list of rows for texts.
+    """
     dialect.use_insertmanyvalues = dialect.use_insertmanyvalues_wo_returning = False
     dialect.get_multi_pk_constraint = _primary_keys
     dialect.get_multi_foreign_keys = _foreign_keys
@@ -29,24 +32,24 @@ def adapt(dialect: Any) -> None:
 def _columns(
     inherited: Callable[..., Any], dialect: Any, connection: sa.Connection, **given: Any
 ) -> Any:
-    """Without collations, which it tells by names of its own."""
-    found = list(inherited(dialect, connection, **given))
-    for _, columns in found:
+    """Leave collations out: Babelfish reports them by names of its own."""
+    result = list(inherited(dialect, connection, **given))
+    for _, columns in result:
         for column in columns:
             if getattr(column["type"], "collation", None):
                 column["type"].collation = None
-    return found
+    return result
 
 
 def _indexes(
     inherited: Callable[..., Any], dialect: Any, connection: sa.Connection, **given: Any
 ) -> Any:
-    """By the names that they were given: it tells those that it made of them, with the table's and a hash behind."""
-    found = list(inherited(dialect, connection, **given))
-    for (_, table), indexes in found:
+    """Return indexes by the names in the models: Babelfish appends the table's name and a hash."""
+    result = list(inherited(dialect, connection, **given))
+    for (_, table), indexes in result:
         for index in indexes:
             index["name"] = re.sub(rf"{re.escape(table.lower())}[0-9a-f]{{32}}$", "", index["name"])
-    return found
+    return result
 
 
 def _primary_keys(
@@ -56,14 +59,14 @@ def _primary_keys(
     filter_names: Collection[str] | None = None,
     **_: Any,
 ) -> Any:
-    found: _Found = {
+    result: _Found = {
         (schema, name): {"name": None, "constrained_columns": []} for name in filter_names or ()
     }
     for table, key, column in _rows(connection, _PRIMARY, schema, filter_names):
-        one = found.setdefault((schema, table), {"name": None, "constrained_columns": []})
+        one = result.setdefault((schema, table), {"name": None, "constrained_columns": []})
         one["name"] = key
         one["constrained_columns"].append(column)
-    return found.items()
+    return result.items()
 
 
 def _foreign_keys(
@@ -73,7 +76,7 @@ def _foreign_keys(
     filter_names: Collection[str] | None = None,
     **_: Any,
 ) -> Any:
-    found: _Found = {(schema, name): [] for name in filter_names or ()}
+    result: _Found = {(schema, name): [] for name in filter_names or ()}
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     for table, key, column, there, referred, referred_column, deleted, updated in _rows(
         connection, _FOREIGN, schema, filter_names
@@ -88,16 +91,16 @@ def _foreign_keys(
                 "referred_columns": [],
                 "options": _actions(ondelete=deleted, onupdate=updated),
             }
-            found.setdefault((schema, table), []).append(one)
+            result.setdefault((schema, table), []).append(one)
         one["constrained_columns"].append(column)
         one["referred_columns"].append(referred_column)
-    return found.items()
+    return result.items()
 
 
-def _actions(**found: str) -> dict[str, str]:
-    """What a foreign key does besides refusing, in SQLAlchemy's words."""
+def _actions(**result: str) -> dict[str, str]:
+    """Return the actions of a foreign key as SQLAlchemy names them, without NO ACTION."""
     return {
-        event: action.replace("_", " ") for event, action in found.items() if action != "NO_ACTION"
+        event: action.replace("_", " ") for event, action in result.items() if action != "NO_ACTION"
     }
 
 
@@ -112,13 +115,18 @@ _PRIMARY = """
 SELECT object_name(i.object_id), i.name, c.name FROM sys.indexes i
 INNER JOIN sys.index_columns k ON k.object_id = i.object_id AND k.index_id = i.index_id
 INNER JOIN sys.columns c ON c.object_id = i.object_id AND c.column_id = k.column_id
-WHERE i.is_primary_key = 1 AND object_schema_name(i.object_id) = :schema ORDER BY i.object_id, k.key_ordinal"""
+WHERE i.is_primary_key = 1 AND object_schema_name(i.object_id) = :schema
+ORDER BY i.object_id, k.key_ordinal"""
 
 _FOREIGN = """
-SELECT object_name(f.parent_object_id), f.name, c.name, object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id), r.name,
+SELECT object_name(f.parent_object_id), f.name, c.name,
+       object_schema_name(f.referenced_object_id), object_name(f.referenced_object_id), r.name,
        f.delete_referential_action_desc, f.update_referential_action_desc
 FROM sys.foreign_keys f
 INNER JOIN sys.foreign_key_columns k ON k.constraint_object_id = f.object_id
-INNER JOIN sys.columns c ON c.object_id = f.parent_object_id AND c.column_id = k.parent_column_id
-INNER JOIN sys.columns r ON r.object_id = f.referenced_object_id AND r.column_id = k.referenced_column_id
-WHERE object_schema_name(f.parent_object_id) = :schema ORDER BY f.object_id, k.constraint_column_id"""
+INNER JOIN sys.columns c
+  ON c.object_id = f.parent_object_id AND c.column_id = k.parent_column_id
+INNER JOIN sys.columns r
+  ON r.object_id = f.referenced_object_id AND r.column_id = k.referenced_column_id
+WHERE object_schema_name(f.parent_object_id) = :schema
+ORDER BY f.object_id, k.constraint_column_id"""

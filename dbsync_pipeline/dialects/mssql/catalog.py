@@ -1,4 +1,4 @@
-"""Questions for the server's catalog, as text. `?` is a parameter; `{…}` is filled in by the caller."""
+"""Questions for the server's catalog, as text. `?` is a parameter; the caller fills in `{…}`."""
 
 from __future__ import annotations
 

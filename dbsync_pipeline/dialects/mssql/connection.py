@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -18,13 +21,61 @@ from dbsync_pipeline.dialects.table import Row, Table
 from dbsync_pipeline.errors import DatabaseError
 
 PINS = (
-    "SET LANGUAGE us_english",  # the drivers recognise errors by their text
+    "SET LANGUAGE us_english",  # mssql-python's errors are recognised by their text
     "SET DATEFORMAT ymd",
-    "SET ANSI_WARNINGS ON",
+    "SET NOCOUNT OFF",  # the ledger needs to know how many rows it updated
+    "SET XACT_ABORT OFF",  # an error leaves a snapshot as it is; `begin` switches it on
+    "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ANSI_NULL_DFLT_ON ON",
+    "SET ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON",
     "SET NUMERIC_ROUNDABORT OFF",
+    "SET TEXTSIZE 2147483647",
+    "SET ROWCOUNT 0",
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",  # pools of ODBC pass on another one
+    "SET LOCK_TIMEOUT 30000",  # milliseconds; by default a session waits without end
     "SET DEADLOCK_PRIORITY LOW",  # in a deadlock the application wins
 )
-"""What every session sets when it opens, whatever the server or the login sets by default."""
+"""What every session sets when it opens, whatever the server or the login sets by default.
+
+IMPLICIT_TRANSACTIONS is the drivers' own: they switch it on to leave commits to the caller, and off
+for a connection that commits every statement. `begin` checks that a transaction is open.
+"""
+
+OLDEST_VERSION = 15
+"""SQL Server 2019, the first with UTF-8 collations."""
+
+AZURE_EDITIONS = (5, 8, 9, 12)
+"""Azure SQL Database, Managed Instance, Edge and Fabric, which all call themselves version 12
+(`SERVERPROPERTY('EngineEdition')`)."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server is: its version, its edition by Microsoft's number, and whether it is
+    Babelfish.
+    """
+
+    version: tuple[int, ...]
+    edition: int
+    babelfish: bool
+
+    @classmethod
+    def of(cls, connection: sa.Connection) -> Server:
+        """Ask the server. Babelfish and Aurora may report any text as their @@VERSION."""
+        version, edition, babelfish = connection.exec_driver_sql(_SERVER).one()
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version or ""))
+        return cls(numbers or (OLDEST_VERSION,), edition or 0, bool(babelfish))
+
+    @property
+    def is_too_old(self) -> bool:
+        """Return whether this is Microsoft's server in a version before 2019."""
+        known = self.babelfish or self.edition in AZURE_EDITIONS
+        return not known and self.version[0] < OLDEST_VERSION
+
+
+_SERVER = """
+SELECT convert(nvarchar(40), serverproperty('ProductVersion')),
+       convert(int, serverproperty('EngineEdition')),
+       CASE WHEN convert(nvarchar(10), serverproperty('Babelfish')) = '1' THEN 1 ELSE 0 END"""
 
 
 class DDL(MSDDLCompiler):
@@ -48,7 +99,11 @@ class MSSQLConnection(Dialect):
         super().__init__(name, connection)
         raw: Any = connection.connection.driver_connection
         self._raw = raw
-        self._babelfish: bool = connection.info["babelfish"]
+        server: Server = connection.info["server"]
+        if server.is_too_old:
+            connection.close()
+            raise _too_old(name, server)
+        self._babelfish = server.babelfish
         self._running: Any = None
         self._in_call = threading.Lock()
         self._second: Any = None
@@ -82,16 +137,15 @@ class MSSQLConnection(Dialect):
         engine.update_execution_options(dbsync_label=label, dbsync_locks=locks)
         pins = "; ".join((*PINS, f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"))
 
+        dialect._get_server_version_info = partial(_server_version, dialect)
+
         @sa.event.listens_for(engine, "connect")
         def pin(connection: Any, record: Any) -> None:
             cursor = connection.cursor()
             cursor.execute(pins)
-            cursor.execute(babelfish.IS_BABELFISH)
-            record.info["babelfish"] = bool(cursor.fetchone()[0])
-            if record.info["babelfish"]:
-                babelfish.adapt(dialect)
             cursor.close()
             connection.commit()
+            record.info["server"] = dialect.dbsync_server
 
         @sa.event.listens_for(engine, "do_executemany")
         def write_many(cursor: Any, statement: str, rows: Any, _context: object) -> bool:
@@ -162,8 +216,8 @@ class MSSQLConnection(Dialect):
             )
         if not granted:
             raise DatabaseError(
-                f"the user of {self.name} lacks the right VIEW DEFINITION, without which the server "
-                "hides tables and policies from it",
+                f"the user of {self.name} lacks the right VIEW DEFINITION, and the server hides "
+                "tables and policies from it",
                 operation="read the structure",
                 database=self.name,
                 remedy=errors.GRANT,
@@ -292,6 +346,28 @@ class MSSQLConnection(Dialect):
         """Return the collation and the code page of each text column."""
         rows = self._all(catalog.COLLATIONS, quote_table(table.sa))
         return {name: (collation, page) for name, collation, page in rows}
+
+
+def _server_version(dialect: Any, connection: sa.Connection) -> tuple[int, ...]:
+    """Return the server's version to SQLAlchemy, and keep what the server is; adapt to Babelfish.
+
+    mssql-python's dialect would read the version from @@VERSION, and fails on an unknown text.
+    """
+    server = dialect.dbsync_server = Server.of(connection)
+    if server.babelfish:
+        babelfish.adapt(dialect)
+    return server.version
+
+
+def _too_old(name: str, server: Server) -> DatabaseError:
+    version = ".".join(map(str, server.version[:2]))
+    return DatabaseError(
+        f"the server is SQL Server {version}, and the mirror needs 2019 (15.0) or later",
+        operation="connect",
+        database=name,
+        remedy="upgrade the server; its database may stay at an older compatibility level, from "
+        "130 on",
+    )
 
 
 def object_ids(tables: Sequence[Table]) -> str:

@@ -61,7 +61,7 @@ def complete_url(url: sa.URL) -> sa.URL:
 
 
 def wheel_driver() -> str:
-    """Return the path of the ODBC driver in the mssql-python-odbc wheel, or Microsoft's name of it."""
+    """Return the path of the ODBC driver in the mssql-python-odbc wheel, or its usual name."""
     spec = importlib.util.find_spec("mssql_python_odbc")
     folder = Path(spec.origin).parent / "libs" if spec and spec.origin else None
     system = "alpine" if Path("/etc/alpine-release").exists() else "debian_ubuntu"
@@ -87,7 +87,7 @@ def _machine() -> tuple[str, ...]:
 
 
 def reads_under_locks(url: sa.URL) -> bool:
-    """Return whether the URL has `consistent_reads=locks`. Raise SettingsError for another value."""
+    """Return whether the URL has `consistent_reads=locks`. Raise SettingsError for other values."""
     value = url.query.get(LOCKS)
     if value not in (None, "locks"):
         raise SettingsError(
@@ -98,7 +98,7 @@ def reads_under_locks(url: sa.URL) -> bool:
 
 
 def import_driver(url: sa.URL) -> None:
-    """Import the URL's driver. Raise SettingsError with the command that installs what is missing."""
+    """Import the URL's driver. Raise SettingsError with a command where something is missing."""
     driver = {"mssqlpython": "mssql_python", "pyodbc": "pyodbc"}.get(url.get_driver_name())
     if driver is None:
         raise SettingsError(
@@ -124,7 +124,7 @@ def missing(message: str, name: str | None = None) -> SettingsError:
             remedy=extras.install("mssql"),
         )
     return SettingsError(
-        f"the driver of SQL Server needs the system library {library.rstrip('.')}, which is missing",
+        f"the driver of SQL Server needs the system library {library.rstrip('.')}",
         operation="connect",
         database=name,
         remedy=f"sudo apt-get install {LIBRARIES[library]}   "

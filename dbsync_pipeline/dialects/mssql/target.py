@@ -27,7 +27,7 @@ from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
 from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
-from dbsync_pipeline.errors import Busy, StructureError, Unrepresentable
+from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unrepresentable
 
 
 class MSSQLTarget(MSSQLConnection):
@@ -51,7 +51,14 @@ class MSSQLTarget(MSSQLConnection):
         self._run("SET XACT_ABORT ON")
         self.connection.begin()
         # the server begins a transaction with the first read of a table
-        self._all("SELECT TOP (1) 1 FROM sys.schemas")
+        if not self._one("SELECT TOP (1) @@TRANCOUNT FROM sys.schemas")[0]:
+            raise DatabaseError(
+                "the session commits every statement, although the driver was told not to",
+                operation="lock",
+                database=self.name,
+                remedy="take AUTOCOMMIT and IMPLICIT_TRANSACTIONS out of its URL and of the "
+                "login's triggers",
+            )
         if not self._take_lock("dbsync"):
             raise Busy(
                 self._lock_owner(),
@@ -303,7 +310,7 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def create_staging(self, table: Table) -> None:
-        """Create this session's empty tables for new rows and for keys; a second call empties them."""
+        """Create this session's tables for new rows and for keys; a second call empties them."""
         number = self._staging.setdefault(table.name, len(self._staging))
         for name, columns in (
             (f"#dbsync_new_{number}", table.columns),

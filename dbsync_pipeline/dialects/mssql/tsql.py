@@ -1,7 +1,8 @@
-"""Transact-SQL as text: how a column is hashed, read, staged and written back, and the statements made of these.
+"""Transact-SQL as text: how a column is hashed, read, staged and written back, and the statements
+made of these.
 
-Everything here is a function of the models, so that it can be compiled and parsed without a server. See `canonical` for the form that
-the digests follow.
+Everything here depends on the models only, so it can be compiled and parsed without a server. See
+`canonical` for what the digests are computed from.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ _DATETIME = "convert(datetime2(6), '2000-01-01T00:00:00')"
 _DATE = "convert(date, '2000-01-01')"
 _MIDNIGHT = "convert(time(6), '00:00:00')"
 _ARGUMENTS = 140
-"""`concat` takes up to 254, and cuts its result at 8000 bytes where no piece is a long one: short pieces have up to 54."""
+"""The most arguments of a `concat`. It accepts 254, but cuts its result at 8,000 bytes unless one
+argument is a MAX type, and a short piece has up to 54 bytes."""
 
 
 @dataclass(frozen=True)
 class Flavour:
-    """What servers that speak T-SQL write differently.
+    """What Microsoft's server and Babelfish write differently.
 
-    How a text becomes UTF-8; how 16 bytes become hexadecimal digits; and what keeps a hash from being computed twice.
+    `utf8` turns a text into UTF-8, `hexadecimal` turns 16 bytes into hexadecimal digits, and
+    `fence` keeps the optimizer from computing a hash twice.
     """
 
     utf8: str
@@ -40,7 +43,10 @@ class Flavour:
     fence: str
 
 
-_EIGHT = "right('000000000000000' + to_hex(convert(bigint, convert(binary(8), substring({{0}}, {0}, 8)))), 16)"
+_EIGHT = (
+    "right('000000000000000' + "
+    "to_hex(convert(bigint, convert(binary(8), substring({{0}}, {0}, 8)))), 16)"
+)
 
 MICROSOFT = Flavour(
     " COLLATE Latin1_General_100_BIN2_UTF8",
@@ -50,40 +56,42 @@ MICROSOFT = Flavour(
 BABELFISH = Flavour(
     "", f"{_EIGHT.format(1)} + {_EIGHT.format(9)}", " ORDER BY (SELECT NULL) OFFSET 0 ROWS"
 )
-"""Its texts are UTF-8 anyway, `convert` has no hexadecimal style, and the fence is PostgreSQL's."""
+"""Texts are UTF-8 there already, `convert` has no hexadecimal style, and PostgreSQL's optimizer
+needs the fence."""
 
 
 def quote(name: str) -> str:
-    """An identifier, quoted."""
+    """Return an identifier, quoted."""
     return "[" + name.replace("]", "]]") + "]"
 
 
 def quote_table(table: sa.Table) -> str:
-    """A table's name, quoted, with its schema where it has one."""
+    """Return a table's name, quoted, with its schema where it has one."""
     return ".".join(quote(part) for part in (table.schema, table.name) if part)
 
 
 def literal(text: str) -> str:
-    """A text, quoted; as NVARCHAR only where it must be, since Babelfish takes no other in some places."""
+    """Return a text, quoted; as NVARCHAR only where needed: Babelfish rejects it in some places."""
     return ("" if text.isascii() else "N") + "'" + text.replace("'", "''") + "'"
 
 
 def names(columns: Iterable[Column], alias: str = "") -> str:
-    """The columns' names in a row, each with the alias where there is one."""
+    """Return the columns' names as a list in SQL, each after the alias where there is one."""
     return ", ".join(f"{alias}{'.' if alias else ''}{quote(column.name)}" for column in columns)
 
 
 def type_name(column: Column) -> str:
-    """The column's type as a cast has it."""
+    """Return the column's type as a cast names it."""
     return column.type.compile(TYPES).split(" COLLATE ")[0]
 
 
 def plain(column: Column, name: str) -> str:
-    """The column as a plain value."""
+    """Return the column as a plain value."""
     if column.kind is Kind.TEXT:
         return name if _is_nvarchar(column) else f"convert(nvarchar(max), {name})"
     if column.kind is Kind.DATETIME and type_name(column) == "DATETIME":
-        name = f"convert(datetime2(3), {name})"  # counts in three-hundredths of a second, and is what it shows: three digits
+        # DATETIME counts in three-hundredths of a second; its value is the three digits it shows
+        name = f"convert(datetime2(3), {name})"
     return _PLAIN[column.kind].format(name)
 
 
@@ -106,7 +114,11 @@ def _is_nvarchar(column: Column) -> bool:
 
 
 def exact(column: Column, name: str) -> str:
-    """The column as it travels between two SQL Servers: as `plain`, or in a form that keeps the seventh digit and the offset."""
+    """Return the column as it travels between two SQL Servers, exactly.
+
+    As `plain`, but times keep their seventh digit and their offset, and OPAQUE columns travel as
+    bytes.
+    """
     match column.kind:
         case Kind.INSTANT | Kind.DATETIME | Kind.TIME:
             return f"convert(nvarchar(34), {name}, 121)"
@@ -126,16 +138,16 @@ def _as_bytes(column: Column, name: str) -> str:
 
 
 _NOT_EXACT = ("SQL_VARIANT", "TIMESTAMP", "ROWVERSION")
-"""A variant's own type is not in its bytes; a row version is the server's to give."""
+"""The bytes of a SQL_VARIANT lack its type; only the server can set a ROWVERSION."""
 
 
 def value(column: Column, name: str, native: bool) -> str:
-    """The column as it leaves the server, in the words of that form."""
+    """Return the column as it leaves the server: exactly, or as a plain value."""
     return exact(column, name) if native else plain(column, name)
 
 
 def stored(column: Column, name: str, native: bool) -> str:
-    """The inverse of `value`: what is stored in the column for a value that came in."""
+    """Return the inverse of `value`: what the column stores for a value that arrives."""
     match column.kind:
         case Kind.INSTANT | Kind.DATETIME | Kind.TIME if native:
             return f"convert({type_name(column)}, {name}, 121)"
@@ -148,7 +160,8 @@ def stored(column: Column, name: str, native: bool) -> str:
         case Kind.DATE:
             return f"convert(date, dateadd(day, {name}, {_INSTANT}))"
         case Kind.TIME:
-            return f"dateadd(microsecond, {name} % 1000000, dateadd(second, {name} / 1000000, {_MIDNIGHT}))"
+            seconds = f"dateadd(second, {name} / 1000000, {_MIDNIGHT})"
+            return f"dateadd(microsecond, {name} % 1000000, {seconds})"
         case Kind.BOOLEAN:
             return f"convert(bit, {name})"
         case _:
@@ -156,9 +169,10 @@ def stored(column: Column, name: str, native: bool) -> str:
 
 
 def _moment(name: str) -> str:
-    """In three steps, since dateadd counts in int; every division truncates towards zero, so no step leaves the years 1 to 9999.
+    """Return a number of microseconds as a DATETIMEOFFSET in UTC.
 
-    Always as a moment of UTC: on Babelfish other types end in 1753.
+    In three steps, since dateadd counts in int. Every division truncates towards zero, so no step
+    leaves the years 1 to 9999. On Babelfish other types begin in 1753.
     """
     days = f"dateadd(day, {name} / 86400000000, {_INSTANT})"
     return (
@@ -167,7 +181,7 @@ def _moment(name: str) -> str:
 
 
 def staged_type(column: Column, native: bool, collation: str | None = None) -> str:
-    """The type of the column in staging, which holds values as `value` gives them."""
+    """Return the type of the column in staging, which stores what `value` returns."""
     match column.kind:
         case Kind.INTEGER:
             return "BIGINT"
@@ -193,9 +207,10 @@ def staged_type(column: Column, native: bool, collation: str | None = None) -> s
 
 
 def damaged(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
-    """The number of the first column whose value would not arrive as it is, from 1; 0 where all do.
+    """Return SQL for the number, from 1, of the first column whose value would be damaged; else 0.
 
-    Half of a surrogate pair does not survive UTF-8, and a seventh digit of a second is more than a plain value has.
+    Half of a surrogate pair does not survive UTF-8, and a plain value has no seventh digit of a
+    second.
     """
     cases = [
         f"WHEN {condition} THEN {number}"
@@ -208,7 +223,8 @@ def damaged(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
 def _damaged(column: Column, name: str, native: bool, flavour: Flavour) -> str | None:
     if column.kind is Kind.TEXT and flavour.utf8:
         text = plain(column, name)
-        return f"{text} COLLATE {BINARY} <> convert(nvarchar(max), {_utf8(column, name, flavour)}) COLLATE {BINARY}"
+        back = f"convert(nvarchar(max), {_utf8(column, name, flavour)})"
+        return f"{text} COLLATE {BINARY} <> {back} COLLATE {BINARY}"
     if (
         column.kind in (Kind.INSTANT, Kind.DATETIME, Kind.TIME)
         and not native
@@ -228,7 +244,7 @@ def _utf8(column: Column, name: str, flavour: Flavour) -> str:
 
 
 def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
-    """The column's piece of the form that is hashed."""
+    """Return the column's piece of the text that is hashed."""
     match column.kind:
         case Kind.TEXT:
             text = _utf8(column, name, flavour)
@@ -256,7 +272,7 @@ def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
 
 
 def hashed(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
-    """The SHA-256 of the row's form over these columns of `t`."""
+    """Return SQL for the SHA-256 of a row of `t`, over these columns."""
     pieces = [
         f"isnull({_piece(column, f't.{quote(column.name)}', native, flavour)}, '~') + '|'"
         for column in columns
@@ -271,7 +287,7 @@ def _concat(pieces: Sequence[str]) -> str:
 
 
 def bucket(table: Table, form: Form, flavour: Flavour) -> str:
-    """The row's bucket: see `canonical.bucket_of`."""
+    """Return SQL for the row's bucket; see `canonical.bucket_of`."""
     key = table.key
     name = f"t.{quote(key[0].name)}"
     if len(key) == 1 and key[0].kind is Kind.INTEGER:
@@ -284,17 +300,24 @@ def bucket(table: Table, form: Form, flavour: Flavour) -> str:
 
 
 def digests(table: Table, form: Form, flavour: Flavour, source: str, only: bool) -> str:
-    """(bucket, rows, sum, sum) of every bucket, or of those that the parameter has as a JSON list; `source` is the FROM, as `t`."""
+    """Return the query for (bucket, rows, sum, sum) of every bucket.
+
+    `only`: of the buckets in its parameter, a JSON list. `source` is the FROM clause, as `t`.
+    """
     first, second = (
         f"convert(nvarchar(41), sum(convert(decimal(38, 0), {half})))" for half in _halves()
     )
-    return f"SELECT b, count_big(*), {first}, {second} FROM ({_rows(table, form, flavour, source, only)}) x GROUP BY b"
+    rows = _rows(table, form, flavour, source, only)
+    return f"SELECT b, count_big(*), {first}, {second} FROM ({rows}) x GROUP BY b"
 
 
 def row_digests(table: Table, form: Form, flavour: Flavour, source: str) -> str:
-    """(bucket, half, half, key…) of every row of the buckets that the parameter has, ordered by bucket."""
+    """Return the query for (bucket, half, half, key…) of each row of the buckets in its parameter,
+    ordered by bucket.
+    """
     keys = ", ".join(f"k{n}" for n in range(len(table.key)))
-    return f"SELECT b, {', '.join(_halves())}, {keys} FROM ({_rows(table, form, flavour, source, True, True)}) x ORDER BY b"
+    rows = _rows(table, form, flavour, source, True, True)
+    return f"SELECT b, {', '.join(_halves())}, {keys} FROM ({rows}) x ORDER BY b"
 
 
 def _rows(
@@ -312,7 +335,7 @@ def _rows(
 
 
 def _halves() -> tuple[str, str]:
-    """The two numbers of a hash that buckets sum."""
+    """Return SQL for the two numbers of a hash that the buckets sum."""
     first, second = (
         f"convert(bigint, convert(binary(8), substring(r, {start}, 8)))" for start in (1, 9)
     )
@@ -323,7 +346,7 @@ def _halves() -> tuple[str, str]:
 
 
 def json_keys(columns: Sequence[Column], native: bool) -> str:
-    """The keys of parameter `?` as rows k0, k1, …"""
+    """Return a FROM clause of the keys in parameter `?`, with columns k0, k1, …"""
     types = ", ".join(
         f"k{n} {staged_type(column, native)} '$[{n}]'" for n, column in enumerate(columns)
     )
@@ -331,9 +354,10 @@ def json_keys(columns: Sequence[Column], native: bool) -> str:
 
 
 def same_key(columns: Sequence[Column], native: bool, collations: dict[str, str]) -> str:
-    """The condition that joins the keys of `json_keys`, as `k`, to the rows of `t`."""
+    """Return the condition that joins the keys of `json_keys`, as `k`, to the rows of `t`."""
     return " AND ".join(
-        f"t.{quote(column.name)} = {stored(column, f'k.k{n}', native)}{_collate(column, collations)}"
+        f"t.{quote(column.name)} = {stored(column, f'k.k{n}', native)}"
+        f"{_collate(column, collations)}"
         for n, column in enumerate(columns)
     )
 
@@ -352,7 +376,7 @@ def _collate(column: Column, collations: dict[str, str]) -> str:
 def create_loaded(
     name: str, columns: Sequence[Column], native: bool, collations: dict[str, str]
 ) -> str:
-    """A table for the bulk load, of types that carry every value exactly."""
+    """Return the statement that creates a table for the bulk load, in types that are exact."""
     parts = ", ".join(
         f"{quote(column.name)} {staged_type(column, native, collations.get(column.name))} NULL"
         for column in columns
@@ -361,13 +385,16 @@ def create_loaded(
 
 
 def insert_loaded(into: str, name: str, columns: Sequence[Column], native: bool) -> str:
-    """What the bulk load has brought, as the live table holds it."""
+    """Return the INSERT of loaded rows, in the types of the live table."""
     values = ", ".join(stored(column, f"s.{quote(column.name)}", native) for column in columns)
     return f"INSERT INTO {into} ({names(columns)}) SELECT {values} FROM {name} s"
 
 
 def create_like(name: str, table: Table, columns: Sequence[Column], before: str = "") -> str:
-    """An empty table of columns just like the live ones, but all nullable and none generated, which is what the outer join does."""
+    """Return the statement that creates an empty table with the columns of the live one.
+
+    The outer join makes all of them nullable, and none of them an IDENTITY.
+    """
     return (
         f"SELECT {before}{names(columns, 't')} INTO {name} "
         f"FROM (SELECT 1 AS one) o LEFT JOIN {quote_table(table.sa)} t ON 1 = 0 WHERE 1 = 0"
@@ -375,22 +402,30 @@ def create_like(name: str, table: Table, columns: Sequence[Column], before: str 
 
 
 def insert_staged(table: Table, staging: str) -> str:
-    """Everything staged into the live table. Columns are qualified, since Babelfish has variables of its own, `found` for one."""
-    return f"INSERT INTO {quote_table(table.sa)} ({names(table.columns)}) SELECT {names(table.columns, 's')} FROM {staging} s"
+    """Return the INSERT of all staged rows into the live table.
+
+    Columns are qualified: Babelfish has variables of its own, for example `found`.
+    """
+    into = f"{quote_table(table.sa)} ({names(table.columns)})"
+    return f"INSERT INTO {into} SELECT {names(table.columns, 's')} FROM {staging} s"
 
 
 def delete_staged(table: Table, staging: str) -> str:
-    """The live rows whose keys are staged."""
-    return f"DELETE t FROM {quote_table(table.sa)} t INNER JOIN {staging} s ON {_agree(table.key, 't')}"
+    """Return the DELETE of the live rows whose keys are staged."""
+    live = f"{quote_table(table.sa)} t"
+    return f"DELETE t FROM {live} INNER JOIN {staging} s ON {_agree(table.key, 't')}"
 
 
 def collisions(table: Table, staging: str, columns: Sequence[Column]) -> str:
-    """The keys of two new rows that the server takes as equal in these columns, or of one that it takes as equal to a live one."""
+    """Return the query for the keys of two new rows that the server compares as equal in these
+    columns, or of a new row that equals a live one.
+    """
     agreed = names(columns)
     key = ", ".join(f"convert(nvarchar(max), s.{quote(column.name)})" for column in table.key)
     twice = f"SELECT {agreed} FROM {staging} GROUP BY {agreed} HAVING count(*) > 1"
     live = f"EXISTS (SELECT 1 FROM {quote_table(table.sa)} t WHERE {_agree(columns, 't')})"
-    return f"SELECT TOP (2) {key} FROM {staging} s WHERE EXISTS (SELECT 1 FROM ({twice}) d WHERE {_agree(columns, 'd')}) OR {live}"
+    new = f"EXISTS (SELECT 1 FROM ({twice}) d WHERE {_agree(columns, 'd')})"
+    return f"SELECT TOP (2) {key} FROM {staging} s WHERE {new} OR {live}"
 
 
 def _agree(columns: Sequence[Column], other: str) -> str:
@@ -400,6 +435,6 @@ def _agree(columns: Sequence[Column], other: str) -> str:
 
 
 def orphans(key: sa.ForeignKeyConstraint) -> str:
-    """1 where a reference leads nowhere, 0 where the foreign key holds."""
+    """Return the query for 1 where a reference leads nowhere, 0 where the foreign key holds."""
     pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
     return foreign_keys.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
