@@ -241,7 +241,14 @@ def hard_world() -> dict[str, list[dict[str, Any]]]:
         decimal.Decimal("0.000001"),
         decimal.Decimal(0),
     ]
-    floats = [0.1, 5e-324, 1.7976931348623157e308, -1e-7, 1 / 3, 123456789.123456789]
+    floats = [
+        0.1,
+        2.2250738585072014e-308,
+        1.7976931348623157e308,
+        -1e-7,
+        1 / 3,
+        123456789.123456789,
+    ]
     blobs = [None, b"", b"\0", bytes(range(256)), b"\\x41", b"x" * 3_000_000]
     world = small_world()
     world["users"] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.table import Column, Kind
@@ -24,7 +25,7 @@ def _mssql(column: Column, type_name: str, code_page: int | None) -> values.Conv
         case Kind.TEXT:
             return _code_page(code_page, column.length) if code_page else _utf16(column.length)
         case Kind.FLOAT:
-            return _single if _is_real(column, type_name) else _finite
+            return _single if _is_real(column, type_name) else _normal
         case Kind.INSTANT | Kind.DATETIME:
             return _kept(type_name, _within_years)
         case Kind.TIME:
@@ -81,14 +82,22 @@ def _is_real(column: Column, type_name: str) -> bool:
     return type_name == "REAL" or (precision is not None and precision <= 24)
 
 
-def _finite(value: float) -> float:
+_LEAST_DOUBLE = sys.float_info.min
+_LEAST_SINGLE = 2.0**-126
+"""The least normal numbers. SQL Server counts smaller ones as invalid: DBCC CHECKDB reports them
+as error 2570."""
+
+
+def _normal(value: float, least: float = _LEAST_DOUBLE) -> float:
     if not math.isfinite(value):
         raise values.Cannot("SQL Server holds neither NaN nor infinity")
+    if 0 < abs(value) < least:
+        raise values.Cannot(f"SQL Server holds no number between 0 and {least:.3g} there")
     return value
 
 
 def _single(value: float) -> float:
-    if struct.unpack("f", struct.pack("f", _finite(value)))[0] != value:
+    if struct.unpack("f", struct.pack("f", _normal(value, _LEAST_SINGLE)))[0] != value:
         raise values.Cannot("the column is REAL and keeps 24 bits of it")
     return value
 
