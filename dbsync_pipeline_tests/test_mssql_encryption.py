@@ -1,4 +1,4 @@
-"""The server's certificate is verified by both drivers, unless the URL says otherwise."""
+"""Both drivers verify the server's certificate, unless the URL overrides it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ pytestmark = pytest.mark.parametrize("engine", [engine for engine in ENGINES if 
 
 
 @pytest.mark.parametrize("driver", ["mssql", "mssql+pyodbc"])
-def test_a_certificate_that_nobody_vouches_for_is_refused(
+def test_a_certificate_of_an_unknown_authority_is_refused(
     engine: str,
     driver: str,
     new_database: NewDatabase,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server without any certificate is refused with other words."""
-    nobody = tmp_path / "trusted.crt"
-    nobody.touch()
-    monkeypatch.setenv("SSL_CERT_FILE", str(nobody))
+    """A server without any certificate is refused with another error."""
+    no_authority = tmp_path / "trusted.crt"
+    no_authority.touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(no_authority))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    given = new_database(engine, "linux")
-    verified = Database(given.name, given.url.set(drivername=driver, query={}))
+    database = new_database(engine, "linux")
+    verified = Database(database.name, database.url.set(drivername=driver, query={}))
     with (
         pytest.raises(Unavailable, match=r"certificate|no encrypted connection"),
         verified.connect(),
     ):
-        pytest.fail("a server that nobody vouches for was believed")
+        pytest.fail("an unknown authority was trusted")

@@ -225,11 +225,13 @@ def test_a_connection_lost_during_a_bulk_load_is_worth_a_retry() -> None:
     ("text", "remedy"),
     [
         (
-            "Failed to acquire an Entra ID access token for authentication type 'msi': ManagedIdentityCredential unavailable.",
+            "Failed to acquire an Entra ID access token for authentication type 'msi': "
+            "ManagedIdentityCredential unavailable.",
             "az login",
         ),
         (
-            "SSPI Provider: No credentials were supplied. No Kerberos credentials available (default cache: FILE:/tmp/krb5cc_0)",
+            "SSPI Provider: No credentials were supplied. No Kerberos credentials available "
+            "(default cache: FILE:/tmp/krb5cc_0)",
             "kinit",
         ),
     ],
@@ -248,7 +250,8 @@ def test_a_failed_authentication_names_what_is_missing(text: str, remedy: str) -
     ("text", "remedy"),
     [
         (
-            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable to get local issuer certificate]",
+            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:unable "
+            "to get local issuer certificate]",
             "authority",
         ),
         (
@@ -256,7 +259,8 @@ def test_a_failed_authentication_names_what_is_missing(text: str, remedy: str) -
             "authority",
         ),
         (
-            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject name does not match host name]",
+            "SSL Provider: [error:0A000086:SSL routines::certificate verify failed:subject "
+            "name does not match host name]",
             "Hostname",
         ),
         ("SSL Provider: The target principal name is incorrect.", "HostnameInCertificate"),
@@ -273,7 +277,10 @@ def test_a_refused_certificate_comes_with_its_remedy(text: str, remedy: str) -> 
 
 
 def test_errors_are_recognised_by_number_and_by_text() -> None:
-    deadlock = "Transaction (Process ID 52) was deadlocked on lock resources with another process. Rerun the transaction."
+    deadlock = (
+        "Transaction (Process ID 52) was deadlocked on lock resources with another process. "
+        "Rerun the transaction."
+    )
     for error in (
         _Native(deadlock),
         _Odbc(deadlock, 1205),
@@ -302,11 +309,13 @@ def test_errors_are_recognised_by_number_and_by_text() -> None:
         ),
         ("CREATE TABLE permission denied in database 'app'.", 262),
         (
-            'Cannot find the object "users" because it does not exist or you do not have permissions.',
+            'Cannot find the object "users" because it does not exist or you do not have '
+            "permissions.",
             1088,
         ),
         (
-            'The specified schema name "dbsync" either does not exist or you do not have permission to use it.',
+            'The specified schema name "dbsync" either does not exist or you do not have '
+            "permission to use it.",
             2760,
         ),
         ("User does not have permission to perform this action.", 15247),
@@ -323,12 +332,15 @@ def test_a_missing_right_names_the_page_that_lists_the_rights(text: str, number:
     ("text", "number", "expected"),
     [
         (
-            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object 'dbo.users'. The duplicate key value is (a (hidden)@b).",
+            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object "
+            "'dbo.users'. The duplicate key value is (a (hidden)@b).",
             2627,
-            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object 'dbo.users'.\nRemedy: where the models",
+            "Violation of UNIQUE KEY constraint 'ux'. Cannot insert duplicate key in object "
+            "'dbo.users'.\nRemedy: where the models",
         ),
         (
-            "String or binary data would be truncated in table 'app.dbo.users', column 'name'. Truncated value: 'it's hidden'.",
+            "String or binary data would be truncated in table 'app.dbo.users', column "
+            "'name'. Truncated value: 'it's hidden'.",
             2628,
             "in table 'app.dbo.users', column 'name'.",
         ),
@@ -392,10 +404,12 @@ def test_a_server_without_encryption_has_its_own_error() -> None:
     """With the messages of the two drivers."""
     for error in (
         _Native(
-            "Driver Error: Client unable to establish connection; DDBC Error: [Microsoft]Encryption not supported on SQL Server."
+            "Driver Error: Client unable to establish connection; DDBC Error: "
+            "[Microsoft]Encryption not supported on SQL Server."
         ),
         _Odbc(
-            "[Microsoft][ODBC Driver 18 for SQL Server]Encryption not supported on SQL Server. (20) (SQLDriverConnect)",
+            "[Microsoft][ODBC Driver 18 for SQL Server]Encryption not supported on SQL "
+            "Server. (20) (SQLDriverConnect)",
             20,
         ),
     ):
@@ -411,7 +425,10 @@ def test_an_unknown_connection_error_points_to_the_url() -> None:
 
 
 def test_a_database_without_snapshots_gets_the_statement_that_allows_them() -> None:
-    text = "Snapshot isolation transaction failed accessing database 'app' because snapshot isolation is not allowed in this database."
+    text = (
+        "Snapshot isolation transaction failed accessing database 'app' because snapshot "
+        "isolation is not allowed in this database."
+    )
     for error in (_Native(text), _Odbc(text, 3952)):
         message = str(errors.translate(error, "azure", "snapshot"))
         assert (

@@ -1,7 +1,7 @@
-"""The rights on SQL Server that docs/security.md lists, taken from the page itself: syncs run under them, and not without.
+"""Syncs run with the rights that docs/security.md lists for SQL Server, and fail without them.
 
-Babelfish knows no rights on a whole database and no `db_ddladmin`. There a standby needs the owner of the database, and what the
-page says of one cannot be shown.
+The statements are read from the page. Babelfish has neither rights on a whole database nor
+`db_ddladmin`: there a standby needs the database's owner, and its rights cannot be tested.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ PAGE = (
 PASSWORD = "Only-for-1-test"
 ONLY_MICROSOFT = re.compile("VIEW DEFINITION|db_ddladmin|ALLOW_SNAPSHOT_ISOLATION")
 MISSING = r"docs/security\.md|the table is missing"
-"""Babelfish hides a table from who has no right on it; Microsoft's server does not where VIEW DEFINITION is granted."""
+"""Babelfish hides a table from a user without a right on it; SQL Server does not where VIEW
+DEFINITION is granted."""
 _numbers = itertools.count(1)
 users = MODEL.table("users").sa
 
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.parametrize("engine", [engine for engine in ENGINES if 
 
 
 def listed(title: str) -> list[str]:
-    """The statements of the page under this title, the one for `users` for every table of the models."""
+    """Return the statements under this title; those for `users` repeated for every table."""
     block = re.search(rf"### {title}\n.*?```sql\n(.*?)```", PAGE, re.S)
     assert block
     lines = [line.split(" --")[0].strip().rstrip(";") for line in block[1].splitlines()]
@@ -59,14 +60,14 @@ def listed(title: str) -> list[str]:
 
 
 class Logins:
-    """Runs the page's statements for one login, whose name is this test's own."""
+    """Runs the page's statements for logins with names of their own, and drops these at the end."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[Database, str]] = []
+        self._created: list[tuple[Database, str]] = []
 
     def new(self, database: Database, statements: list[str]) -> Database:
         login = f"l{os.getpid()}_{next(_numbers)}"
-        self._made.append((database, login))
+        self._created.append((database, login))
         self.run(
             database,
             *(
@@ -81,13 +82,13 @@ class Logins:
         )
 
     def run(self, database: Database, *statements: str) -> None:
-        known = [
+        supported = [
             one for one in statements if not (is_babelfish(database) and ONLY_MICROSOFT.search(one))
         ]
-        administer(database, *known)
+        administer(database, *supported)
 
     def drop(self) -> None:
-        for database, login in self._made:
+        for database, login in self._created:
             administer(
                 Database("server", database.url.set(database="master")), f"DROP LOGIN {login}"
             )
@@ -95,10 +96,10 @@ class Logins:
 
 @pytest.fixture
 def logins() -> Iterator[Logins]:
-    """To be asked for ahead of `new_database`: a login goes once the database is gone that has rights for it."""
-    made = Logins()
-    yield made
-    made.drop()
+    """Take this before `new_database`: a login can go once the databases that know it are gone."""
+    logins = Logins()
+    yield logins
+    logins.drop()
 
 
 @pytest.fixture
@@ -109,29 +110,29 @@ def places(engine: str, logins: Logins, new_database: NewDatabase) -> tuple[Data
 
 
 def rights(statements: list[str]) -> list[str]:
-    """The statements that give rights on a table, each of one right."""
-    found = [
+    """Return the statements that grant rights on a table, one right each."""
+    grants = [
         re.fullmatch(r"GRANT ([A-Z, ]+) ON (\S+) TO (\w+)", statement) for statement in statements
     ]
     return [
-        f"GRANT {right} ON {one[2]} TO {one[3]}"
-        for one in found
-        if one
-        for right in one[1].split(", ")
+        f"GRANT {right} ON {grant[2]} TO {grant[3]}"
+        for grant in grants
+        if grant
+        for right in grant[1].split(", ")
     ]
 
 
-def without(right: str, login: Database) -> str:
+def revoked(right: str, login: Database) -> str:
     return re.sub("TO dbsync_source", f"FROM {login.url.username}", right).replace(
         "GRANT", "REVOKE"
     )
 
 
-def again(right: str, login: Database) -> str:
+def granted(right: str, login: Database) -> str:
     return right.replace("dbsync_source", str(login.url.username))
 
 
-def test_a_source_that_notes_its_numbers_runs_under_the_rights_of_the_page(
+def test_a_source_that_records_numbers_runs_with_the_rights_of_the_page(
     logins: Logins, places: tuple[Database, Database]
 ) -> None:
     source, target = places
@@ -141,19 +142,19 @@ def test_a_source_that_notes_its_numbers_runs_under_the_rights_of_the_page(
     assert content(target) == content(source)
     for number, right in enumerate(rights(statements)):
         execute(source, (users.insert(), [user(5000 + number)]))
-        logins.run(source, without(right, primary))
+        logins.run(source, revoked(right, primary))
         if "SELECT" in right:
             with pytest.raises(DbsyncError, match=MISSING) as refused:
                 sync(primary, target)
             assert "database windows" in str(refused.value)
         else:
             assert not sync(primary, target).numbered, "the number is then the target's own"
-        logins.run(source, again(right, primary))
+        logins.run(source, granted(right, primary))
     assert sync(primary, target).numbered
     assert content(target) == content(source)
 
 
-def test_a_read_only_source_runs_under_the_rights_of_the_page(
+def test_a_read_only_source_runs_with_the_rights_of_the_page(
     logins: Logins, places: tuple[Database, Database]
 ) -> None:
     source, target = places
@@ -172,7 +173,7 @@ def test_a_read_only_source_runs_under_the_rights_of_the_page(
     assert content(target) == content(source)
 
 
-def test_a_standby_runs_under_the_rights_of_the_page(
+def test_a_standby_runs_with_the_rights_of_the_page(
     engine: str, logins: Logins, new_database: NewDatabase
 ) -> None:
     source, target = new_database("sqlite", "windows"), new_database(engine, "linux")

@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import io
 import re
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from sqlglot import exp
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
-from dbsync_pipeline.dialects.mssql import drivers, source, tsql
+from dbsync_pipeline.dialects.mssql import catalog, drivers, source, tsql
 from dbsync_pipeline.dialects.mssql.connection import DDL, Server
 from dbsync_pipeline.dialects.mssql.dialect import MSSQL
 from dbsync_pipeline.dialects.mssql.values import to_mssql
@@ -109,9 +110,8 @@ class Recorder:
 ROWS: dict[str, list[Row]] = {
     r"sp_getapplock": [(0,)],
     r"@@TRANCOUNT": [(1,)],
-    r"sysutcdatetime|count_big\(\*\) FROM|convert\(bigint, max|database_|rowcount_big|sys.partitions": [
-        (7,)
-    ],
+    r"sysutcdatetime|count_big\(\*\) FROM|convert\(bigint, max": [(7,)],
+    r"database_|rowcount_big|sys.partitions": [(7,)],
     r"relrowsecurity|masked": [(7,)],
     r"VIEW DEFINITION": [(150, 1)],
     r"set_config": [("replica",)],
@@ -304,10 +304,29 @@ def test_a_source_reads_a_table_before_it_sets_its_mark(locks: bool) -> None:
     dialect, raw = _opened(babelfish=False, locks=locks)
     dialect.snapshot()
     dialect.set_marker(5)
-    (mark,) = [
-        number for number, statement in enumerate(raw.statements) if "sp_getapplock" in statement
-    ]
-    assert any("FROM sys.tables" in statement for statement in raw.statements[:mark])
+    *_, before, mark = raw.statements
+    assert "sp_getapplock" in mark and "SELECT TOP (1) 1 FROM [dbo].[users]" in before
+
+
+def test_a_snapshot_does_not_begin_with_a_table_that_forbids_it() -> None:
+    """A memory-optimised table cannot be read under SNAPSHOT, and an external one is elsewhere."""
+    query = " ".join(catalog.FIRST_TABLE.split())
+    assert "t.is_memory_optimized = 0 AND t.is_external = 0" in query
+    assert "CASE s.name WHEN 'dbsync' THEN 0" in query, "the ledger's table is known to do"
+
+
+def test_the_catalog_is_read_aside_while_a_snapshot_is_open() -> None:
+    """A query of it under SNAPSHOT fails once an index was rebuilt: error 3961."""
+    dialect, raw = _opened(babelfish=False)
+    dialect.snapshot()
+    begun = len(raw.statements)
+    dialect.hidden(MODEL.tables)
+    for table in MODEL.tables:
+        dialect.rows(table), dialect.counters([table])
+        list(dialect.read(table, [tuple(PLAIN[column.kind] for column in table.key)]))
+    aside = "EXEC sp_executesql N'SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+    of_catalog = [statement for statement in raw.statements[begun:] if "sys." in statement]
+    assert of_catalog and all(statement.startswith(aside) for statement in of_catalog)
 
 
 @pytest.mark.parametrize("type_", [mssql.SQL_VARIANT, mssql.ROWVERSION, mssql.TIMESTAMP])
@@ -398,6 +417,9 @@ MICROSECONDS = (dt.datetime(2026, 1, 31, 12) - dt.datetime(2000, 1, 1)) // dt.ti
         (sa.Float(53), float("nan"), "NaN"),
         (sa.Float(53), float("-inf"), "infinity"),
         (sa.Float(24), 0.1, "REAL"),
+        (sa.Float(53), 5e-324, "no number between 0 and 2.23e-308"),
+        (sa.Float(53), -2.2e-308, "no number between 0"),
+        (sa.Float(24), 2.0**-127, "no number between 0 and 1.18e-38"),
         (sa.Numeric(5, 2), "1234.00", "more than 3 digits"),
         (sa.DateTime(), MICROSECONDS + 1000, "three-hundredths"),
         (mssql.SMALLDATETIME(), MICROSECONDS + 1_000_000, "minutes"),
@@ -434,7 +456,9 @@ def test_a_value_that_a_column_cannot_hold_is_refused_by_table_key_and_column(
         (sa.Unicode(4), "ab🙂"),
         (sa.Unicode(3), "  \n"),
         (sa.String(4), "añ€"),
-        (sa.Float(53), 5e-324),
+        (sa.Float(53), sys.float_info.min),
+        (sa.Float(24), -(2.0**-126)),
+        (sa.Float(53), -0.0),
         (sa.Float(24), 0.5),
         (sa.Numeric(38, 10), "-" + "9" * 28 + "." + "9" * 10),
         (sa.DateTime(), MICROSECONDS + 3000),
@@ -458,9 +482,44 @@ def test_keys_that_the_server_compares_as_equal_are_refused() -> None:
     dialect._staging[table.name] = 0
     with pytest.raises(
         Unrepresentable,
-        match=r"column user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces",
+        match=r"user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces",
     ):
         dialect.insert_staged(table)
+
+
+def _with_filtered_index(where: Any) -> Table:
+    table = sa.Table(
+        "accounts",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("email", sa.Unicode(50)),
+        sa.Column("deleted", sa.Boolean),
+    )
+    sa.Index("ux_email", table.c.email, unique=True, mssql_where=where(table))
+    return Table(table)
+
+
+@pytest.mark.parametrize(
+    ("where", "condition"),
+    [
+        (lambda table: table.c.deleted == sa.false(), "deleted = 0"),
+        (lambda table: sa.text("deleted = 0"), "deleted = 0"),
+        (lambda table: table.c.email.is_not(None), "email IS NOT NULL"),
+    ],
+)
+def test_a_filtered_unique_index_forbids_only_what_it_contains(where: Any, condition: str) -> None:
+    """Soft deletes: a deleted row may have the e-mail of another."""
+    table = _with_filtered_index(where)
+    dialect, raw = _opened(babelfish=False)
+    raw.rows_for = lambda sql: []  # type: ignore[method-assign]
+    dialect._staging[table.name] = 0
+    dialect._refuse_collisions(table, "#dbsync_new_0")
+    dialect._refuse_collisions(table, "[dbsync].[loaded_0]", Form(CANONICAL, 3))
+    staged, loaded = (statement for statement in raw.statements if "HAVING" in statement)
+    for statement in (staged, loaded):
+        _parsed(statement)
+        assert statement.count(f"WHERE {condition}") == 3, "new rows twice, and live rows"
+    assert "convert(bit, s.[deleted]) AS [deleted]" in loaded
 
 
 def test_a_row_that_would_be_damaged_on_the_way_is_refused() -> None:

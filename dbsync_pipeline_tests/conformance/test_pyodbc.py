@@ -1,6 +1,7 @@
-"""Whole syncs by pyodbc, the second driver of SQL Server, against every engine: what they leave is read by both drivers.
+"""Whole syncs by pyodbc, the second driver of SQL Server, with every engine.
 
-Where a test is about values that an application of pyodbc would damage itself, they are written by the first driver.
+Both drivers read the result. Values that an application with pyodbc would damage are written by
+the first driver.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from dbsync_pipeline_tests.worlds import (
 
 Pair = tuple[Database, Database]
 BY_PYODBC = [pair for pair in PAIRS if "mssql" in str(pair.id)]
-"""Without such a server this is empty, and pytest says so."""
+"""Empty without such a server, which pytest reports."""
 
 pytestmark = pytest.mark.parametrize("pair", BY_PYODBC, indirect=True)
 
@@ -38,17 +39,17 @@ users, messages = MODEL.table("users").sa, MODEL.table("messages").sa
 
 
 def by_pyodbc(database: Database) -> Database:
-    """The same database, where it is SQL Server by the other driver."""
-    other = (
+    """Return the database, with the other driver where it is SQL Server."""
+    url = (
         database.url.set(drivername="mssql+pyodbc")
         if database.engine_name == "mssql"
         else database.url
     )
-    return Database(database.name, other)
+    return Database(database.name, url)
 
 
 def test_a_first_sync_a_change_a_second_sync_and_an_undo(pair: Pair) -> None:
-    """The application is of pyodbc too."""
+    """The application uses pyodbc too."""
     source, target = map(by_pyodbc, pair)
     prepare(source, small_world())
     sync(source, target)
@@ -64,8 +65,8 @@ def test_a_first_sync_a_change_a_second_sync_and_an_undo(pair: Pair) -> None:
         messages.delete().where(messages.c.id == 200),
         (messages.insert(), [message(9001, 1), message(9002, 1, parent_id=9001)]),
     )
-    done = sync(source, target, run_id="second")
-    results = {name: (r.inserted, r.updated, r.deleted) for name, r in done.tables.items()}
+    second = sync(source, target, run_id="second")
+    results = {name: (r.inserted, r.updated, r.deleted) for name, r in second.tables.items()}
     assert results["users"] == (0, 3, 0) and results["messages"] == (2, 0, 1)
     assert content(target) == content(source) == content(pair[1])
     assert sync(source, target, run_id="third").changed == 0
@@ -85,14 +86,14 @@ def test_hard_values_arrive_exactly(pair: Pair) -> None:
 
 
 def test_every_type_arrives_at_its_extremes(pair: Pair) -> None:
-    """Some into an empty table, and some by staging."""
+    """Some in an empty table, and some by staging."""
     source, target = map(by_pyodbc, pair)
     prepare(pair[0], {"kinds": ROWS[8:]}, KINDS)
     sync(source, target, model=KINDS)
     table = KINDS.tables[0].sa
     execute(pair[0], *[table.insert().values(row) for row in ROWS[:8]])
-    done = sync(source, target, model=KINDS).tables["kinds"]
-    assert (done.inserted, done.updated, done.deleted) == (8, 0, 0)
+    result = sync(source, target, model=KINDS).tables["kinds"]
+    assert (result.inserted, result.updated, result.deleted) == (8, 0, 0)
     assert content(pair[1], KINDS) == content(pair[0], KINDS)
     assert sync(source, target, model=KINDS).changed == 0
 

@@ -1,4 +1,4 @@
-"""Questions for the server's catalog, as text. `?` is a parameter; the caller fills in `{…}`."""
+"""Questions for the server's catalog, as text. The caller fills in `{…}`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ SELECT compatibility_level, has_perms_by_name(quotename(db_name()), 'DATABASE', 
 FROM sys.databases WHERE name = db_name()"""
 """The compatibility level, and whether this user sees the catalog."""
 
-SOME_TABLE = """
+FIRST_TABLE = """
 SELECT TOP (1) quotename(s.name) + '.' + quotename(t.name)
 FROM sys.tables t INNER JOIN sys.schemas s ON s.schema_id = t.schema_id
-WHERE has_perms_by_name(quotename(s.name) + '.' + quotename(t.name), 'OBJECT', 'SELECT') = 1
-ORDER BY t.object_id"""
-"""A table that this user may read."""
+WHERE t.is_memory_optimized = 0 AND t.is_external = 0
+  AND has_perms_by_name(quotename(s.name) + '.' + quotename(t.name), 'OBJECT', 'SELECT') = 1
+ORDER BY CASE s.name WHEN 'dbsync' THEN 0 WHEN schema_name() THEN 1 ELSE 2 END, t.object_id"""
+"""A table to begin a snapshot with: one that this user may read, the ledger's if there is one.
+
+A memory-optimised table cannot be read under SNAPSHOT (41332), an external one is elsewhere.
+"""
 
 COLLATIONS = """
 SELECT name, collation_name, convert(int, collationproperty(collation_name, 'CodePage'))
-FROM sys.columns WHERE object_id = object_id(?) AND collation_name IS NOT NULL"""
+FROM sys.columns WHERE object_id = {0} AND collation_name IS NOT NULL"""
 """Name, collation and code page of the text columns of a table."""
 
 ROWS = """
 SELECT coalesce(sum(rows), 0) FROM sys.partitions
-WHERE index_id IN (0, 1) AND object_id = object_id(?)"""
+WHERE index_id IN (0, 1) AND object_id = {0}"""
 """The rows of a table, as the catalog counts them."""
 
 HIDDEN = """
 SELECT CASE WHEN EXISTS (
     SELECT 1 FROM sys.security_predicates f
     INNER JOIN sys.security_policies p ON p.object_id = f.object_id
-    WHERE p.is_enabled = 1 AND f.predicate_type = 0 AND f.target_object_id = object_id({0}))
+    WHERE p.is_enabled = 1 AND f.predicate_type = 0 AND f.target_object_id = {0})
   OR (has_perms_by_name(quotename(db_name()), 'DATABASE', 'UNMASK') = 0 AND EXISTS (
-    SELECT 1 FROM sys.masked_columns WHERE is_masked = 1 AND object_id = object_id({0})))
+    SELECT 1 FROM sys.masked_columns WHERE is_masked = 1 AND object_id = {0}))
 THEN 1 ELSE 0 END"""
 """1 where a policy filters the rows of a table, or a mask hides values from this user; else 0."""
 
-IDENTITY = "SELECT 1 FROM sys.identity_columns WHERE object_id = object_id(?)"
-"""A row where the table has an IDENTITY column."""
-
 IDENTITY = """
 SELECT name, convert(bigint, last_value), convert(bigint, increment_value)
-FROM sys.identity_columns WHERE object_id = object_id(?)"""
+FROM sys.identity_columns WHERE object_id = {0}"""
 """(column, last number, increment) of the table's IDENTITY; the number is NULL before the first."""
 
 _SEQUENCE = """
@@ -52,14 +53,14 @@ COLUMN_SEQUENCES = f"""
 SELECT c.name, {_SEQUENCE} FROM sys.columns c
 INNER JOIN sys.sql_expression_dependencies d ON d.referencing_id = c.default_object_id
 INNER JOIN sys.sequences s ON s.object_id = d.referenced_id
-WHERE c.object_id = object_id(?) ORDER BY c.name"""
+WHERE c.object_id = {{0}} ORDER BY c.name"""
 """(column, sequence, last number, increment, end) of the sequences in defaults of a table.
 
 A sequence that has given no number says that its last one is that which it starts with.
 """
 
 SEQUENCE = f"""
-SELECT {_SEQUENCE} FROM sys.sequences s WHERE s.object_id = object_id(?)"""
+SELECT {_SEQUENCE} FROM sys.sequences s WHERE s.object_id = object_id({{0}})"""
 """(sequence, last number, increment, end) of the sequence of that name."""
 
 FREE_SEQUENCES = f"""
@@ -79,7 +80,7 @@ WHERE schema_id = schema_id('dbsync') AND name LIKE 'loaded[_]%'"""
 
 LOCK_TRIGGERS = """
 SELECT 1 FROM sys.triggers
-WHERE parent_id = object_id(?) AND name LIKE 'dbsync[_]hold[_]%'"""
+WHERE parent_id = {0} AND name LIKE 'dbsync[_]hold[_]%'"""
 """Babelfish: a row where the table has the trigger that locks it. Long names are cut there."""
 
 SWITCHABLE = """

@@ -108,6 +108,7 @@ class MSSQLConnection(Dialect):
         self._in_call = threading.Lock()
         self._second: Any = None
         self._loaded: dict[str, str] = {}
+        self._texts_of: dict[str, dict[str, tuple[str, int]]] = {}
         options = connection.get_execution_options()
         self._label: str = options.get("dbsync_label", "dbsync")
         # Babelfish always has snapshots, and ignores the lock hints
@@ -206,7 +207,7 @@ class MSSQLConnection(Dialect):
         """
         if self._babelfish:
             return
-        level, granted = self._one(catalog.VISIBLE)
+        level, granted = self._catalog(catalog.VISIBLE)[0]
         if level < 130:
             raise DatabaseError(
                 f"its compatibility level is {level}, and the mirror needs 130 or more",
@@ -335,6 +336,18 @@ class MSSQLConnection(Dialect):
 
     # -- the catalog
 
+    def _catalog(self, sql: str) -> list[Row]:
+        """Return what the catalog has, in a committed state of its own.
+
+        Under SNAPSHOT a query of the catalog fails (3961) once DDL, an index rebuild for example,
+        has touched what it reads. Its level is READ COMMITTED inside `sp_executesql` only.
+        Babelfish's catalog has snapshots.
+        """
+        if self._babelfish:
+            return self._all(sql)
+        read_committed = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
+        return self._all(f"EXEC sp_executesql {tsql.national(read_committed + sql)}")
+
     def _from(self, table: Table) -> str:
         """Return the table as a FROM clause names it: `t`, with the lock hint of a source."""
         return f"{quote_table(table.sa)} t{self._hint}"
@@ -343,9 +356,16 @@ class MSSQLConnection(Dialect):
         return {name: collation for name, (collation, _) in self._texts(table).items()}
 
     def _texts(self, table: Table) -> dict[str, tuple[str, int]]:
-        """Return the collation and the code page of each text column."""
-        rows = self._all(catalog.COLLATIONS, quote_table(table.sa))
-        return {name: (collation, page) for name, collation, page in rows}
+        """Return the collation and the code page of each text column; read once."""
+        if table.name not in self._texts_of:
+            rows = self._catalog(catalog.COLLATIONS.format(object_id(table)))
+            self._texts_of[table.name] = {name: (collation, page) for name, collation, page in rows}
+        return self._texts_of[table.name]
+
+
+def object_id(table: Table) -> str:
+    """Return SQL for the id of a table."""
+    return f"object_id({literal(quote_table(table.sa))})"
 
 
 def _server_version(dialect: Any, connection: sa.Connection) -> tuple[int, ...]:
@@ -372,7 +392,7 @@ def _too_old(name: str, server: Server) -> DatabaseError:
 
 def object_ids(tables: Sequence[Table]) -> str:
     """Return the ids of tables as a list in SQL."""
-    return ", ".join(f"object_id({literal(quote_table(table.sa))})" for table in tables)
+    return ", ".join(map(object_id, tables))
 
 
 def row_bytes(row: Row) -> int:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.mssql import TINYINT
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.mssql import catalog
-from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection
+from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_id, object_ids
 from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
 from dbsync_pipeline.dialects.table import Column, Kind, Table, undecorated
 
@@ -33,10 +33,10 @@ class MSSQLCounters(MSSQLConnection):
             return counters
         counters += [counter for table in tables for counter in self._sequences(table)]
         used = {counter.handle for counter in counters}
-        named = ", ".join(f"object_id({literal(quote_table(table.sa))})" for table in tables)
+        free = catalog.FREE_SEQUENCES.format(tables=object_ids(tables))
         return counters + [
             Counter(f"sequence {name}", name, last, None, step, end)
-            for name, last, step, end in self._all(catalog.FREE_SEQUENCES.format(tables=named))
+            for name, last, step, end in self._catalog(free)
             if name not in used
         ]
 
@@ -57,7 +57,7 @@ class MSSQLCounters(MSSQLConnection):
 
     def _identity(self, table: Table) -> Iterator[Counter]:
         by_name = {column.name: column for column in table.columns}
-        for name, last, step in self._all(catalog.IDENTITY, quote_table(table.sa)):
+        for name, last, step in self._catalog(catalog.IDENTITY.format(object_id(table))):
             if name in by_name:
                 yield Counter(
                     f"{table.name}.{name}",
@@ -71,14 +71,14 @@ class MSSQLCounters(MSSQLConnection):
 
     def _sequences(self, table: Table) -> Iterator[Counter]:
         by_name = {column.name: column for column in table.columns}
-        for name, *sequence in self._all(catalog.COLUMN_SEQUENCES, quote_table(table.sa)):
+        for name, *sequence in self._catalog(catalog.COLUMN_SEQUENCES.format(object_id(table))):
             if name in by_name:
                 yield self._sequence(table, by_name[name], sequence)
         for column in table.columns:
             default = table.sa_column(column.name).default
             if isinstance(default, sa.Sequence):
                 name = ".".join(quote(part) for part in (default.schema, default.name) if part)
-                for row in self._all(catalog.SEQUENCE, name):
+                for row in self._catalog(catalog.SEQUENCE.format(literal(name))):
                     yield self._sequence(table, column, row)
 
     def _sequence(self, table: Table, column: Column, found: Sequence[Any]) -> Counter:

@@ -29,6 +29,7 @@ class MSSQL(MSSQLSource, MSSQLTarget, MSSQLCounters):
         """
         from alembic.operations import ops
 
+        self._texts_of.clear()
         if isinstance(operation, ops.DropColumnOp):
             operation.kw |= {"mssql_drop_default": True, "mssql_drop_check": True}
         if (

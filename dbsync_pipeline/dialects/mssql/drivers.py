@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,14 @@ def load(
     batches: Iterator[list[Row]],
     *,
     bulk: bool = True,
+    without_bulk: Callable[[Exception], None] = lambda error: None,
 ) -> None:
     """Load all rows into a table whose columns have these T-SQL types.
 
     `connection` commits each statement. By native bulk load where the driver has it and `bulk` is
-    true. An error that `batches` raises is raised unchanged, whatever the driver makes of it.
+    true. Where its connection cannot be opened, call `without_bulk` with the error and load by
+    INSERT: no row has been sent then. An error that `batches` raises is raised unchanged, whatever
+    the driver makes of it.
     """
     failures: list[BaseException] = []
 
@@ -184,9 +188,11 @@ def load(
             failures.append(error)
             raise
 
-    cursor = connection.cursor()
+    rows, cursor = watched(), connection.cursor()
     try:
-        (_bulk if bulk and is_native(cursor) else _many)(cursor, table, types, watched())
+        if bulk and is_native(cursor):
+            rows = _bulk(cursor, table, types, rows, without_bulk)
+        _many(cursor, table, types, rows)
     except Exception as error:
         if failures:
             raise failures[0] from None
@@ -195,18 +201,30 @@ def load(
         cursor.close()
 
 
-def _bulk(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[Row]]) -> None:
-    """Load by the native bulk protocol, over a connection that the driver opens for it."""
+def _bulk(
+    cursor: Any,
+    table: str,
+    types: Sequence[str],
+    batches: Iterator[list[Row]],
+    without_bulk: Callable[[Exception], None],
+) -> Iterator[list[Row]]:
+    """Load by the native bulk protocol, over a connection that the driver opens for it.
+
+    Return the batches that remain to be loaded: none, or all of them where that connection could
+    not be opened.
+    """
     import pyarrow as pa
 
     schema = pa.schema([(f"c{n}", _arrow(name)) for n, name in enumerate(types)])
     first = next(batches, None)
     if first is None:
-        return
+        return batches
+    sent = False
 
     def records() -> Iterator[Any]:
-        batch: list[Row] | None = first
-        while batch:
+        nonlocal sent
+        sent = True
+        for batch in chain([first], batches):
             yield pa.RecordBatch.from_arrays(
                 [
                     pa.array(column, field.type)
@@ -214,9 +232,15 @@ def _bulk(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[
                 ],
                 schema=schema,
             )
-            batch = next(batches, None)
 
-    cursor.bulkcopy_arrow(table, records(), timeout=0, keep_nulls=True, table_lock=True)
+    try:
+        cursor.bulkcopy_arrow(table, records(), timeout=0, keep_nulls=True, table_lock=True)
+    except Exception as error:
+        if sent:
+            raise
+        without_bulk(error)
+        return chain([first], batches)
+    return iter(())
 
 
 def _arrow(type_name: str) -> Any:
@@ -235,12 +259,51 @@ def _arrow(type_name: str) -> Any:
 def _many(cursor: Any, table: str, types: Sequence[str], batches: Iterator[list[Row]]) -> None:
     """Load by INSERT with arrays of parameters."""
     insert = f"INSERT INTO {table} VALUES ({', '.join('?' * len(types))})"
-    sizes = [_SIZES.get(name.split("(")[0]) for name in types]
+    kinds = [name.split("(")[0].split(" ")[0] for name in types]
     for batch in batches:
-        if not is_native(cursor):
+        if is_native(cursor):
+            _many_sized(cursor, insert, kinds, batch)
+        else:
             cursor.fast_executemany = True
-            cursor.setinputsizes([(size, 0, 0) if size else None for size in sizes])
-        write_many(cursor, insert, batch)
+            cursor.setinputsizes(
+                [(_SIZES[kind], 0, 0) if kind in _SIZES else None for kind in kinds]
+            )
+            cursor.executemany(insert, batch)
+
+
+def _many_sized(cursor: Any, insert: str, kinds: Sequence[str], batch: list[Row]) -> None:
+    """Insert a batch by mssql-python, which reserves the longest value's size for every row.
+
+    Without sizes it would guess a column's type from a few rows. Rows with a long value go one by
+    one; the others in parts that take at most _ARRAY_BYTES.
+    """
+    short = [row for row in batch if _longest(row) <= _SHORT]
+    for row in batch:
+        if _longest(row) > _SHORT:
+            cursor.execute(insert, row)
+    if not short:
+        return
+    sizes = [
+        max((_length(value) for value in column), default=1) or 1
+        for column in zip(*short, strict=True)
+    ]
+    rows = max(1, _ARRAY_BYTES // (2 * sum(sizes)))
+    for start in range(0, len(short), rows):
+        cursor.setinputsizes(
+            [(_NATIVE_TYPES[kind], size, 0) for kind, size in zip(kinds, sizes, strict=True)]
+        )
+        cursor.executemany(insert, short[start : start + rows])
+
+
+def _length(value: Any) -> int:
+    """Return the size of a value: in UTF-16 units for a text, in bytes for others."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-16-le")) // 2
+    return len(value) if isinstance(value, bytes) else 8
+
+
+def _longest(row: Row) -> int:
+    return max(map(_length, row))
 
 
 def write_many(cursor: Any, statement: str, rows: Sequence[Any]) -> None:
@@ -258,6 +321,15 @@ def write_many(cursor: Any, statement: str, rows: Sequence[Any]) -> None:
 
 _SIZES = {"NVARCHAR": -9, "VARBINARY": -3}
 """ODBC's SQL_WVARCHAR and SQL_VARBINARY; without a size, of any length."""
+
+_NATIVE_TYPES = _SIZES | {"BIGINT": -5, "INT": 4, "SMALLINT": 5, "FLOAT": 8}
+"""ODBC's numbers of the types of staging."""
+
+_SHORT = 4000
+"""The longest text that an NVARCHAR with a size holds."""
+
+_ARRAY_BYTES = 32 * 1024 * 1024
+"""The most memory for one array of parameters."""
 
 
 def cancel(cursor: Any) -> None:

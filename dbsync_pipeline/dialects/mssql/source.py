@@ -14,8 +14,8 @@ from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.mssql import babelfish, catalog, tsql
-from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection
-from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
+from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_id
+from dbsync_pipeline.dialects.mssql.tsql import quote
 from dbsync_pipeline.dialects.table import Row, RowKey, RowKeys, Table
 from dbsync_pipeline.errors import Unrepresentable
 
@@ -35,17 +35,17 @@ class MSSQLSource(MSSQLConnection):
         read to the end, so all tables are read in the state of the last one. The ledger is not
         locked: the publish writes its number there over another connection.
         """
+        # before the snapshot, under which the catalog is read only aside: see `_catalog`
+        first = self._all(catalog.FIRST_TABLE)
         self._isolate("READ COMMITTED" if self._reads_under_locks else "SNAPSHOT")
         self._hint = " WITH (TABLOCK, HOLDLOCK)" if self._reads_under_locks else ""
         self.connection.begin()
-        now = self._one(
-            "SELECT datediff_big(microsecond, '2000-01-01T00:00:00', sysutcdatetime())"
+        table = first[0][0] if first else "sys.schemas"
+        microseconds = self._one(
+            "SELECT datediff_big(microsecond, '2000-01-01T00:00:00', sysutcdatetime()), "
+            f"(SELECT TOP (1) 1 FROM {table})"
         )[0]
-        # also under locks: the server begins a transaction with the first read of a table
-        some = self._all(catalog.SOME_TABLE)
-        for (table,) in () if self._reads_under_locks else some:
-            self._all(f"SELECT TOP (1) 1 FROM {table}")
-        return (values.EPOCH + dt.timedelta(microseconds=now)).replace(tzinfo=dt.UTC)
+        return (values.EPOCH + dt.timedelta(microseconds=microseconds)).replace(tzinfo=dt.UTC)
 
     # -- digests
 
@@ -64,7 +64,7 @@ class MSSQLSource(MSSQLConnection):
         """Return the rows of a table from the catalog; Babelfish's has none, so count there."""
         if self._babelfish:
             return int(self.count(table))
-        return int(self._one(catalog.ROWS, quote_table(table.sa))[0])
+        return int(self._catalog(catalog.ROWS.format(object_id(table)))[0][0])
 
     @translated
     def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:
@@ -101,9 +101,7 @@ class MSSQLSource(MSSQLConnection):
         self.require_visible(tables)
         query = babelfish.HIDDEN if self._babelfish else catalog.HIDDEN
         return [
-            table.name
-            for table in tables
-            if self._one(query.format(literal(quote_table(table.sa))))[0]
+            table.name for table in tables if self._catalog(query.format(object_id(table)))[0][0]
         ]
 
     # -- rows

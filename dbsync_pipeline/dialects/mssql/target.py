@@ -8,8 +8,9 @@ those of a run that died. Live rows are written from there by plain INSERT and D
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -21,13 +22,20 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
 from dbsync_pipeline.dialects.mssql import catalog, drivers, tsql
-from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_ids, row_bytes
+from dbsync_pipeline.dialects.mssql.connection import (
+    MSSQLConnection,
+    object_id,
+    object_ids,
+    row_bytes,
+)
 from dbsync_pipeline.dialects.mssql.source import MSSQLSource
 from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
 from dbsync_pipeline.dialects.mssql.values import to_mssql
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unrepresentable
+
+_log = logging.getLogger("dbsync")
 
 
 class MSSQLTarget(MSSQLConnection):
@@ -96,7 +104,7 @@ class MSSQLTarget(MSSQLConnection):
         if not self._babelfish:
             self._all(f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)")
             return
-        if not self._all(catalog.LOCK_TRIGGERS, name):
+        if not self._all(catalog.LOCK_TRIGGERS.format(object_id(table))):
             self._run(f"CREATE TRIGGER {trigger} ON {name} AFTER INSERT AS RETURN")
         self._run(f"DISABLE TRIGGER {trigger} ON {name}")
 
@@ -220,7 +228,7 @@ class MSSQLTarget(MSSQLConnection):
         Through a staging table: the bulk load would wait for the lock on the live one.
         """
         moved, loaded = self._load(table, source, None, form)
-        self._refuse_collisions(table, loaded)
+        self._refuse_collisions(table, loaded, form)
         moved.rows = self._insert(
             table, tsql.insert_loaded(quote_table(table.sa), loaded, table.columns, form.native)
         )
@@ -275,10 +283,25 @@ class MSSQLTarget(MSSQLConnection):
         types = [tsql.staged_type(column, form.native) for column in columns]
         bulk = self._has_bulk_load(name)
         try:
-            drivers.load(self._second_connection, name, types, batches, bulk=bulk)
+            drivers.load(
+                self._second_connection,
+                name,
+                types,
+                batches,
+                bulk=bulk,
+                without_bulk=self._warn_without_bulk,
+            )
         except (RuntimeError, ValueError, TypeError) as error:  # what the bulk load raises
             raise self.translate(error, self.name, "stage") from None
         return name
+
+    def _warn_without_bulk(self, error: Exception) -> None:
+        reason = self.translate(error, self.name, "stage")
+        _log.warning(
+            "%s: native bulk load cannot connect (%s); loading by INSERT, which is slower",
+            self.name,
+            getattr(reason, "cause", reason),
+        )
 
     def _has_bulk_load(self, name: str) -> bool:
         """Return whether the driver's bulk load finds the columns of this table.
@@ -289,10 +312,16 @@ class MSSQLTarget(MSSQLConnection):
         sql = "SELECT TOP (1) 1 FROM sys.all_columns WHERE object_id = object_id(?)"
         return not (self._babelfish and self._all(sql, name))
 
-    def _refuse_collisions(self, table: Table, new: str) -> None:
-        """Raise Unrepresentable where the server takes two different unique texts as equal."""
-        for columns in _unique_texts(table):
-            rows = self._all(tsql.collisions(table, new, columns))
+    def _refuse_collisions(self, table: Table, new: str, loaded_as: Form | None = None) -> None:
+        """Raise Unrepresentable where the server takes two different unique texts as equal.
+
+        `loaded_as` is the form of the values in `new`, where these are not the live table's types.
+        """
+        for columns, condition in _unique_texts(table):
+            rows_of = new
+            if condition and loaded_as is not None:
+                rows_of = tsql.as_stored(new, table.columns, loaded_as.native)
+            rows = self._all(tsql.collisions(table, rows_of, columns, condition))
             if rows:
                 keys = " and ".join(f"({', '.join(map(repr, row))})" for row in rows)
                 raise Unrepresentable(
@@ -357,7 +386,7 @@ class MSSQLTarget(MSSQLConnection):
 
     def _insert(self, table: Table, insert: str) -> int:
         name = quote_table(table.sa)
-        if not self._all(catalog.IDENTITY, name):
+        if not self._catalog(catalog.IDENTITY.format(object_id(table))):
             return self._run_counted(insert)
         self._run(f"SET IDENTITY_INSERT {name} ON")
         inserted = self._run_counted(insert)
@@ -385,13 +414,16 @@ class MSSQLTarget(MSSQLConnection):
         self._run(tsql.create_like(into, table, table.columns, before))
 
 
-def _unique_texts(table: Table) -> Iterator[Sequence[Column]]:
-    """Yield the sets of columns that are unique and include a text."""
+def _unique_texts(table: Table) -> Iterator[tuple[Sequence[Column], str]]:
+    """Yield the sets of columns that are unique and include a text, and the condition of each."""
     by_name = {column.name: column for column in table.columns}
-    sets = [table.sa.primary_key.columns]
-    sets += [one.columns for one in table.sa.constraints if isinstance(one, sa.UniqueConstraint)]
-    sets += [index.columns for index in table.sa.indexes if index.unique]
-    for one in sets:
-        columns = [by_name[column.name] for column in one if column.name in by_name]
+    constraints = [one for one in table.sa.constraints if isinstance(one, sa.UniqueConstraint)]
+    sets: list[tuple[Iterable[Any], str]] = [(table.sa.primary_key.columns, "")]
+    sets += [(constraint.columns, "") for constraint in constraints]
+    sets += [
+        (index.columns, tsql.condition_of(index)) for index in table.sa.indexes if index.unique
+    ]
+    for members, condition in sets:
+        columns = [by_name[column.name] for column in members if column.name in by_name]
         if any(column.kind is Kind.TEXT for column in columns):
-            yield columns
+            yield columns, condition

@@ -75,6 +75,11 @@ def literal(text: str) -> str:
     return ("" if text.isascii() else "N") + "'" + text.replace("'", "''") + "'"
 
 
+def national(text: str) -> str:
+    """Return a text, quoted, as NVARCHAR."""
+    return "N'" + text.replace("'", "''") + "'"
+
+
 def names(columns: Iterable[Column], alias: str = "") -> str:
     """Return the columns' names as a list in SQL, each after the alias where there is one."""
     return ", ".join(f"{alias}{'.' if alias else ''}{quote(column.name)}" for column in columns)
@@ -416,16 +421,41 @@ def delete_staged(table: Table, staging: str) -> str:
     return f"DELETE t FROM {live} INNER JOIN {staging} s ON {_agree(table.key, 't')}"
 
 
-def collisions(table: Table, staging: str, columns: Sequence[Column]) -> str:
+def collisions(table: Table, new: str, columns: Sequence[Column], condition: str = "") -> str:
     """Return the query for the keys of two new rows that the server compares as equal in these
     columns, or of a new row that equals a live one.
+
+    `new` is a FROM clause of the new rows. `condition` is that of a filtered index: other rows may
+    be equal.
     """
+    where = f" WHERE {condition}" if condition else ""
     agreed = names(columns)
     key = ", ".join(f"convert(nvarchar(max), s.{quote(column.name)})" for column in table.key)
-    twice = f"SELECT {agreed} FROM {staging} GROUP BY {agreed} HAVING count(*) > 1"
-    live = f"EXISTS (SELECT 1 FROM {quote_table(table.sa)} t WHERE {_agree(columns, 't')})"
-    new = f"EXISTS (SELECT 1 FROM ({twice}) d WHERE {_agree(columns, 'd')})"
-    return f"SELECT TOP (2) {key} FROM {staging} s WHERE {new} OR {live}"
+    twice = f"SELECT {agreed} FROM {new} n{where} GROUP BY {agreed} HAVING count(*) > 1"
+    repeated = f"EXISTS (SELECT 1 FROM ({twice}) d WHERE {_agree(columns, 'd')})"
+    live = quote_table(table.sa)
+    if condition:
+        new, live = f"(SELECT * FROM {new} n{where})", f"(SELECT * FROM {live}{where})"
+    exists = f"EXISTS (SELECT 1 FROM {live} t WHERE {_agree(columns, 't')})"
+    return f"SELECT TOP (2) {key} FROM {new} s WHERE {repeated} OR {exists}"
+
+
+def as_stored(loaded: str, columns: Sequence[Column], native: bool) -> str:
+    """Return a FROM clause of loaded rows in the types of the live table."""
+    parts = ", ".join(
+        f"{stored(column, f's.{quote(column.name)}', native)} AS {quote(column.name)}"
+        for column in columns
+    )
+    return f"(SELECT {parts} FROM {loaded} s)"
+
+
+def condition_of(index: sa.Index) -> str:
+    """Return the condition of a filtered index; empty for any other."""
+    where = index.dialect_options["mssql"]["where"]
+    if where is None or isinstance(where, str):
+        return where or ""
+    compiler = TYPES.statement_compiler(TYPES, None)  # type: ignore[no-untyped-call]
+    return str(compiler.process(where, include_table=False, literal_binds=True))
 
 
 def _agree(columns: Sequence[Column], other: str) -> str:
