@@ -13,6 +13,7 @@ BIN := .venv/bin
 BASE := .venv/.base
 INSTALLED := .venv/.installed
 export UV_PROJECT_ENVIRONMENT := .venv
+export UV_COMPILE_BYTECODE := 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 help:

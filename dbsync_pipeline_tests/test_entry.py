@@ -117,3 +117,27 @@ def test_a_closed_output_is_told_and_a_reader_that_has_gone_is_not(places: Place
         command = ["bash", "-c", shell, "bash", *PROGRAM, "--help"]
         done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sync", "--help"], ["--version"], ["nope"]])
+def test_what_needs_no_database_imports_no_library_for_one(
+    words: list[str], places: Places
+) -> None:
+    program = f"""
+import sys
+from dbsync_pipeline.cli import app
+sys.argv = ["dbsync", *{words!r}]
+try:
+    app.main()
+except SystemExit:
+    pass
+slow = ("sqlalchemy", "numpy", "alembic", "dagster", "fastapi", "psycopg2", "pyarrow")
+print([name for name in slow if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=places.environment(ROOT),
+    )
+    assert done.stderr.splitlines()[-1] == "[]"

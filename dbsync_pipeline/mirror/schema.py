@@ -7,7 +7,7 @@ models do not have are ignored; columns are not, since a standby without them wo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,12 @@ def require(dialect: Dialect, model: Model) -> None:
 
     Leaves no transaction open.
     """
-    for name, texts in differences(dialect, model).items():
+    refuse(dialect, model, differences(dialect, model))
+
+
+def refuse(dialect: Dialect, model: Model, found: Mapping[str, list[str]]) -> None:
+    """Raise StructureError if `found`, what `differences` returned, has a difference."""
+    for name, texts in found.items():
         if texts:
             raise StructureError(
                 "the table is missing" if texts == [MISSING] else "; ".join(texts),

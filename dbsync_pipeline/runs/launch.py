@@ -33,17 +33,37 @@ def prepare_home(settings: Settings) -> Path:
     """Create Dagster's store with the project's `dagster.yaml`, and return its folder.
 
     A second call changes nothing. Raise SettingsError if the folder cannot be created or written
-    to. A lock keeps two processes from creating the tables of a new SQLite store at the same time,
-    which would fail.
+    to.
     """
-    home = settings.dagster_home
+    with dagster_instance(settings):
+        return settings.dagster_home
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
+    """Open Dagster's persistent store of runs, and create it if it does not exist.
+
+    Raise SettingsError if its folder cannot be created or written to.
+    """
+    with ExitStack() as opened:
+        with signals.kept():
+            instance = opened.enter_context(_open(settings.dagster_home))
+        yield instance
+
+
+def _open(home: Path) -> DagsterInstance:
+    """Open the store in the folder, and create both if they do not exist.
+
+    A lock keeps two processes from creating the tables of a new SQLite store at the same time,
+    which would fail; the first query creates them.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / "dbsync.lock"):
             if not (home / "dagster.yaml").exists():
                 shutil.copyfile(_dagster_yaml(), home / "dagster.yaml")
-            with DagsterInstance.from_config(str(home)) as instance:
-                instance.get_run_records(limit=1)
+            instance = DagsterInstance.from_config(str(home))
+            instance.get_run_records(limit=1)
     except OSError as error:
         raise SettingsError(
             f"Dagster's runs cannot be kept in {home}: {error.strerror or type(error).__name__}",
@@ -51,18 +71,7 @@ def prepare_home(settings: Settings) -> Path:
             remedy="set DBSYNC_HOME (or DAGSTER_HOME, if you set it) to a folder that can be "
             "created and written to",
         ) from None
-    return home
-
-
-@contextmanager
-def dagster_instance(settings: Settings) -> Iterator[DagsterInstance]:
-    """Open Dagster's persistent store of runs, and create it if it does not exist."""
-    with ExitStack() as opened:
-        with signals.kept():
-            instance = opened.enter_context(
-                DagsterInstance.from_config(str(prepare_home(settings)))
-            )
-        yield instance
+    return instance
 
 
 def sync(

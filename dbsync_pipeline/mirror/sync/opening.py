@@ -116,13 +116,10 @@ class Opening:
         with task.source.connect() as source:
             schema.require(source, task.model)
         source, target = self._connect()
-        missing = {
-            name
-            for name, differences in schema.differences(target, task.model).items()
-            if differences == [schema.MISSING]
-        }
+        differences = schema.differences(target, task.model)
+        missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
         if not missing:
-            schema.require(target, task.model)
+            schema.refuse(target, task.model, differences)
         target.snapshot()
         self._opened = _read(task, source, target, missing)
         return frozenset(missing)
