@@ -90,6 +90,12 @@ class Settings(Policy):
     connect_seconds: float = Field(
         default=10, ge=0.1, le=3_600, description="For how many seconds a connection is attempted."
     )
+    silence_seconds: float = Field(
+        default=60,
+        ge=1,
+        description="For how many seconds an open connection may be silent while a reply is due. "
+        "A statement that the server still executes is not silent.",
+    )
     max_age_hours: float = Field(
         default=7,
         gt=0,

@@ -8,6 +8,7 @@ continues. Dagster catches it while it runs a job, and may lose it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -61,23 +62,72 @@ def kept() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        reader.setblocking(False)
-        writer.setblocking(False)
-        previous = (
-            signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False),
-            sys.unraisablehook,
-        )
-        sys.unraisablehook = _show_unless_kept
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(previous[0])
-            sys.unraisablehook = previous[1]
-        with contextlib.suppress(BlockingIOError):  # no signal came
-            if signal.SIGINT in reader.recv(4096):
-                raise KeyboardInterrupt
+    listener, hook = _Listener(), sys.unraisablehook
+    previous = signal.set_wakeup_fd(listener.fileno(), warn_on_full_buffer=False)
+    sys.unraisablehook = _show_unless_kept
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        sys.unraisablehook = hook
+        received = listener.close()
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt
+
+
+def on_interrupt(act: Callable[[], object]) -> None:
+    """From now on call `act` in a thread of its own when SIGINT or SIGTERM arrives.
+
+    A handler runs only when the main thread returns from the library that it is in, which may wait
+    for a server. `act` can end that wait. It is called only for signals that have a handler in
+    Python. A second call with the same `act` does nothing.
+    """
+    if act not in _acts:
+        _acts.append(act)
+    if threading.current_thread() is threading.main_thread():
+        listener = _Listener.for_process()
+        other = signal.set_wakeup_fd(listener.fileno(), warn_on_full_buffer=False)
+        if other not in (-1, listener.fileno()):  # `kept`, or an event loop, has the signals now
+            signal.set_wakeup_fd(other)
+
+
+_acts: list[Callable[[], object]] = []
+
+
+class _Listener:
+    """A thread that learns of signals while the main thread is in a library.
+
+    Python writes the number of each signal to the file descriptor at once: `signal.set_wakeup_fd`.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._received: set[int] = set()
+        self._thread = threading.Thread(target=self._listen, name="dbsync-signals", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    @functools.cache
+    def for_process() -> _Listener:
+        return _Listener()
+
+    def fileno(self) -> int:
+        return self._writer.fileno()
+
+    def close(self) -> set[int]:
+        """Stop listening; return the numbers of all signals that arrived."""
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+        return self._received
+
+    def _listen(self) -> None:
+        while numbers := self._reader.recv(4096):
+            self._received.update(numbers)
+            if {signal.SIGINT, signal.SIGTERM} & set(numbers):
+                for act in _acts:
+                    act()
 
 
 def _show_unless_kept(raised: sys.UnraisableHookArgs) -> None:

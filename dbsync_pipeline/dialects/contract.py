@@ -26,7 +26,7 @@ from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
 from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Table, undecorated
-from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.errors import DbsyncError, Unavailable
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -49,7 +49,7 @@ class Connection(ABC):
         try:
             yield
         except self.driver_errors as error:
-            translation = self.translate(error, self.name, operation)
+            translation = self._translation(error, operation)
             if isinstance(translation, DbsyncError) and translation.table is None:
                 translation.table = table
             raise translation from None
@@ -67,10 +67,31 @@ class Connection(ABC):
         """Return what a person at a terminal types to run a statement in database `name`."""
         return f"in {name}: {statement}"
 
+    def _translation(self, error: BaseException, operation: str) -> Exception:
+        if why := self.ended_because():
+            return Unavailable(
+                why,
+                operation=operation,
+                database=self.name,
+                remedy=f"see that the network to {self.name} and its server are well, then try "
+                "again; DBSYNC_SILENCE_SECONDS is how long a silence may last",
+            )
+        return self.translate(error, self.name, operation)
+
     @classmethod
     @abstractmethod
-    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
-        """Return an engine whose sessions have pinned settings; servers show them as `label`."""
+    def engine(
+        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
+    ) -> sa.Engine:
+        """Return an engine whose sessions have pinned settings; servers show them as `label`.
+
+        A session that waits for its server and receives no byte for `silence_seconds` is ended,
+        unless the server says that it computes: see `watchdog`.
+        """
+
+    def ended_because(self) -> str | None:
+        """Return why the watchdog ended the session; None if it did not."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -79,13 +100,24 @@ class Connection(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """Stop the running statement. Another thread may call this."""
+        """Stop the running statement, without waiting for its end. Another thread may call this.
+
+        If the statement does not end within seconds, the session is ended.
+        """
 
     def close(self) -> None:
         """Roll back the open transaction and close the connection. A second call does nothing."""
         if not self.connection.closed:
             self.connection.invalidate()
             self.connection.close()
+
+    def end(self) -> None:
+        """End the session, on the server too, and return when it is gone.
+
+        Nothing that it sent can be carried out afterwards. Raise Unavailable if the server cannot
+        be asked. A second call does nothing.
+        """
+        self.close()
 
     def limit_lock_wait(self, seconds: float) -> None:
         """From now on wait at most this long for locks. Call it outside of transactions."""

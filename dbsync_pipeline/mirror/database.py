@@ -19,43 +19,56 @@ from dbsync_pipeline.settings import DatabaseSetting, Settings
 class Database:
     """One database of the application. The URL is a secret: it is not shown and not compared.
 
-    A server that does not answer is given up after `connect_seconds`, one that says that it is starting after `start_seconds`.
+    Connecting to a server that does not answer fails after `connect_seconds`, to one that reports
+    that it is starting after `start_seconds`. An open connection from which no byte comes for
+    `silence_seconds`, although one is due, is ended.
     """
 
     name: str
     url: sa.URL = field(repr=False, compare=False)
     connect_seconds: float = 10
     start_seconds: float = 90
+    silence_seconds: float = 60
 
     @property
     def engine_name(self) -> str:
+        """The first word of the URL, such as `postgresql`."""
         return self.url.get_backend_name()
 
     @property
     def dialect(self) -> type[Dialect]:
+        """The class of its connections."""
         return dialect_class(self.engine_name)
 
     @property
     def at_once(self) -> Database:
-        """The same, of which is told at once that its server is starting."""
+        """A copy that raises Starting at once instead of waiting for the server."""
         return replace(self, start_seconds=0)
 
     def engine(self, label: str = "dbsync", *, create: bool = False) -> sa.Engine:
-        """An engine without a pool. `create` lets a SQLite file come into being; without it Unavailable is raised where there is none."""
+        """Return an engine without a pool.
+
+        `create` creates a missing SQLite file; without it a missing file raises Unavailable.
+        """
         self.dialect.locate(self.url, self.name, create=create)
         try:
-            return self.dialect.engine(self.url, label=label, connect_seconds=self.connect_seconds)
+            return self.dialect.engine(
+                self.url,
+                label=label,
+                connect_seconds=self.connect_seconds,
+                silence_seconds=self.silence_seconds,
+            )
         except (sa.exc.ArgumentError, ValueError):
             raise _unreadable(self.name) from None
-        except DbsyncError as error:  # of a driver that is not there, which knows no database
+        except DbsyncError as error:  # a missing driver does not know the database
             error.database = self.name
             raise
 
     @contextmanager
     def connect(self, label: str = "dbsync", *, create: bool = False) -> Iterator[Dialect]:
-        """An open connection, closed at the end; what it has not committed is rolled back.
+        """Yield an open connection; close it at the end, rolling back what was not committed.
 
-        Raises Unavailable where the database does not answer in time.
+        Raise Unavailable if the database does not answer in time.
         """
         dialect = self.open(label, create=create)
         try:
@@ -64,7 +77,7 @@ class Database:
             dialect.close()
 
     def open(self, label: str = "dbsync", *, create: bool = False) -> Dialect:
-        """As `connect`, for a caller that closes by itself."""
+        """Return an open connection, which the caller must close."""
         patiently = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Starting),
             wait=tenacity.wait_exponential(max=10),
@@ -81,12 +94,15 @@ class Database:
 
 
 def databases(settings: Settings) -> tuple[Database, ...]:
-    """All configured databases, in their order. Raises SettingsError for a URL that cannot be read, without quoting it."""
+    """Return all configured databases, in their order.
+
+    Raise SettingsError for a URL that cannot be read, without quoting it.
+    """
     return tuple(_database(setting, settings) for setting in settings.databases)
 
 
 def database(settings: Settings, name: str) -> Database:
-    """The database of that name; raises SettingsError naming the known ones."""
+    """Return the database of that name; raise SettingsError naming the known ones."""
     return _database(settings.database(name), settings)
 
 
@@ -99,16 +115,22 @@ def _database(setting: DatabaseSetting, settings: Settings) -> Database:
         raise SettingsError(
             f"the engine that its URL names is not known; known are: {', '.join(ENGINES)}",
             database=setting.name,
-            remedy=f"mend {_variable(setting.name)}",
+            remedy=f"fix {_variable(setting.name)}",
         )
-    return Database(setting.name, url, settings.connect_seconds)
+    return Database(
+        setting.name,
+        url,
+        connect_seconds=settings.connect_seconds,
+        silence_seconds=settings.silence_seconds,
+    )
 
 
 def _unreadable(name: str) -> SettingsError:
     return SettingsError(
         "its URL cannot be read",
         database=name,
-        remedy=f"write {_variable(name)} as engine://user:password@host:port/name, special characters as %XX",
+        remedy=f"write {_variable(name)} as engine://user:password@host:port/name, with special "
+        "characters as %XX",
     )
 
 

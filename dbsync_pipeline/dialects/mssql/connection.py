@@ -118,7 +118,9 @@ class MSSQLConnection(Dialect):
     # -- opening and closing
 
     @classmethod
-    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+    def engine(
+        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
+    ) -> sa.Engine:
         """Return an engine that pins each session it opens; the server shows `label` for it.
 
         A login waits at most `connect_seconds` (at least 2). Raise SettingsError where the URL or

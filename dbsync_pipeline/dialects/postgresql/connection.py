@@ -8,10 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects import watchdog
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.postgresql import catalog, errors
 from dbsync_pipeline.dialects.postgresql.catalog import quote_table
 from dbsync_pipeline.dialects.postgresql.expressions import Expressions
+from dbsync_pipeline.dialects.postgresql.watched import WatchedConnection
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError
 
@@ -53,21 +55,24 @@ class PostgreSQLConnection(Dialect):
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         raw: Any = connection.connection.driver_connection
-        self._raw = raw
+        self._raw: WatchedConnection = raw
         self._version: int = raw.server_version // 10_000
         self._sql = Expressions(self._version)
         self._cursors = 0
 
     @classmethod
-    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+    def engine(
+        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
+    ) -> sa.Engine:
         """Return an engine that pins each session; the server shows `label` as its application.
 
-        A login waits at most `connect_seconds` (at least 2).
+        A login waits at most `connect_seconds` (at least 2). See `watchdog` for `silence_seconds`.
         """
         arguments = {
             **_CONNECT,
             "connect_timeout": max(2, round(connect_seconds)),
             "application_name": label,
+            "connection_factory": WatchedConnection.factory(silence_seconds),
         }
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments
@@ -80,6 +85,7 @@ class PostgreSQLConnection(Dialect):
                 cursor.execute("SELECT version() LIKE '%linux%'")
                 if cursor.fetchone()[0]:  # elsewhere the server cannot watch its client
                     cursor.execute("SET client_connection_check_interval = '5s'")
+            connection.identify()
             connection.commit()
 
         return engine
@@ -90,8 +96,17 @@ class PostgreSQLConnection(Dialect):
         return errors.translate(error, name, operation)
 
     def cancel(self) -> None:
-        """Stop the running statement by a second connection to the server."""
-        self._raw.cancel()
+        """Stop the running statement; end the session if the statement does not end in time."""
+        watchdog.interrupt(self._raw)
+
+    def ended_because(self) -> str | None:
+        """Return why the watchdog ended the session; None if it did not."""
+        return self._raw.ended_because
+
+    @translated
+    def end(self) -> None:
+        """End the session on the server, by another connection; return when it is gone."""
+        self._raw.end_on_server()
 
     @translated
     def limit_lock_wait(self, seconds: float) -> None:
@@ -162,7 +177,7 @@ class PostgreSQLConnection(Dialect):
     def _one(self, sql: str, arguments: Any = None) -> tuple[Any, ...]:
         with self._raw.cursor() as cursor:
             cursor.execute(sql, arguments)
-            row: tuple[Any, ...] = cursor.fetchone()
+            row: tuple[Any, ...] = cursor.fetchone() or ()
             return row
 
     def _all(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -11,8 +12,10 @@ from typing import Any, BinaryIO
 
 import psycopg2
 
+from dbsync_pipeline.dialects.postgresql.watched import Pipe
 from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import Row
+from dbsync_pipeline.dialects.watchdog import Watched
 
 PIPE_BYTES = 256 * 1024
 
@@ -99,11 +102,13 @@ def copy_in(connection: Any, sql: str, file: Any) -> int:
         return int(cursor.rowcount)
 
 
-def pipe(send_to: Callable[[Any], None], receive_from: Callable[[BinaryIO], int]) -> Moved:
+def pipe(
+    source: Watched, send_to: Callable[[Any], None], receive_from: Callable[[BinaryIO], int]
+) -> Moved:
     """Connect one COPY's output to another's input; hold no more than a buffer of it.
 
-    `send_to` writes to a file in a thread of its own while `receive_from` reads from one. A sender
-    that fails ends the pipe early, which the receiver may take for the end of the rows: its failure
+    `send_to` writes to a file in a thread of its own while `receive_from` reads from one. `source`
+    is the session that sends; it is not silent while it waits for the receiver. A sender that fails ends the pipe early, which the receiver may take for the end of the rows: its failure
     is therefore raised last.
     """
     moved, failures = Moved(), list[Exception]()
@@ -111,7 +116,7 @@ def pipe(send_to: Callable[[Any], None], receive_from: Callable[[BinaryIO], int]
 
     def send() -> None:
         try:
-            with open(writing, "wb", PIPE_BYTES) as writer:
+            with io.BufferedWriter(Pipe(writing, source), PIPE_BYTES) as writer:
                 send_to(Counted(writer, moved))
         except BrokenPipeError:
             pass  # the receiver failed, and raises the reason

@@ -218,6 +218,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         into = f"COPY {into} ({names(table.columns)}) FROM STDIN"
         if isinstance(source, PostgreSQLSource) and form.native:
             return copy.pipe(
+                source._raw,
                 lambda file: source.copy_to(table, keys, form, file),
                 lambda file: copy.copy_in(self._raw, f"{into} (FORMAT binary)", file),
             )

@@ -63,7 +63,9 @@ class SQLiteConnection(Dialect):
         return f'sqlite3 {os.path.relpath(url.database or "")} "{statement}"'
 
     @classmethod
-    def engine(cls, url: sa.URL, *, label: str, connect_seconds: float) -> sa.Engine:
+    def engine(
+        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
+    ) -> sa.Engine:
         """Return an engine that enforces foreign keys; a lock is awaited for `connect_seconds`."""
         engine = sa.create_engine(
             url,

@@ -1,0 +1,205 @@
+"""A psycopg2 connection whose waits are watched: see `dialects.watchdog`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions as extensions
+
+from dbsync_pipeline.dialects import watchdog
+from dbsync_pipeline.dialects.watchdog import Activity, Watched
+
+_IDENTITY = """
+SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+"""
+_ACTIVITY = """
+SELECT state = 'active' AND coalesce(wait_event_type, '') <> 'Client'
+FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
+"""
+_CANCEL = """
+SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
+"""
+_END = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
+"""
+_TCP_INFO_BYTES_RECEIVED = slice(128, 136)
+"""Of Linux's struct tcp_info (linux/tcp.h): tcpi_bytes_received, an unsigned 64-bit number."""
+_CONNECT_SECONDS = 4
+_GONE_SECONDS = 4.0
+
+
+class WatchedConnection(extensions.connection, Watched):
+    """A connection whose calls are watched. Cursors mark the waits of their own calls."""
+
+    def __init__(self, dsn: str, silence_seconds: float) -> None:
+        extensions.connection.__init__(self, dsn)
+        Watched.__init__(self, silence_seconds)
+        self.cursor_factory = WatchedCursor
+        self._dsn = dsn
+        self._identity: tuple[Any, ...] = (None, None)
+        watchdog.watch(self)
+
+    @classmethod
+    def factory(cls, silence_seconds: float) -> Callable[[str], WatchedConnection]:
+        """Return what psycopg2 calls for a new connection (`connection_factory`)."""
+        return lambda dsn: cls(dsn, silence_seconds)
+
+    def identify(self) -> None:
+        """Learn by what the server knows this session; before it is needed."""
+        with self.cursor() as cursor:
+            cursor.execute(_IDENTITY)
+            self._identity = cursor.fetchone() or (None, None)
+
+    def commit(self) -> None:
+        """Commit; see psycopg2."""
+        with self.waiting():
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back; see psycopg2."""
+        with self.waiting():
+            super().rollback()
+
+    def bytes_received(self) -> int:
+        """See `Watched`. Known on Linux, over TCP."""
+        if sys.platform != "linux":
+            return 0
+        with contextlib.suppress(OSError, psycopg2.Error), self._socket() as connection:
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+                return int.from_bytes(info[_TCP_INFO_BYTES_RECEIVED], sys.byteorder)
+        return 0
+
+    def activity(self) -> Activity:
+        """See `Watched`. A server without room for another connection is taken as computing."""
+        try:
+            with self._another_connection() as cursor:
+                cursor.execute(_ACTIVITY, self._identity)
+                row = cursor.fetchone()
+        except psycopg2.OperationalError as error:
+            full = "too many clients" in str(error) or "connection slots" in str(error)
+            return Activity.COMPUTING if full else Activity.UNREACHABLE
+        return Activity.COMPUTING if row and row[0] else Activity.WAITING
+
+    def end_on_server(self) -> None:
+        """See `Watched`."""
+        with self._another_connection() as cursor:
+            cursor.execute(_END, self._identity)
+            deadline = time.monotonic() + _GONE_SECONDS
+            while self._exists(cursor):
+                if time.monotonic() >= deadline:
+                    raise psycopg2.OperationalError("the session does not end")
+                time.sleep(0.05)
+
+    def cancel_statement(self) -> None:
+        """See `Watched`. psycopg2's own `cancel` would stop all threads while it waits."""
+        with contextlib.suppress(psycopg2.Error), self._another_connection() as cursor:
+            cursor.execute(_CANCEL, self._identity)
+
+    def abandon(self) -> None:
+        """See `Watched`."""
+        with contextlib.suppress(OSError, psycopg2.Error), self._socket() as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def ping(self) -> None:
+        """See `Watched`."""
+        if self.info.transaction_status == extensions.TRANSACTION_STATUS_INTRANS:
+            with contextlib.suppress(psycopg2.Error), self.cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+    def _socket(self) -> socket.socket:
+        """A second handle of the connection's socket; closing it leaves the first one open."""
+        return socket.socket(fileno=os.dup(self.fileno()))
+
+    def _exists(self, cursor: extensions.cursor) -> bool:
+        cursor.execute(_ACTIVITY, self._identity)
+        return cursor.fetchone() is not None
+
+    @contextlib.contextmanager
+    def _another_connection(self) -> Iterator[extensions.cursor]:
+        """A cursor of a new connection to the same server, which is not watched."""
+        other = psycopg2.connect(
+            self._dsn, connect_timeout=_CONNECT_SECONDS, application_name="dbsync watchdog"
+        )
+        other.autocommit = True  # the server shows one state of its sessions in a transaction
+        with contextlib.closing(other), other.cursor() as cursor:
+            yield cursor
+
+
+class WatchedCursor(extensions.cursor):
+    """A cursor that marks its waits on its connection, a `WatchedConnection`."""
+
+    connection: WatchedConnection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        """Execute; see psycopg2."""
+        with self.connection.waiting():
+            super().execute(query, vars)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        """Execute; see psycopg2."""
+        with self.connection.waiting():
+            super().executemany(query, vars_list)
+
+    def fetchone(self) -> Any:
+        """Fetch; a named cursor waits for the server."""
+        with self.connection.waiting():
+            return super().fetchone()
+
+    def fetchmany(self, size: int | None = None) -> list[tuple[Any, ...]]:
+        """Fetch; a named cursor waits for the server."""
+        with self.connection.waiting():
+            return super().fetchmany(self.arraysize if size is None else size)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Fetch; a named cursor waits for the server."""
+        with self.connection.waiting():
+            return super().fetchall()
+
+    def close(self) -> None:
+        """Close; a named cursor waits for the server."""
+        with self.connection.waiting():
+            super().close()
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        """Copy. Reading the file is not a wait for the server."""
+        if hasattr(file, "read"):
+            file = _Unwatched(file, self.connection)
+        with self.connection.waiting():
+            super().copy_expert(sql, file, size)
+
+
+class _Unwatched:
+    """A file that is read while no byte is due from the server."""
+
+    def __init__(self, file: Any, session: Watched) -> None:
+        self._file, self._session = file, session
+
+    def read(self, size: int = -1) -> bytes:
+        with self._session.elsewhere():
+            data: bytes = self._file.read(size)
+            return data
+
+    def readline(self, size: int = -1) -> bytes:
+        return self.read(size)
+
+
+class Pipe(io.FileIO):
+    """The writing end of a pipe. Waiting for its reader is not a wait for the server."""
+
+    def __init__(self, descriptor: int, session: Watched) -> None:
+        super().__init__(descriptor, "wb")
+        self._session = session
+
+    def write(self, data: Any) -> int:
+        """Write; see `io.RawIOBase`."""
+        with self._session.elsewhere():
+            return super().write(data) or 0

@@ -1,0 +1,234 @@
+"""A server goes silent without closing: every wait ends, locks are free, the next sync works."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects.postgresql import copy
+from dbsync_pipeline.errors import DbsyncError, Transient, Unavailable
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.sync.session import Session
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.processes import ROOT
+from dbsync_pipeline_tests.proxy import (
+    TO_CLIENT,
+    TO_SERVER,
+    Action,
+    Proxy,
+    proxy_to,
+    stall,
+    swallow,
+)
+from dbsync_pipeline_tests.test_safety import free_after
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    content,
+    execute,
+    prepare,
+    session,
+    small_world,
+    sync,
+    user,
+)
+
+Pair = tuple[Database, Database]
+SILENCE = 2
+"""Seconds, in place of the usual 60."""
+
+users = MODEL.table("users").sa
+
+
+@pytest.fixture
+def pair(new_database: NewDatabase) -> Pair:
+    """Two servers that are equal but for a few rows: one inserted, four changed, one deleted."""
+    source, target = (
+        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux"))
+    )
+    prepare(source, small_world())
+    sync(source, target)
+    execute(
+        source,
+        users.insert().values(user(900)),
+        users.update().where(users.c.id < 5).values(name="new"),
+    )
+    return source, target
+
+
+@contextmanager
+def behind_proxy(database: Database) -> Iterator[tuple[Database, Proxy]]:
+    with proxy_to(database.url) as proxy:
+        yield replace(database, url=proxy.url, silence_seconds=SILENCE), proxy
+
+
+PHASES = {
+    "compare": b"SELECT b, count(*)",
+    "staging": b"COPY",
+    "publish": b"DELETE FROM",
+    "prove": b"SET CONSTRAINTS ALL IMMEDIATE",
+}
+SOURCE_PHASES = ("compare", "staging")
+
+
+@pytest.mark.parametrize("action", [stall, swallow], ids=["stalled", "swallowed"])
+@pytest.mark.parametrize(
+    ("side", "phase"),
+    [("source", phase) for phase in SOURCE_PHASES] + [("target", phase) for phase in PHASES],
+)
+def test_a_sync_ends_when_a_side_goes_silent(
+    pair: Pair, side: str, phase: str, action: Action
+) -> None:
+    source, target = pair
+    before = content(target)
+    with behind_proxy(source if side == "source" else target) as (slow, proxy):
+        fired = proxy.before(PHASES[phase], TO_SERVER, action)
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match=f"database {slow.name}.*went silent") as failed:
+            sync(*((slow, target) if side == "source" else (source, slow)))
+        seconds = time.monotonic() - started
+        assert fired.is_set()
+        assert isinstance(failed.value, Transient), "Dagster retries it"
+        assert seconds < SILENCE + 10
+        free = free_after(source, target, 10)
+    print(f"{side}, {phase}: ended after {seconds:.1f} s, locks free after {free:.1f} s more")
+    assert content(target) == before
+    assert sync(source, target).changed == 5
+    assert content(target) == content(source)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_reply_that_does_not_arrive(pair: Pair, side: str) -> None:
+    """The server has executed the statement, and its rows are lost on the way."""
+    source, target = pair
+    with behind_proxy(source if side == "source" else target) as (slow, proxy):
+        proxy.after(
+            PHASES["compare"],
+            TO_SERVER,
+            lambda connection: connection.stall(TO_CLIENT),
+        )
+        with pytest.raises(Unavailable, match="went silent"):
+            sync(*((slow, target) if side == "source" else (source, slow)))
+    assert sync(source, target).changed == 5
+
+
+def test_a_statement_that_computes_for_long_is_not_silent(pair: Pair) -> None:
+    database = replace(pair[0], silence_seconds=1)
+    with database.connect() as dialect:
+        started = time.monotonic()
+        dialect.connection.execute(sa.text("SELECT pg_sleep(6)"))
+        assert time.monotonic() - started >= 6
+        assert dialect.ended_because() is None
+
+
+def test_the_side_that_waits_for_the_other_sides_computation_is_not_silent(pair: Pair) -> None:
+    """The target waits in the middle of a COPY while the source computes its rows."""
+    source, target = (replace(database, silence_seconds=1) for database in pair)
+    slow = "SELECT n FROM generate_series(1, 3) n, pg_sleep(5)"
+    with source.connect() as out, target.connect() as into:
+        into.connection.exec_driver_sql("CREATE TEMPORARY TABLE numbers (n int)")
+        sender, receiver = (side.connection.connection.driver_connection for side in (out, into))
+        moved = copy.pipe(
+            sender,
+            lambda file: sender.cursor().copy_expert(
+                f"COPY ({slow}) TO STDOUT (FORMAT binary)", file
+            ),
+            lambda file: copy.copy_in(receiver, "COPY numbers FROM STDIN (FORMAT binary)", file),
+        )
+    assert moved.rows == 3
+
+
+def test_a_fence_that_waits_is_not_silent(pair: Pair) -> None:
+    """A transaction of which no reply is due may be idle for as long as it takes."""
+    database = replace(pair[0], silence_seconds=1)
+    with database.connect() as dialect:
+        dialect.begin(MODEL.tables, wait_seconds=5)
+        time.sleep(4)
+        assert dialect.count(MODEL.table("users")) == 21
+
+
+def test_an_open_transaction_is_used_before_a_server_ends_it_as_idle(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbsync_pipeline.dialects.watchdog._PING_SECONDS", 1)
+    with pair[0].connect() as dialect:
+        dialect.connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '3s'")
+        dialect.connection.commit()
+        dialect.snapshot()
+        time.sleep(7)
+        assert dialect.count(MODEL.table("users")) == 21
+
+
+@pytest.mark.parametrize("action", [stall, swallow], ids=["stalled", "swallowed"])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_cancelled_sync_ends_within_seconds_whatever_it_waits_for(
+    pair: Pair, side: str, action: Action
+) -> None:
+    source, target = pair
+    with behind_proxy(source if side == "source" else target) as (slow, proxy):
+        slow = replace(slow, silence_seconds=600)
+        fired = proxy.before(PHASES["compare"], TO_SERVER, action)
+        sides = (slow, target) if side == "source" else (source, slow)
+        with session(*sides) as cancelled:
+            cancelled.ensure_schema()
+            failures: list[DbsyncError] = []
+            thread = threading.Thread(target=_copy_all, args=(cancelled, failures))
+            thread.start()
+            assert fired.wait(10)
+            started = time.monotonic()
+            cancelled.cancel()
+            assert time.monotonic() - started < 0.5, "the caller is not blocked"
+            thread.join(10)
+            assert not thread.is_alive()
+        assert [type(failure) for failure in failures] == [Unavailable]
+        assert "cancelled" in failures[0].cause
+        free_after(source, target, 10)
+
+
+def _copy_all(copying: Session, failures: list[DbsyncError]) -> None:
+    try:
+        for table in MODEL.names:
+            copying.copy(table)
+    except DbsyncError as error:
+        failures.append(error)
+
+
+_PROGRAM = """
+import sys
+from dbsync_pipeline_tests.test_silence import MODEL, Database, sa, session
+source, target = (
+    Database(name, sa.make_url(url), silence_seconds=600)
+    for name, url in zip(("windows", "linux"), sys.argv[1:])
+)
+with session(source, target) as one:
+    one.ensure_schema()
+    for table in MODEL.names:
+        one.copy(table)
+    one.publish()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_process_that_waits_for_a_silent_server(pair: Pair, number: int) -> None:
+    source, target = pair
+    with behind_proxy(target) as (slow, proxy):
+        fired = proxy.before(PHASES["publish"], TO_SERVER, swallow)
+        urls = [one.url.render_as_string(hide_password=False) for one in (source, slow)]
+        with subprocess.Popen([sys.executable, "-c", _PROGRAM, *urls], cwd=ROOT) as syncing:
+            assert fired.wait(60)
+            time.sleep(1)
+            started = time.monotonic()
+            syncing.send_signal(number)
+            syncing.wait(20)
+            seconds = time.monotonic() - started
+        assert seconds < 10
+        print(f"{signal.Signals(number).name}: ended after {seconds:.1f} s")
+    assert sync(source, target).changed == 5
