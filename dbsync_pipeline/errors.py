@@ -10,6 +10,7 @@
     └── Transient           a retry can help
         ├── Unavailable     the database does not answer
         │   └── Starting    its server says that it is starting
+        ├── OutcomeUnknown  the reply to COMMIT was lost, and the database cannot be asked
         └── Busy            another process holds the lock
 
 Each has the operation, the database, the table, the cause and the remedy: the command that fixes
@@ -103,3 +104,10 @@ class Starting(Unavailable):
 
 class Busy(Transient):
     """Another process holds the lock."""
+
+
+class OutcomeUnknown(Transient):
+    """The reply to COMMIT was lost, and the database does not answer: it may be committed or not.
+
+    The ledger knows once the database answers again. A retry is safe in either case.
+    """

@@ -137,7 +137,8 @@ def commands_page() -> str:
         MADE,
         "`dbsync` reads the [settings](settings.md), does one thing, and ends with an exit status: "
         "0 when what was requested is\ntrue afterwards (for `sync`: every target equals the "
-        "source), 1 when it is not, 2 when the request was wrong, and 130\nafter Ctrl-C. "
+        "source), 1 when it is not, 2 when the request was wrong, 3 when a database did not say whether\n"
+        "it committed, and 130 after Ctrl-C. "
         "With `--json` a command prints one JSON value on stdout ([shapes](json.md)), progress "
         "and messages go to\nstderr.",
         *(_command(words, command) for words, command in _leaves("dbsync", root)),

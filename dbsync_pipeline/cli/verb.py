@@ -1,8 +1,8 @@
 """Turn a function that returns a `Result` into a command.
 
 The command has the function's options, those of its overrides, and `--json`. It prints the result
-as text or as JSON, and its exit status is 0 if the result is `ok` and 1 if not. No verb prints its
-own result or chooses an exit status.
+as text or as JSON, and its exit status is 0 if the result is `ok`, 3 if it is `unknown`, and else 1.
+No verb prints its own result or chooses an exit status.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from dbsync_pipeline.cli.options import AsJson, model_options
-from dbsync_pipeline.errors import DbsyncError, SettingsError
+from dbsync_pipeline.errors import DbsyncError, OutcomeUnknown, SettingsError
 from dbsync_pipeline.output.base import Result, error_json, text
 from dbsync_pipeline.output.serve import Server
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.policy import option as option_name
+
+UNKNOWN = 3
+"""The exit status if COMMIT got no reply and the database cannot be asked."""
 
 _AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 
@@ -65,17 +68,22 @@ def finish(result: Result) -> NoReturn:
     _print(result)
     if isinstance(result, Server):
         become(result.command, result.environment)
-    raise typer.Exit(0 if result.ok else 1)
+    raise typer.Exit(UNKNOWN if result.unknown else 0 if result.ok else 1)
 
 
 def fail(error: DbsyncError) -> NoReturn:
-    """Print the error and end the program: status 2 if the request was wrong, otherwise 1."""
+    """Print the error and end the program.
+
+    The status is 2 if the request was wrong, 3 if the outcome is unknown, otherwise 1.
+    """
     if as_json() or "--json" in sys.argv:
         _print_json({"error": error_json(error)})
     else:
         from dbsync_pipeline.cli.render.base import complain
 
         complain(str(error))
+    if isinstance(error, OutcomeUnknown):
+        sys.exit(UNKNOWN)
     sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 

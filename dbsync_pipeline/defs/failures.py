@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from dagster import Failure, MetadataValue
 
 from dbsync_pipeline import redact
-from dbsync_pipeline.errors import DbsyncError, Refused, Transient
+from dbsync_pipeline.errors import DbsyncError, OutcomeUnknown, Refused, Transient
 
 GUARDS = "guards"
 """The metadata of a failure that lists what each guard found."""
+
+UNKNOWN = "outcome unknown"
+"""The metadata of a failure after which the run may have published nevertheless."""
 
 
 @contextmanager
@@ -28,13 +31,18 @@ def as_dagster_failure() -> Iterator[None]:
     try:
         yield
     except DbsyncError as error:
-        findings = (
-            [dict(finding) for finding in error.findings] if isinstance(error, Refused) else []
-        )
         raise Failure(
             description=str(error),
-            metadata={GUARDS: MetadataValue.json(findings)} if findings else {},
+            metadata=_metadata(error),
             allow_retries=isinstance(error, Transient),
         ) from None
     except Exception as error:
         raise Failure(description=redact.text(error), allow_retries=False) from None
+
+
+def _metadata(error: DbsyncError) -> dict[str, MetadataValue]:
+    if isinstance(error, Refused) and error.findings:
+        return {GUARDS: MetadataValue.json([dict(finding) for finding in error.findings])}
+    if isinstance(error, OutcomeUnknown):
+        return {UNKNOWN: MetadataValue.bool(True)}
+    return {}

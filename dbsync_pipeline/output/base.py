@@ -67,6 +67,11 @@ class Result(ABC):
         return True
 
     @property
+    def unknown(self) -> bool:
+        """Whether it is unknown if the verb did it: COMMIT got no reply. The exit status is 3."""
+        return False
+
+    @property
     def warnings(self) -> Sequence[str]:
         """What a person should know beside the result; printed on stderr, also with `--json`."""
         return ()

@@ -34,6 +34,11 @@ class Synced(Result):
         """Whether every target is equal to the source."""
         return all(run.succeeded for run in self.runs)
 
+    @property
+    def unknown(self) -> bool:
+        """Whether a run does not know if it published."""
+        return any(run.unknown for run in self.runs)
+
 
 @dataclass(frozen=True)
 class DemoSynced(Result):
@@ -51,6 +56,11 @@ class DemoSynced(Result):
     def ok(self) -> bool:
         """Whether every target is equal to the source."""
         return self.synced.ok
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a run does not know if it published."""
+        return self.synced.unknown
 
 
 @dataclass(frozen=True)

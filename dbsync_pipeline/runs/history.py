@@ -23,11 +23,12 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    MetadataValue,
     RunRecord,
     RunsFilter,
 )
 
-from dbsync_pipeline.defs.failures import GUARDS
+from dbsync_pipeline.defs.failures import GUARDS, UNKNOWN
 from dbsync_pipeline.defs.run_tags import (
     is_sync,
     launcher_of,
@@ -72,7 +73,8 @@ class Run:
 
     `status` is Dagster's, None if Dagster has no record of the run. `reason` is why the run did not
     succeed. `published` and `number` come from the target's ledger; `published` is None if neither
-    the ledger nor Dagster knows. `verdicts` are the guards' refusals, each with `guard`, `table`,
+    the ledger nor Dagster knows; `unknown` is true if the run itself could not find out, because it
+    lost the reply to its COMMIT. `verdicts` are the guards' refusals, each with `guard`, `table`,
     `found` and `remedy`. `allowed` are the overrides of the run. `undoes` is the number of the
     publish that an undo restored.
     """
@@ -92,6 +94,7 @@ class Run:
     allowed: dict[str, Any] = field(default_factory=dict)
     launched_by: str | None = None
     undoes: int | None = None
+    unknown: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -175,7 +178,7 @@ def join(runs: Sequence[Run], ledgers: Mapping[str, Sequence[Publish]]) -> Itera
             yield _with_publish(run, publish)
         if not published:
             unpublished = run.target in ledgers and run.published is None
-            yield replace(run, published=False) if unpublished else run
+            yield replace(run, published=False, unknown=False) if unpublished else run
     yield from (_of_ledger(publish) for alone in publishes.values() for publish in alone)
 
 
@@ -230,6 +233,7 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
         verdicts=_verdicts(events),
         allowed=overrides_of(run),
         launched_by=launcher_of(run),
+        unknown=any(UNKNOWN in metadata for metadata in _failure_metadata(events)),
     )
 
 
@@ -265,12 +269,18 @@ def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
 
 
 def _verdicts(events: Iterable[DagsterEvent]) -> tuple[dict[str, Any], ...]:
-    for event in events:
-        failure = event.step_failure_data.user_failure_data if event.is_step_failure else None
-        if failure is not None and GUARDS in failure.metadata:
-            verdicts: Any = failure.metadata[GUARDS].value
+    for metadata in _failure_metadata(events):
+        if GUARDS in metadata:
+            verdicts: Any = metadata[GUARDS].value
             return tuple(dict(verdict) for verdict in verdicts)
     return ()
+
+
+def _failure_metadata(events: Iterable[DagsterEvent]) -> Iterator[Mapping[str, MetadataValue]]:
+    for event in events:
+        failure = event.step_failure_data.user_failure_data if event.is_step_failure else None
+        if failure is not None:
+            yield failure.metadata
 
 
 # What the ledgers know ----------------------------------------------------------------------------
@@ -297,6 +307,7 @@ def _with_publish(run: Run, publish: Publish) -> Run:
     return replace(
         run,
         published=recorded.published,
+        unknown=False,
         number=recorded.number,
         source=recorded.source,
         target=recorded.target,

@@ -35,7 +35,8 @@ def synced(result: Synced) -> None:
         if run.succeeded:
             _success(run)
         else:
-            complain(f"{run.target}: not published ({run.status})\n{run.reason or ''}")
+            outcome = "whether it was published is unknown" if run.unknown else "not published"
+            complain(f"{run.target}: {outcome} ({run.status})\n{run.reason or ''}")
 
 
 def _success(run: Run) -> None:
@@ -183,4 +184,6 @@ def _status(run: Run) -> str:
         return f"undo of publish {run.undoes}"
     if run.status is None:
         return "published, by its ledger"
+    if run.unknown:
+        return f"{run.status}, unknown if published"
     return f"{run.status}, but published" if run.published and not run.succeeded else run.status

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dbsync_pipeline.dialects.digests import Digests
-from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
-from dbsync_pipeline.mirror import compare
+from dbsync_pipeline.errors import NotProved, Refused
+from dbsync_pipeline.mirror import compare, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
 from dbsync_pipeline.mirror.rescue.save import prune, save
 from dbsync_pipeline.mirror.sync.comparing import Comparison
@@ -92,13 +92,15 @@ class Publishing:
         return publish
 
     def commit(self) -> None:
-        """Commit. If the reply is lost, the ledger decides whether the commit was made."""
-        try:
-            self.opened.target.commit()
-        except DbsyncError:
-            with self.task.target.connect() as again:
-                if Ledger(again).of_run(self.task.run_id) is None:
-                    raise
+        """Commit. If the reply is lost, the ledger decides whether the commit was made.
+
+        Raise OutcomeUnknown if the ledger cannot be asked.
+        """
+
+        def recorded(ledger: Ledger) -> bool:
+            return ledger.of_run(self.task.run_id) is not None
+
+        outcome.commit(self.opened.target, self.task.target, recorded, operation="publish")
 
     def _write_staged(self, comparisons: Sequence[Comparison]) -> None:
         """First delete what is gone or replaced, in all tables; then insert what is new or new
