@@ -10,30 +10,45 @@ may be silent (`Database.silence_seconds`). After that the outcome is unknown, a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import OutcomeUnknown, Transient, Unavailable
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Ledger
 
 _PAUSE_SECONDS = 1.0
 
-Recorded = Callable[[Ledger], bool]
-"""Returns whether a ledger has what the transaction wrote there."""
+Recorded = Callable[[Dialect], bool]
+"""Returns, on a new connection, whether the database has what the transaction wrote."""
 
 
 def commit(dialect: Dialect, database: Database, recorded: Recorded, *, operation: str) -> None:
     """Commit the open transaction of `dialect`, a connection to `database`.
 
-    Raise the error of the commit if the transaction was rolled back, and OutcomeUnknown if nobody
-    can tell: the ledger will, once the database answers.
+    Raise the error of the commit if the transaction was rolled back, and OutcomeUnknown if that
+    cannot be determined: the database will show it, once it answers.
     """
     try:
         dialect.commit()
     except Unavailable as error:
         if not _was_committed(dialect, database, recorded, operation):
             raise error from None
+
+
+@contextmanager
+def transaction(
+    dialect: Dialect, database: Database, recorded: Recorded, *, operation: str
+) -> Iterator[None]:
+    """Begin a transaction, and commit it at the end as `commit` does; roll it back on an error."""
+    with dialect.doing(operation):
+        dialect.connection.begin()
+        try:
+            yield
+        except BaseException:
+            dialect.connection.rollback()
+            raise
+    commit(dialect, database, recorded, operation=operation)
 
 
 def _was_committed(
@@ -44,20 +59,19 @@ def _was_committed(
         try:
             dialect.end()
             with database.at_once.connect("dbsync outcome") as again:
-                return recorded(Ledger(again))
+                return recorded(again)
         except Transient:
             if time.monotonic() >= deadline:
-                raise unknown(database, operation) from None
+                raise _unknown(database, operation) from None
         time.sleep(_PAUSE_SECONDS)
 
 
-def unknown(database: Database, operation: str) -> OutcomeUnknown:
-    """Return the error of an operation whose COMMIT may or may not have been carried out."""
+def _unknown(database: Database, operation: str) -> OutcomeUnknown:
     return OutcomeUnknown(
-        "the connection was lost during COMMIT, and the database has not answered since for "
-        f"{database.silence_seconds:g} seconds: whether it was committed is unknown",
+        "the connection was lost during COMMIT, and the database has not answered for "
+        f"{database.silence_seconds:g} seconds since: whether it was committed is unknown",
         operation=operation,
         database=database.name,
-        remedy=f"when {database.name} answers again, `dbsync history` shows whether it was "
-        "published; another sync is safe at any time",
+        remedy=f"when {database.name} answers again, `dbsync history` shows what was published, "
+        "and the same command can be run again safely",
     )

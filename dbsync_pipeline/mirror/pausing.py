@@ -6,6 +6,7 @@ The reason is a fact in the target's own ledger, so every machine that looks at 
 from __future__ import annotations
 
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 
@@ -41,7 +42,15 @@ def reason(ledger: Ledger) -> str | None:
 
 
 def _replace(database: Database, reason: str | None) -> str | None:
-    with database.connect() as dialect, dialect.connection.begin():
+    with (
+        database.connect() as dialect,
+        outcome.transaction(
+            dialect,
+            database,
+            lambda again: Ledger(again).fact(FACT) == reason,
+            operation="pause" if reason is not None else "resume",
+        ),
+    ):
         ledger = Ledger(dialect)
         if not ledger.exists():
             raise SettingsError(

@@ -16,6 +16,7 @@ from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.migrate import revisions
@@ -39,7 +40,15 @@ def ensure(database: Database, model: Model) -> list[str]:
             revisions.require_none_pending(dialect, model)
         dialect.connection.rollback()
         _require_types(dialect, model)
-        with dialect.doing("create tables"), _rules_kept(model), dialect.connection.begin():
+        with (
+            _rules_kept(model),
+            outcome.transaction(
+                dialect,
+                database,
+                lambda again: not missing(again, model),
+                operation="create tables",
+            ),
+        ):
             model.metadata.create_all(
                 dialect.connection,
                 tables=[model.table(name).sa for name in absent],
@@ -89,7 +98,15 @@ def recreate(database: Database, model: Model) -> list[str]:
     of their own; a call that was interrupted is completed by a second one.
     """
     with database.connect(create=True) as dialect:
-        with dialect.doing("drop tables"), _rules_kept(model), dialect.connection.begin():
+        with (
+            _rules_kept(model),
+            outcome.transaction(
+                dialect,
+                database,
+                lambda again: len(missing(again, model)) == len(model.tables),
+                operation="drop tables",
+            ),
+        ):
             model.metadata.drop_all(dialect.connection)
         Ledger(dialect).drop()
     ensure(database, model)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import RowKey
 from dbsync_pipeline.errors import DbsyncError, SettingsError, Unavailable
+from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.failover.observe import Observation, answers, standing
@@ -105,7 +106,12 @@ def failback(
         )
         publish = sync_all_tables(session, model, watch)
         _become_standby(fence, target, publish, replace(new, after=None))
-        fence.commit()
+        outcome.commit(
+            fence,
+            former,
+            lambda again: Ledger(again).of_run(f"kept-{run_id}") is not None,
+            operation="failback",
+        )
     new = _settled(target, new)
     rest = [one for name, one in others.items() if name in found.taken and one is not former]
     missing = {**found.silent, **term.give(new, rest, settings.connect_seconds)}

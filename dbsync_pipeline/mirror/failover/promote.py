@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbsync_pipeline.errors import Refused, Unavailable
-from dbsync_pipeline.mirror import guard
+from dbsync_pipeline.mirror import guard, outcome
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.failover.observe import Observation, probe, standing
@@ -184,7 +184,12 @@ def _require_fit(chosen: Observation) -> None:
 
 def _become_primary(database: Database, new: Term, above: int) -> None:
     """Record the new primary's own term, and reserve a number above all published ones: no standby then knows a state that it does not."""
-    with database.connect() as dialect, dialect.doing("promote"), dialect.connection.begin():
+    with (
+        database.connect() as dialect,
+        outcome.transaction(
+            dialect, database, lambda again: Ledger(again).term() == new, operation="promote"
+        ),
+    ):
         ledger = Ledger(dialect)
         if not ledger.take_term(new):
             raise Refused(

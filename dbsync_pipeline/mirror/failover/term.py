@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbsync_pipeline.errors import Refused, SettingsError
+from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Term
@@ -131,7 +132,12 @@ def give(term: Term, among: Sequence[Database], seconds: float) -> dict[str, str
 
 
 def _record(database: Database, term: Term) -> None:
-    with database.connect() as dialect, dialect.doing("record a term"), dialect.connection.begin():
+    with (
+        database.connect() as dialect,
+        outcome.transaction(
+            dialect, database, lambda again: Ledger(again).term() == term, operation="record a term"
+        ),
+    ):
         ledger = Ledger(dialect)
         if not ledger.exists():
             raise SettingsError(

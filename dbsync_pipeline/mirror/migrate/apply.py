@@ -17,7 +17,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, StructureError
-from dbsync_pipeline.mirror import drift, schema
+from dbsync_pipeline.mirror import drift, outcome, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.fanout import PerDatabase
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -89,7 +89,13 @@ def migrate(
         present = [table for table in model.tables if table.name not in absent]
         dialect.begin(present, wait_seconds=wait_seconds)
         pending = _bring_up(dialect, model, absent, how)
-        dialect.commit()
+        newest = revisions.newest(model)
+        outcome.commit(
+            dialect,
+            database,
+            lambda again: revisions.noted(again) == newest,
+            operation="migrate",
+        )
         return pending
 
 

@@ -136,8 +136,13 @@ def noted(dialect: Dialect) -> str | None:
 
 def note(dialect: Dialect, model: Model) -> None:
     """Record, within the open transaction, that the database has all present revisions."""
+    Ledger(dialect).note(_NOTED, newest(model))
+
+
+def newest(model: Model) -> str:
+    """Return the number of the newest revision, `base` if there is none."""
     revisions = line(model)
-    Ledger(dialect).note(_NOTED, revisions[-1].number if revisions else BASE)
+    return revisions[-1].number if revisions else BASE
 
 
 def require_up(dialect: Dialect, model: Model) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.read import BeforeImages, before_images
@@ -28,10 +29,15 @@ def merge(
     """
     put_back: dict[str, int] = {}
     rest: dict[str, list[RowKey]] = {}
+    inserted_first: list[tuple[Table, RowKey]] = []
     with (
         target.connect() as dialect,
-        dialect.doing("merge rescued rows"),
-        dialect.connection.begin(),
+        outcome.transaction(
+            dialect,
+            target,
+            lambda again: all(_has_row(again, *row) for row in inserted_first),
+            operation="merge rescued rows",
+        ),
     ):
         for images in list(before_images(dialect, model, run_id)):
             live = model.table(images.table.name)
@@ -39,8 +45,16 @@ def merge(
             table = _TableMerge(dialect, live, images)
             inserted = table.insert_free()
             put_back[live.name] = len(inserted)
+            inserted_first += [(live, key) for key in sorted(inserted, key=repr)[:1]]
             rest[live.name] = [key for _, key in table.kept if key not in inserted]
     return put_back, {name: keys for name, keys in rest.items() if keys}
+
+
+def _has_row(dialect: Dialect, table: Table, key: RowKey) -> bool:
+    same_key = (table.sa.c[part.name] == value for part, value in zip(table.key, key, strict=True))
+    with dialect.doing("merge rescued rows"):
+        row = dialect.connection.execute(sa.select(sa.literal(1)).where(*same_key)).first()
+    return row is not None
 
 
 @dataclass(frozen=True)

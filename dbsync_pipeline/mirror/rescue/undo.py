@@ -15,7 +15,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError
-from dbsync_pipeline.mirror import drift, pausing, schema
+from dbsync_pipeline.mirror import drift, outcome, pausing, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
@@ -67,7 +67,12 @@ def undo(
         if tables:
             dialect.prove_constraints(model.tables)
         publish = _record(dialect, model, entry, number, by, results)
-        dialect.commit()
+        outcome.commit(
+            dialect,
+            target,
+            lambda again: Ledger(again).of_run(by) is not None,
+            operation="undo",
+        )
     return publish
 
 

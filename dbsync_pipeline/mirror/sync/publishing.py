@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import NotProved, Refused
 from dbsync_pipeline.mirror import compare, outcome
@@ -97,8 +98,8 @@ class Publishing:
         Raise OutcomeUnknown if the ledger cannot be asked.
         """
 
-        def recorded(ledger: Ledger) -> bool:
-            return ledger.of_run(self.task.run_id) is not None
+        def recorded(again: Dialect) -> bool:
+            return Ledger(again).of_run(self.task.run_id) is not None
 
         outcome.commit(self.opened.target, self.task.target, recorded, operation="publish")
 
