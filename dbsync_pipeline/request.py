@@ -8,6 +8,7 @@ the primary, and only if no source is named.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -89,12 +90,16 @@ class HistoryOptions(BaseModel):
 
 @dataclass(frozen=True)
 class SyncRequest:
-    """One source, at least one target, tables in the models' order, and the overrides."""
+    """One source, at least one target, tables in the models' order, and the overrides.
+
+    `round_id` identifies the request: the standbys that it syncs, one after another, are of one round.
+    """
 
     source: str
     targets: tuple[str, ...]
     tables: tuple[str, ...]
     overrides: Overrides = field(default_factory=Overrides)
+    round_id: str = field(default_factory=lambda: str(uuid.uuid4()), compare=False)
 
 
 def resolve(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,7 +74,9 @@ STATES: Mapping[str, Observation] = {
     "older": standby("x", 4, at=NOON - dt.timedelta(hours=6)),
     "written": standby("x", 5, "users"),
     "older and written": standby("x", 4, "users", at=NOON - dt.timedelta(hours=6)),
-    "of the same round": standby("x", 4, "users", at=NOON - dt.timedelta(seconds=60)),
+    "of the same round": standby("x", 4, "users", at=NOON - dt.timedelta(hours=6), round="tick 1"),
+    "later in the round": standby("x", 5, round="tick 1"),
+    "seconds older": standby("x", 4, "users", at=NOON - dt.timedelta(seconds=2), round="tick 0"),
     "held": standby("x", 5, "users", held="run 1 was undone"),
     "mixed": standby("x", 5, "users", mixed=True),
     "never published to": standby("x", 0),
@@ -96,7 +100,16 @@ def seen(linux: str, azure: str, windows: Observation = DOWN) -> list[Observatio
         ("written", "older", "linux", ("azure",), "linux", "writes to linux"),
         ("fresh", "written", "azure", ("linux",), "azure", "writes to azure"),
         ("older", "written", "azure", ("linux",), "azure", "writes to azure"),
-        ("of the same round", "fresh", "linux", ("azure",), "linux", "writes to linux"),
+        (
+            "of the same round",
+            "later in the round",
+            "linux",
+            ("azure",),
+            "linux",
+            "writes to linux",
+        ),
+        ("of the same round", "fresh", None, (), None, "azure has the newer state"),
+        ("seconds older", "later in the round", None, (), None, "azure has the newer state"),
         ("older and written", "fresh", None, (), None, "azure has the newer state"),
         ("written", "written", None, (), None, "linux and azure have local writes"),
         ("written", "older and written", None, (), None, "have local writes"),
@@ -119,7 +132,7 @@ def test_the_decision(
     promoted: str | None,
     why: str,
 ) -> None:
-    found = decide(seen(linux, azure), "windows", 300)
+    found = decide(seen(linux, azure), "windows")
     assert (found.newest, found.targets, found.promote) == (newest, targets, promoted)
     assert why in found.why
 
@@ -134,11 +147,11 @@ def _is_safe(linux: str, azure: str) -> None:
         Observation("windows", True),
         Observation("windows", True, "permission denied"),
     ):
-        assert decide(seen(linux, azure, windows), "windows", 300).nothing, (
+        assert decide(seen(linux, azure, windows), "windows").nothing, (
             "a primary that answers is left alone"
         )
     places = seen(linux, azure)
-    found, by_name = decide(places, "windows", 300), {one.name: one for one in places}
+    found, by_name = decide(places, "windows"), {one.name: one for one in places}
     touched = {*found.targets, *filter(None, [found.promote])}
     assert all(by_name[name].electable for name in touched) and "windows" not in touched
     if found.nothing:
@@ -159,9 +172,7 @@ def _is_safe(linux: str, azure: str) -> None:
 
 def test_a_primary_that_is_no_database_is_not_missed() -> None:
     places = [standby("linux", 5, "users"), standby("azure")]
-    assert (
-        decide(places, "windows", 300).nothing and count_probe(None, places, PATIENT, NOON) is None
-    )
+    assert decide(places, "windows").nothing and count_probe(None, places, PATIENT, NOON) is None
 
 
 def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> None:
@@ -170,7 +181,7 @@ def test_a_standby_that_became_the_primary_is_followed_like_the_first_one() -> N
         Observation("linux", False, "no answer"),
         standby("azure", 5, "users"),
     ]
-    assert decide(places, "linux", 300).promote == "azure"
+    assert decide(places, "linux").promote == "azure"
 
 
 # How long it must be gone -----------------------------------------------------------------------------------------------
@@ -257,7 +268,7 @@ class Three:
         self.silent: set[str] = set()
         prepare(windows, small_world())
         for target in (linux, azure):
-            sync(windows, target)
+            sync(windows, target, round_id="first")
 
     @property
     def settings(self) -> Settings:
@@ -354,7 +365,7 @@ def test_what_is_only_asked_for_is_not_done(files: Three) -> None:
 
 
 def test_a_rehearsal_takes_the_primary_for_silent(files: Three) -> None:
-    found = decide(observe(files.settings, MODEL, down=True), "windows", 300)
+    found = decide(observe(files.settings, MODEL, down=True), "windows")
     assert (found.newest, found.targets, found.promote) == ("azure", ("linux",), None)
 
 
@@ -455,23 +466,61 @@ def test_two_promotions_at_once_make_one_primary(files: Three) -> None:
     assert found.primary == (max(promoted).primary if promoted else "windows")
 
 
-def test_a_standby_that_lacks_a_newer_state_is_promoted_only_when_that_may_be_overwritten(
-    files: Three,
-) -> None:
+def test_a_standby_that_lacks_a_newer_state_is_promoted_only_with_overwrite(files: Three) -> None:
     execute(files.windows, (users.insert(), [user(700, name="on azure alone")]))
-    sync(files.windows, files.azure)
+    sync(files.windows, files.azure)  # seconds later, but in another round
     files.silent = {"windows"}
-    strict = files.settings.model_copy(update={"failover_grace_seconds": 0.0})
     with pytest.raises(Refused, match=r"does not know state .* on azure") as refused:
-        promote(strict, "linux")
+        promote(files.settings, "linux")
     assert "dbsync sync --source azure --target linux" in str(refused.value)
     with pytest.raises(Refused, match="does not know state"):
-        consequences(strict, "linux")
-    assert "moves those rows to the rescue tables" in consequences(strict, "linux", overwrite=True)
+        consequences(files.settings, "linux")
+    shown = consequences(files.settings, "linux", overwrite=True)
+    assert "moves those rows to the rescue tables" in shown
     assert files.terms() == dict.fromkeys(("windows", "linux", "azure")), "nobody took a term"
-    assert promote(files.settings, "linux").term == Term(1, "linux"), (
-        "within the grace the standbys are of one round"
-    )
+    assert promote(files.settings, "linux", overwrite=True).term == Term(1, "linux")
+
+
+def test_a_standby_of_a_slow_round_is_promoted_although_another_one_is_newer(
+    files: Three,
+) -> None:
+    sync(files.windows, files.linux, round_id="tick 2")
+    execute(files.windows, (users.insert(), [user(700, name="between the two")]))
+    sync(files.windows, files.azure, round_id="tick 2")
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows"}
+    impatient = files.settings.model_copy(update={"failover_grace_seconds": 0.0})
+    assert "state 4" in consequences(impatient, "linux"), "the person sees what azure has more"
+    report = failover(impatient, MODEL, "failover-1")
+    assert report.promotion is not None and report.promotion.primary == "linux"
+    assert content(files.azure) == content(files.linux)
+    assert rescued_keys(files.azure, MODEL, "failover-1") == {
+        "users": {"deleted": [(700,)], "replaced": []}
+    }
+
+
+def test_a_standby_restored_from_a_backup_of_seconds_ago_is_not_promoted(
+    files: Three, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup.db"
+    path = Path(str(files.linux.url.database))
+    shutil.copy(path, backup)
+    execute(files.windows, (users.insert(), [user(700)]))
+    for target in (files.linux, files.azure):
+        sync(files.windows, target, round_id="tick 2")
+    shutil.copy(backup, path)
+    files.silent = {"windows"}
+    with pytest.raises(Refused, match=r"does not know state .* on azure"):
+        promote(files.settings, "linux")
+    execute(files.linux, (users.insert(), [user(900)]))
+    assert "azure has the newer state" in files.fail_over().decision.why
+    assert files.terms()["linux"] is None
+
+
+def test_standbys_with_the_same_rows_are_alike_whatever_their_rounds(files: Three) -> None:
+    sync(files.windows, files.azure, round_id="alone")
+    files.silent = {"windows"}
+    assert promote(files.settings, "linux").term == Term(1, "linux")
 
 
 def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(files: Three) -> None:

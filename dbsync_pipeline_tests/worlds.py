@@ -38,10 +38,18 @@ def session(
     policy: Policy | None = None,
     settings: Settings = SETTINGS,
     run_id: str | None = None,
+    round_id: str | None = None,
 ) -> Session:
     run_id = run_id or f"run-{next(_runs)}-{uuid.uuid4().hex[:8]}"
     return Session(
-        source, target, model, tuple(tables), run_id=run_id, settings=settings, policy=policy
+        source,
+        target,
+        model,
+        tuple(tables),
+        run_id=run_id,
+        settings=settings,
+        policy=policy,
+        round_id=round_id,
     )
 
 
@@ -54,10 +62,18 @@ def sync(
     policy: Policy | None = None,
     settings: Settings = SETTINGS,
     run_id: str | None = None,
+    round_id: str | None = None,
 ) -> Publish:
     """A whole sync, as the ops do it."""
     with session(
-        source, target, tables, model=model, policy=policy, settings=settings, run_id=run_id
+        source,
+        target,
+        tables,
+        model=model,
+        policy=policy,
+        settings=settings,
+        run_id=run_id,
+        round_id=round_id,
     ) as one:
         one.ensure_schema()
         for table in model.select(tables):

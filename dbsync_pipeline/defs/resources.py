@@ -19,7 +19,7 @@ from dagster import ConfigurableResource, InitResourceContext, OpExecutionContex
 from pydantic import Field, PrivateAttr
 
 from dbsync_pipeline.defs.failures import as_dagster_failure
-from dbsync_pipeline.defs.run_tags import SOURCE_TAG, TARGET_TAG, is_automatic
+from dbsync_pipeline.defs.run_tags import ROUND_TAG, SOURCE_TAG, TARGET_TAG, is_automatic, round_of
 from dbsync_pipeline.defs.watcher import watch
 from dbsync_pipeline.defs.work import PrimaryReading, Work
 from dbsync_pipeline.errors import Refused, SettingsError, Unavailable
@@ -56,7 +56,8 @@ class Sync(ConfigurableResource[None]):
         settings = load()
         name = target_name(context, settings)
         primary = term.primary(settings) if self.source in ("", name) else ""
-        tags = {SOURCE_TAG: self.source or primary, TARGET_TAG: name}
+        round_id = round_of(context.run)
+        tags = {SOURCE_TAG: self.source or primary, TARGET_TAG: name, ROUND_TAG: round_id}
         context.instance.add_run_tags(context.run_id, tags)  # history finds the run by them
         source, target = source_and_target(settings, tags[SOURCE_TAG], name, primary)
         _refuse_paused(context.run.tags, target)
@@ -74,6 +75,7 @@ class Sync(ConfigurableResource[None]):
                 settings=settings,
                 policy=overrides.applied_to(settings.policy),
                 observe=OBSERVER.get(),
+                round_id=round_id,
             )
         self._ended = watch(context, self._work)
         return self._work

@@ -20,6 +20,8 @@ from dbsync_pipeline.defs.keys import table_keys
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
+ROUND_TAG = "dbsync/round"
+"""The same for the runs of one request, one schedule tick or one backfill, one run per target."""
 # Dagster's pages hide tags that begin with `.dagster/`.
 ALIVE_TAG = ".dagster/dbsync_alive_at"
 """When the run's process last wrote that it is alive."""
@@ -104,6 +106,18 @@ def config_value(run: DagsterRun, *path: str) -> Any:
 def target_of(run: DagsterRun) -> str | None:
     """Return the target's name, which is the run's partition."""
     return run.tags.get(TARGET_TAG) or run.tags.get(PARTITION_TAG)
+
+
+def round_of(run: DagsterRun) -> str:
+    """Return the round that the run belongs to: that of its request, tick or backfill, else the run itself.
+
+    An automatic retry stays in the round of its parent. A run that a person executes again does
+    not, although it inherits the tags: it may be days later.
+    """
+    tags = run.tags
+    by_person = "dagster/parent_run_id" in tags and "dagster/retry_number" not in tags
+    inherited = tags.get(ROUND_TAG) or tags.get("dagster/backfill")
+    return run.run_id if by_person or not inherited else inherited
 
 
 def launcher_of(run: DagsterRun) -> str:

@@ -21,7 +21,7 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
-from dbsync_pipeline.defs.run_tags import JOB, TARGET_TAG, active_run
+from dbsync_pipeline.defs.run_tags import JOB, ROUND_TAG, TARGET_TAG, active_run
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import databases
@@ -106,7 +106,8 @@ def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason
     at = context.scheduled_execution_time.isoformat()
     # The key keeps a tick that is repeated after a crash from requesting the same run twice.
     for name in due:
-        yield RunRequest(run_key=f"{at} {name}", partition_key=name, tags={TARGET_TAG: name})
+        tags = {TARGET_TAG: name, ROUND_TAG: f"tick {at}"}
+        yield RunRequest(run_key=f"{at} {name}", partition_key=name, tags=tags)
     if not due:
         yield SkipReason("; ".join(skipped) or f"the primary, {primary}, is the only database")
 

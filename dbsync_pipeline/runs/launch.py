@@ -20,7 +20,7 @@ from dbsync_pipeline import signals
 from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.keys import asset_key
 from dbsync_pipeline.defs.resources import OBSERVER
-from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG, TARGET_TAG
+from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG, ROUND_TAG, TARGET_TAG
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.sync.session import Observer
 from dbsync_pipeline.policy import Overrides
@@ -89,6 +89,7 @@ def sync(
     tags = {
         PARTITION_TAG: target,
         TARGET_TAG: target,
+        ROUND_TAG: request.round_id,
         **({INTERFACE_TAG: launched_by} if launched_by else {}),
     }
     try:

@@ -59,9 +59,10 @@ def alter(database: Database, verb: str, *words: Any, **more: Any) -> None:
 
 
 def as_of_version_2(database: Database) -> None:
-    """Its ledger, as it was before digests remembered their columns."""
+    """Its ledger, as it was before digests remembered their columns and publishes their round."""
     with database.connect() as dialect, dialect.connection.begin():
         here = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
+        dialect.connection.execute(sa.text(f"ALTER TABLE {here}publishes DROP COLUMN round"))
         dialect.connection.execute(sa.text(f"ALTER TABLE {here}digests DROP COLUMN columns"))
         Ledger(dialect).note("version", "2")
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover.observe import local_writes
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.policy import Policy
@@ -229,14 +230,16 @@ def test_a_standby_that_passes_on_what_it_received_makes_no_new_state_and_one_th
         sync(source, azure)
 
 
-@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("version", ["1", "2", "3"])
 def test_a_ledger_of_a_former_version_is_brought_up(pair: Pair, version: str) -> None:
     source, target = pair
     first = sync(source, target)
     with target.connect() as dialect, dialect.connection.begin():
         schema = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
-        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}digests DROP COLUMN columns"))
-        if version == "1":
+        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN round"))
+        if version < "3":
+            dialect.connection.execute(sa.text(f"ALTER TABLE {schema}digests DROP COLUMN columns"))
+        if version < "2":
             dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN state"))
         Ledger(dialect).note("version", version)
     execute(target, users.update().where(users.c.id == 4).values(name="precious"))
@@ -246,7 +249,19 @@ def test_a_ledger_of_a_former_version_is_brought_up(pair: Pair, version: str) ->
     execute(source, users.update().where(users.c.id == 5).values(name="new"))
     second = sync(source, target)
     with target.connect() as dialect:
-        assert [entry.state for entry in Ledger(dialect).publishes()] == [
-            second.number,
-            first.number,
-        ]
+        entries = Ledger(dialect).publishes()
+    assert [entry.state for entry in entries] == [second.number, first.number]
+    assert [entry.round for entry in entries] == [second.run_id, None]
+
+
+def test_a_ledger_of_a_former_version_is_read_without_an_upgrade(pair: Pair) -> None:
+    source, target = pair
+    sync(source, target)
+    with target.connect() as dialect, dialect.connection.begin():
+        schema = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
+        dialect.connection.execute(sa.text(f"ALTER TABLE {schema}publishes DROP COLUMN round"))
+        Ledger(dialect).note("version", "3")
+    with target.connect() as dialect:
+        last = Ledger(dialect).last()
+    assert last is not None and last.round is None
+    assert local_writes(target, MODEL) == (), "the digests still have their columns"

@@ -37,13 +37,13 @@ class Decision:
         return ", ".join(parts) or "nothing"
 
 
-def decide(seen: Sequence[Observation], primary: str, alike_seconds: float) -> Decision:
+def decide(seen: Sequence[Observation], primary: str) -> Decision:
     """Decide what to do about an outage of `primary`, given what was seen of all databases in their configured order.
 
     Nothing is done while the primary answers, or if no database does. Otherwise the standbys are brought up to the newest, the first one
-    of several. The standby with local writes is promoted if it is the only one, a majority answers, and no other standby is newer by
-    more than `alike_seconds`: standbys of one round are synced one after another. A standby that has local writes and is not promoted is
-    neither source nor target: a person has to look at it.
+    of several. The standby with local writes is promoted if it is the only one, a majority answers, and no other standby is newer,
+    except those of the same round: the standbys of one round are synced one after another, however long that takes. A standby that
+    has local writes and is not promoted is neither source nor target: a person has to look at it.
     """
     if reason := _reason_to_wait(seen, primary):
         return _nothing(primary, reason)
@@ -58,7 +58,7 @@ def decide(seen: Sequence[Observation], primary: str, alike_seconds: float) -> D
     if not writers:
         targets = tuple(one.name for one in standbys if one.number < newest.number)
         return Decision(primary, newest.name, targets, None, _no_evidence(primary, newest))
-    if obstacle := _obstacle(seen, newest, writers, alike_seconds):
+    if obstacle := _obstacle(seen, newest, writers):
         return _nothing(primary, f"{primary} does not answer; no standby is promoted: {obstacle}")
     (writer,) = writers
     targets = tuple(one.name for one in standbys if one is not writer)
@@ -68,8 +68,8 @@ def decide(seen: Sequence[Observation], primary: str, alike_seconds: float) -> D
 
 
 def decide_for(seen: Sequence[Observation], settings: Settings) -> Decision:
-    """Decide about the primary that the databases name, with the grace of the settings."""
-    return decide(seen, standing(seen, settings).primary, settings.failover_grace_seconds)
+    """Decide about the primary that the databases name."""
+    return decide(seen, standing(seen, settings).primary)
 
 
 def _reason_to_wait(seen: Sequence[Observation], primary: str) -> str | None:
@@ -98,13 +98,12 @@ def _obstacle(
     seen: Sequence[Observation],
     newest: Observation,
     writers: Sequence[Observation],
-    alike_seconds: float,
 ) -> str | None:
     """Return what speaks against promoting the standby with local writes; None if nothing does."""
     if len(writers) > 1:
         return f"{' and '.join(one.name for one in writers)} have local writes"
     (writer,) = writers
-    if writer.number < newest.number and _seconds_older(writer, newest) > alike_seconds:
+    if writer.number < newest.number and not _same_round(writer, newest):
         return (
             f"{writer.name} has local writes, but {newest.name} has the newer state: "
             f"choose one with `dbsync promote`"
@@ -115,9 +114,8 @@ def _obstacle(
     return None
 
 
-def _seconds_older(older: Observation, newer: Observation) -> float:
-    assert older.snapshot_at is not None and newer.snapshot_at is not None
-    return (newer.snapshot_at - older.snapshot_at).total_seconds()
+def _same_round(standby: Observation, other: Observation) -> bool:
+    return standby.round is not None and standby.round == other.round
 
 
 def _unfit(standby: Observation) -> str:

@@ -30,6 +30,7 @@ class Observation:
     `reason` says why the database does not answer, or why its ledger could not be read. `number` and `snapshot_at` (UTC) belong to the
     state that it holds; 0 and None without one. `held` is why it is paused. `mixed` is true if its last publish was partial.
     `own_writes` are the tables with local writes; None if nobody looked, or if it cannot be determined.
+    `round` is the round of its state: standbys of one round were synced one after another.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Observation:
     held: str | None = None
     mixed: bool = False
     own_writes: tuple[str, ...] | None = None
+    round: str | None = None
 
     @property
     def may_have_local_writes(self) -> bool:
@@ -85,6 +87,7 @@ def _read(database: Database) -> Observation:
             snapshot_at=last.snapshot_at if last else None,
             held=pausing.reason(ledger),
             mixed=bool(last and last.partial),
+            round=last.round if last else None,
         )
 
 

@@ -92,17 +92,33 @@ def promote(settings: Settings, name: str, *, overwrite: bool = False) -> Promot
 def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> dict[str, Publish]:
     """Return the states that other databases hold and this one does not know, by who holds them, the newest first.
 
-    This database was restored from a backup, or is behind them. A state that its source could not number is not compared.
+    This database was restored from a backup, or is behind them. A state with the same rows is known, whatever its number; a state that
+    its source could not number is compared by its time.
     """
     others = [database for database in among.values() if database.name != name]
     replies = ask(others, _last_publish, seconds)
-    numbered = [last for last in replies.good.values() if last is not None and last.numbered]
+    received = [last for last in replies.good.values() if last is not None]
     with among[name].connect() as dialect:
         ledger = Ledger(dialect)
-        has_ledger = ledger.exists()
-        unknown = [last for last in numbered if not (has_ledger and ledger.knows(last))]
+        unknown = [last for last in received if _is_unknown(last, ledger)]
     unknown.sort(key=lambda last: (last.snapshot_at, last.state), reverse=True)
     return {last.target: last for last in unknown}
+
+
+def _is_unknown(received: Publish, ledger: Ledger) -> bool:
+    own = ledger.last()
+    if own is not None and _same_rows(own, received):
+        return False
+    if received.numbered:
+        return not (ledger.exists() and ledger.knows(received))
+    return own is not None and own.snapshot_at < received.snapshot_at
+
+
+def _same_rows(one: Publish, other: Publish) -> bool:
+    """Whether both publishes left the same rows, by the digests of all tables."""
+    if one.partial or other.partial or one.tables.keys() != other.tables.keys():
+        return False
+    return all(table.digest == other.tables[name].digest for name, table in one.tables.items())
 
 
 def older(name: str, lacking: Mapping[str, Publish], operation: str, also: str = "") -> Refused:
@@ -122,23 +138,22 @@ def _lacking(
     chosen: Observation,
     overwrite: bool,
 ) -> dict[str, Publish]:
-    """Return the newer states of others that the chosen database does not know. Raise Refused for any, unless `overwrite`.
+    """Return the states of others that the chosen database does not know. Raise Refused for one of another round, unless `overwrite`.
 
-    Standbys of one round are synced one after another and count as alike; a primary that lacks a state has lost it.
+    The standbys of one round are synced one after another, so one of them may be newer than the chosen one. Any other unknown state
+    means that the chosen database was restored from a backup, or missed a round.
     """
-    grace = dt.timedelta(seconds=settings.failover_grace_seconds)
     unknown = unknown_states(among, chosen.name, settings.connect_seconds)
+    is_primary = chosen.name == found.primary
     lacking = {
         name: last
         for name, last in unknown.items()
-        if chosen.name == found.primary
-        or chosen.snapshot_at is None
-        or last.snapshot_at - chosen.snapshot_at > grace
+        if is_primary or chosen.round is None or chosen.round != last.round
     }
     if lacking and not overwrite:
         anyway = f"; to lose what the others have more: {guard.promote_anyway(chosen.name)}"
         raise older(chosen.name, lacking, "promote", anyway)
-    return lacking
+    return unknown
 
 
 def _last_publish(database: Database) -> Publish | None:

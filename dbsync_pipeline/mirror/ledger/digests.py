@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
-from typing import Any
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.mirror.ledger.facts import Facts
 from dbsync_pipeline.mirror.ledger.records import Rescued
-from dbsync_pipeline.mirror.ledger.tables import VERSION
 
 
 class Digested(Facts):
@@ -28,7 +26,7 @@ class Digested(Facts):
             conditions.append(digests.c.publish < before)
         newest_first = digests.c.publish.desc()
         row = self._row(
-            sa.select(*self._columns()).where(*conditions).order_by(newest_first).limit(1)
+            sa.select(*self._columns(digests)).where(*conditions).order_by(newest_first).limit(1)
         )
         if row is None or row.data is None:
             return None
@@ -47,7 +45,7 @@ class Digested(Facts):
             "data": data,
             "columns": json.dumps(form.columns) if form.columns else None,
         }
-        stored = {column.name: values[column.name] for column in self._columns()}
+        stored = {column.name: values[column.name] for column in self._columns(self._t.digests)}
         with self._dialect.doing("write the ledger"):
             self._connection.execute(self._t.digests.insert().values(stored))
 
@@ -60,11 +58,6 @@ class Digested(Facts):
             same = (digests.c.table_name == table, digests.c.publish == publish)
             self._connection.execute(digests.delete().where(*same))
             self.keep_digests(publish, table, value)
-
-    def _columns(self) -> list[sa.Column[Any]]:
-        """The columns that are there: no sync upgrades a source's ledger, so it may be older."""
-        present = self.fact("version") == str(VERSION)
-        return [column for column in self._t.digests.columns if column.name != "columns" or present]
 
 
 class Rescues(Facts):

@@ -23,6 +23,7 @@ class Facts:
         self._connection = dialect.connection
         self._t = tables(dialect.ledger_schema)
         self._seen = False
+        self._version: int | None = None
 
     def exists(self) -> bool:
         """Return whether the database has a ledger. Reads do not need to ask: see `Ledger`."""
@@ -59,22 +60,19 @@ class Facts:
         """Drop the ledger, in a transaction of its own."""
         with self._dialect.doing("drop the ledger"), self._connection.begin():
             self._t.metadata.drop_all(self._connection)
-        self._seen = False
+        self._seen, self._version = False, None
 
     def _upgrade(self, mirrored: Iterable[Table]) -> None:
         version = self.fact("version")
         self._connection.rollback()
         if version in FORMER:
             with self._dialect.doing("upgrade the ledger"), self._connection.begin():
-                self._add_columns(ADDED[FORMER.index(version) :])
-                for table in mirrored:
-                    kept = self._t.digests.c.table_name == table.name
-                    self._connection.execute(
-                        self._t.digests.update()
-                        .where(kept)
-                        .values(columns=json.dumps(table.signatures))
-                    )
+                added = ADDED[FORMER.index(version) :]
+                self._add_columns(added)
+                if ("digests", "columns") in added:
+                    self._describe_digests(mirrored)
                 self.note("version", str(VERSION))
+            self._version = None
         elif version != str(VERSION):
             raise StructureError(
                 f"its ledger has version {version}, and this program knows version {VERSION}",
@@ -92,6 +90,23 @@ class Facts:
             operations.add_column(
                 changed.name, sa.Column(column, changed.c[column].type), schema=changed.schema
             )
+
+    def _describe_digests(self, mirrored: Iterable[Table]) -> None:
+        digests = self._t.digests
+        for table in mirrored:
+            self._connection.execute(
+                digests.update()
+                .where(digests.c.table_name == table.name)
+                .values(columns=json.dumps(table.signatures))
+            )
+
+    def _columns(self, table: sa.Table) -> list[sa.Column[Any]]:
+        """The columns that the database has: no sync upgrades a source's ledger, so it may be
+        older than this program."""
+        if self._version is None:
+            self._version = int(self.fact("version") or VERSION)
+        lacking = [getattr(self._t, name).c[column] for name, column in ADDED[self._version - 1 :]]
+        return [column for column in table.columns if not any(column is one for one in lacking)]
 
     def fact(self, name: str) -> str | None:
         """Return one fact by its name, None if it was never recorded."""

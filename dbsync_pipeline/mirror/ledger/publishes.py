@@ -23,23 +23,24 @@ class Publishes(Facts):
     def record(self, publish: Publish, source_identity: str) -> None:
         """Record a publish, in the open transaction."""
         results = {name: asdict(result) for name, result in publish.tables.items()}
+        values = {
+            "number": publish.number,
+            "run_id": publish.run_id,
+            "source": publish.source,
+            "source_identity": source_identity,
+            "snapshot_at": publish.snapshot_at,
+            "published_at": publish.published_at,
+            "partial": publish.partial,
+            "undoes": publish.undoes,
+            "numbered": publish.numbered,
+            "state": publish.state,
+            "round": publish.round,
+            "tables": json.dumps(results),
+            "seconds": json.dumps(dict(publish.seconds)),
+        }
+        stored = {column.name: values[column.name] for column in self._columns(self._t.publishes)}
         with self._dialect.doing("write the ledger"):
-            self._connection.execute(
-                self._t.publishes.insert().values(
-                    number=publish.number,
-                    run_id=publish.run_id,
-                    source=publish.source,
-                    source_identity=source_identity,
-                    snapshot_at=publish.snapshot_at,
-                    published_at=publish.published_at,
-                    partial=publish.partial,
-                    undoes=publish.undoes,
-                    numbered=publish.numbered,
-                    state=publish.state,
-                    tables=json.dumps(results),
-                    seconds=json.dumps(dict(publish.seconds)),
-                )
-            )
+            self._connection.execute(self._t.publishes.insert().values(stored))
 
     def newest(self) -> Publish | None:
         """Return the publish with the highest number, an undo included."""
@@ -98,7 +99,8 @@ class Publishes(Facts):
 
     def _many(self, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Publish]:
         publishes = self._t.publishes
-        query = sa.select(publishes).where(*conditions).order_by(publishes.c.number.desc())
+        columns = self._columns(publishes)
+        query = sa.select(*columns).where(*conditions).order_by(publishes.c.number.desc())
         return [self._publish(row) for row in self._rows(query.limit(limit))]
 
     def _publish(self, row: sa.Row[Any]) -> Publish:
@@ -115,5 +117,11 @@ class Publishes(Facts):
             row.partial,
             row.undoes,
             row.numbered,
-            row.number if row.state is None else row.state,
+            _optional(row, "state") or row.number,
+            _optional(row, "round"),
         )
+
+
+def _optional(row: sa.Row[Any], column: str) -> Any:
+    """The value of a column that ledgers of former versions lack; None without it."""
+    return row._mapping.get(column)

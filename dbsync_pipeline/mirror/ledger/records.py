@@ -62,7 +62,8 @@ class Publish:
     same as `number`, unless a standby passed on exactly what it had received. `snapshot_at` is the
     time of that state (UTC), and `numbered` is true if the primary recorded its number too.
     `partial` marks a sync of some tables only. `undoes` is the number of the publish that this one
-    undid. `seconds` are by phase.
+    undid. `seconds` are by phase. `round` is the same for all targets of one request, schedule tick
+    or backfill, in which the primary's state was copied; None in a ledger of a former version.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Publish:
     undoes: int | None = None
     numbered: bool = False
     state: int = 0
+    round: str | None = None
 
     @property
     def changed(self) -> int:

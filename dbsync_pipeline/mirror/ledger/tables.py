@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.columns import Instant
 
-VERSION = 3
-FORMER = ("1", "2")
+VERSION = 4
+FORMER = ("1", "2", "3")
 """The versions that this program can upgrade, oldest first."""
-ADDED = (("publishes", "state"), ("digests", "columns"))
+ADDED = (("publishes", "state"), ("digests", "columns"), ("publishes", "round"))
 """For each former version, the table and the column that the next version added."""
 
 
@@ -57,6 +57,7 @@ def _publishes() -> list[sa.Column[Any]]:
         _text("tables"),
         _text("seconds"),
         _number("state", nullable=True),
+        _text("round", 255, nullable=True),
     ]
 
 

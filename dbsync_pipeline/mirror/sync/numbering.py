@@ -22,7 +22,7 @@ class Numbering:
 
     `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
     the source recorded the number. `source_numbers` are the states that the source knows, None if
-    it has no ledger.
+    it has no ledger. `round` is the round in which the state was copied from the primary.
     """
 
     number: int
@@ -30,6 +30,7 @@ class Numbering:
     numbered: bool
     snapshot_at: dt.datetime
     source_numbers: Numbers | None
+    round: str | None = None
 
 
 def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numbering:
@@ -49,13 +50,16 @@ def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numb
         state=passed_on.state,
         numbered=passed_on.numbered,
         snapshot_at=passed_on.snapshot_at,
+        round=passed_on.round,
     )
 
 
 def _numbered(task: Task, opened: Opened, *, passing_on: bool) -> Numbering:
     next_number = opened.target_ledger.highest + 1
     known = opened.source_ledger.numbers
-    unnumbered = Numbering(next_number, next_number, False, opened.snapshot_at, known)
+    unnumbered = Numbering(
+        next_number, next_number, False, opened.snapshot_at, known, task.round_id
+    )
     if task.fence is not None:
         return _by_fence(task.fence, unnumbered)
     if known is None or passing_on:

@@ -83,6 +83,7 @@ class Publishing:
             partial=len(self.comparisons) < len(self.task.model.tables),
             numbered=numbering.numbered,
             state=numbering.state,
+            round=numbering.round,
         )
         ledger.record(publish, self.opened.source_ledger.identity)
         ledger.forget_given()

@@ -34,8 +34,9 @@ class Session:
     """A sync of `tables` (all, if none is named) from `source` to `target`.
 
     A context manager, used once and by one thread at a time; only `cancel` is for another thread.
-    `fence` and `new_term` are for a failback: see `Task`. Raises SettingsError if source and target
-    have the same name.
+    `fence` and `new_term` are for a failback: see `Task`. `round_id` is that of the request that this
+    sync is a part of; without it the run is a round of its own. Raises SettingsError if source and
+    target have the same name.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Session:
         observe: Observer | None = None,
         fence: Dialect | None = None,
         new_term: Term | None = None,
+        round_id: str | None = None,
     ) -> None:
         if source.name == target.name:
             raise SettingsError(
@@ -70,6 +72,7 @@ class Session:
             observe or ignore_progress,
             fence,
             new_term,
+            round_id or run_id,
         )
         self._opening = Opening(self._task)
         self._comparisons: dict[str, Comparison] = {}

@@ -32,7 +32,7 @@ class Task:
 
     `fence` is a transaction of the caller that keeps writers out of the source; the publish's
     number is recorded in it. `new_term` is the term that the target accepts with the publish;
-    without it the target accepts the source's.
+    without it the target accepts the source's. `round_id` is the same for all targets of one request.
     """
 
     source: Database
@@ -45,6 +45,7 @@ class Task:
     observe: Observer = ignore_progress
     fence: Dialect | None = None
     new_term: Term | None = None
+    round_id: str | None = None
 
     @property
     def label(self) -> str:
