@@ -31,10 +31,14 @@ from dbsync_pipeline.columns import NAMING, Instant, Key, distinct, reference
 
 
 class Base(DeclarativeBase):
+    """The tables' common base, with names for all constraints."""
+
     metadata = MetaData(naming_convention=NAMING)
 
 
 class User(Base):
+    """A person who uses the application."""
+
     __tablename__ = "users"
     __table_args__ = {"sqlite_autoincrement": True}
 
@@ -49,6 +53,8 @@ class User(Base):
 
 
 class Chat(Base):
+    """A conversation of one user."""
+
     __tablename__ = "chats"
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
@@ -60,6 +66,8 @@ class Chat(Base):
 
 
 class Message(Base):
+    """One message of a chat; `parent_id` is the message that it replies to."""
+
     __tablename__ = "messages"
     __table_args__ = {"sqlite_autoincrement": True}
 
@@ -77,6 +85,8 @@ class Message(Base):
 
 
 class Document(Base):
+    """A file that a user uploaded, with its content."""
+
     __tablename__ = "documents"
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True, default=uuid.uuid4)
@@ -91,6 +101,8 @@ class Document(Base):
 
 
 class UserMemory(Base):
+    """What the application remembers about a user, by key."""
+
     __tablename__ = "user_memory"
 
     user_id: Mapped[int] = mapped_column(reference("users.id"), primary_key=True)

@@ -1,0 +1,1 @@
+"""What Dagster runs: assets, resources, jobs, schedules, sensors and its storage."""

@@ -1,0 +1,1 @@
+"""The work itself, in plain Python: nothing here imports Dagster."""

@@ -1,0 +1,1 @@
+"""Dagster's runs: launching them, and their history joined with the ledgers."""

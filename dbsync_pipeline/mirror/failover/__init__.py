@@ -1,0 +1,1 @@
+"""Failover, promotion and failback: who the primary is, and how that changes."""

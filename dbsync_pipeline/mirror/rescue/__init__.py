@@ -1,0 +1,1 @@
+"""Before-images: saving, reading, exporting and merging them, and undo."""
