@@ -14,7 +14,7 @@ import typer
 
 from dbsync_pipeline import redact
 from dbsync_pipeline.cli import failover, migrate, rescue, serve, sync, tables
-from dbsync_pipeline.cli.verb import fail, verb
+from dbsync_pipeline.cli.verb import fail, may_ask, verb
 from dbsync_pipeline.errors import DbsyncError, SettingsError
 
 _USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -47,8 +47,10 @@ def _run() -> None:
 
 def build() -> typer.Typer:
     """Return the command line with all its verbs."""
-    app = _group("Keep the standby copies of an application's database equal to the primary.")
-    app.callback()(_options)
+    app = typer.Typer(
+        invoke_without_command=True, add_completion=True, pretty_exceptions_enable=False
+    )
+    app.callback()(_dbsync)
     app.command()(verb(sync.demo))
     app.command()(verb(sync.sync))
     app.command()(verb(sync.plan))
@@ -112,7 +114,8 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit()
 
 
-def _options(
+def _dbsync(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -120,7 +123,16 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Accept the options before the verb."""
+    """Keep the standby copies of an application's database equal to the primary.
+
+    Without a command, at a terminal, it asks what to sync.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if may_ask():
+        verb(sync.guided)(print_json=False)
+    print(context.get_help())
+    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

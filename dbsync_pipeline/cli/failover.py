@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from dbsync_pipeline.cli.common import configured, confirm, interruptible, starting_dagster
-from dbsync_pipeline.cli.options import Limits, Yes, as_options
+from dbsync_pipeline.cli.options import Limits, Quiet, Yes, as_options, database_names
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.output.failover import Ended, Promoted, Rehearsed
 
 
 def promote(
-    name: Annotated[str, typer.Argument(metavar="DATABASE")],
+    name: Annotated[str, typer.Argument(metavar="DATABASE", autocompletion=database_names)],
     yes: Yes = False,
     overwrite: Annotated[
         bool,
@@ -75,7 +75,7 @@ def fail_over(
         return Ended(launch.failover(instance))
 
 
-def failback(yes: Yes = False, *, overrides: Limits) -> Ended:
+def failback(yes: Yes = False, quiet: Quiet = False, *, overrides: Limits) -> Ended:
     """Make the configured primary the primary again.
 
     Sync it from the current primary, while writes there are blocked. Rows that only it has are kept
@@ -92,5 +92,5 @@ def failback(yes: Yes = False, *, overrides: Limits) -> Ended:
     with starting_dagster():
         from dbsync_pipeline.cli.render.progress import watching
         from dbsync_pipeline.runs import launch
-    with launch.dagster_instance(settings) as instance, watching() as watch, interruptible():
+    with launch.dagster_instance(settings) as instance, watching(quiet) as watch, interruptible():
         return Ended(launch.failback(instance, overrides, watch(settings.primary)))

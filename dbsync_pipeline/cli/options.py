@@ -11,13 +11,31 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.policy import Overrides, option
 
+
+def database_names() -> list[str]:
+    """Return the names of the databases, for the completion of a shell; none if a setting is wrong."""
+    from dbsync_pipeline.settings import load
+
+    try:
+        return list(load().names)
+    except DbsyncError:
+        return []
+
+
 OnlyDatabase = Annotated[
-    str | None, typer.Option("--database", help="Only this database. Default: all.")
+    str | None,
+    typer.Option(
+        "--database",
+        help="Only this database. Default: all.",
+        autocompletion=database_names,
+    ),
 ]
-Target = Annotated[str, typer.Argument(metavar="TARGET")]
+Target = Annotated[str, typer.Argument(metavar="TARGET", autocompletion=database_names)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run's id or its beginning; see `dbsync history`."),
@@ -54,6 +72,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         declaration,
         help=field.description,
         metavar="NAME" if kind in (str, list[str]) else None,
+        autocompletion=database_names if name in ("source", "target") else None,
         **_range(field),
     )
     return inspect.Parameter(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dbsync_pipeline import signals
-from dbsync_pipeline.cli.common import configured, interruptible, starting_dagster
+from dbsync_pipeline.cli.common import configured, confirm, interruptible, starting_dagster
+from dbsync_pipeline.cli.options import Quiet, as_options
 from dbsync_pipeline.cli.verb import may_ask
 from dbsync_pipeline.output.sync import (
     DemoSynced,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dbsync_pipeline.settings import Settings
 
 
-def demo() -> DemoSynced:
+def demo(quiet: Quiet = False) -> DemoSynced:
     """Fill an empty primary with sample rows, and sync it to all other databases."""
     with signals.at_once():
         from dbsync_pipeline.demo.fill import fill
@@ -35,7 +36,7 @@ def demo() -> DemoSynced:
     request = SyncOptions().resolve(settings, model)
     source = database(settings, request.source)
     report = fill(source, model)
-    return DemoSynced(report, _sync_all(settings, request), _sample_edit(source))
+    return DemoSynced(report, _sync_all(settings, request, quiet), _sample_edit(source))
 
 
 def _sample_edit(source: Database) -> str:
@@ -44,12 +45,52 @@ def _sample_edit(source: Database) -> str:
     return source.dialect.command(source.url, source.name, change)
 
 
-def sync(options: SyncOptions) -> Synced:
-    """Make the targets equal to the source. Rows that only a target has are deleted there."""
+def sync(options: SyncOptions, quiet: Quiet = False) -> Synced | Planned | Statuses:
+    """Make the targets equal to the source. Rows that only a target has are deleted there.
+
+    At a terminal, without a source, target or table, it asks what to sync and shows the plan first.
+    """
     settings, model = configured()
-    if options.source is None and not options.target and may_ask():
-        options = options.model_copy(update=_ask(settings))
-    return _sync_all(settings, options.resolve(settings, model))
+    if may_ask() and not (options.source or options.target or options.table):
+        return _guided(settings, model, options, quiet)
+    return _sync_all(settings, options.resolve(settings, model), quiet)
+
+
+def guided() -> Synced | Planned | Statuses:
+    """Ask a person what to sync, show the plan, and sync after a yes."""
+    settings, model = configured()
+    return _guided(settings, model, SyncOptions(), quiet=False)
+
+
+def _guided(
+    settings: Settings, model: Model, options: SyncOptions, quiet: bool
+) -> Synced | Planned | Statuses:
+    from dbsync_pipeline.cli.menu import choose
+
+    chosen = choose(settings, model.names, options)
+    if chosen is None:
+        return status()
+    request = chosen.resolve(settings, model)
+    planned = _planned(settings, model, request)
+    if planned.refused or planned.empty:
+        return planned
+    targets = ", ".join(request.targets)
+    confirm(
+        f"{targets} becomes equal to {request.source}"
+        if len(request.targets) == 1
+        else f"{targets} become equal to {request.source}",
+        " ".join(
+            [
+                f"dbsync sync --source {request.source}",
+                *(f"--target {target}" for target in request.targets),
+                *(f"--table {table}" for table in chosen.table),
+                *as_options(chosen),
+            ]
+        ),
+        "sync",
+        preview=planned,
+    )
+    return _sync_all(settings, request, quiet)
 
 
 def plan(options: SyncOptions) -> Planned:
@@ -57,10 +98,13 @@ def plan(options: SyncOptions) -> Planned:
 
     Changes nothing. The exit status is 1 if a sync would be refused.
     """
+    settings, model = configured()
+    return _planned(settings, model, options.resolve(settings, model))
+
+
+def _planned(settings: Settings, model: Model, request: SyncRequest) -> Planned:
     from dbsync_pipeline.mirror.fanout import one_by_one
 
-    settings, model = configured()
-    request = options.resolve(settings, model)
     return Planned(
         request, one_by_one(request.targets, lambda name: _plan(settings, model, request, name))
     )
@@ -129,28 +173,15 @@ def history(options: HistoryOptions) -> Listed:
         )
 
 
-def _sync_all(settings: Settings, request: SyncRequest) -> Synced:
+def _sync_all(settings: Settings, request: SyncRequest, quiet: bool) -> Synced:
     """Run one sync per target, in turn; the failure of one does not stop the others."""
     with starting_dagster():
         from dbsync_pipeline.cli.render.progress import watching
         from dbsync_pipeline.runs import launch
 
     runs = []
-    with launch.dagster_instance(settings) as instance, watching() as watch:
+    with launch.dagster_instance(settings) as instance, watching(quiet) as watch:
         for target in request.targets:
             with interruptible():
                 runs.append(launch.sync(instance, request, target, watch(target)))
     return Synced(request, runs)
-
-
-def _ask(settings: Settings) -> dict[str, Any]:
-    """Ask the person at the terminal for source and targets."""
-    from dbsync_pipeline.cli.render.base import ask
-    from dbsync_pipeline.mirror.failover import term
-
-    source = ask("Copy from", settings.names, term.primary(settings))
-    others = [name for name in settings.names if name != source]
-    if len(others) < 2:
-        return {"source": source, "target": others}
-    target = ask("Copy to", [*others, "all"], "all")
-    return {"source": source, "target": others if target == "all" else [target]}

@@ -77,11 +77,19 @@ class Planned(Result):
         return {"source": self.request.source, "targets": targets}
 
     @property
+    def refused(self) -> bool:
+        """Whether a guard would refuse the sync to a target."""
+        return any(findings for _, findings in self.plans.good.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether every target could be compared and is equal to the source."""
+        return not self.plans.failed and all(plan.empty for plan, _ in self.plans.good.values())
+
+    @property
     def ok(self) -> bool:
         """Whether every target could be compared and no guard would refuse the sync."""
-        return not self.plans.failed and not any(
-            findings for _, findings in self.plans.good.values()
-        )
+        return not self.plans.failed and not self.refused
 
 
 def _plan_json(planned: tuple[Plan, tuple[Finding, ...]]) -> Json:

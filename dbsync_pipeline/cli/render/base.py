@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dbsync_pipeline import signals
+from dbsync_pipeline.errors import Refused
 
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.fanout import PerDatabase
@@ -50,17 +51,36 @@ def successes(results: PerDatabase[Value]) -> Iterator[tuple[str, Value]]:
 
 
 def ask(question: str, choices: Sequence[str], default: str) -> str:
-    """Ask the person at the terminal to choose, on stderr."""
+    """Ask the person at the terminal to choose, on stderr. Raise Refused if the input ends."""
     from rich.prompt import Prompt
 
-    return Prompt.ask(question, choices=list(choices), default=default, console=ERR)
+    with _input():
+        return Prompt.ask(question, choices=list(choices), default=default, console=ERR)
 
 
 def ask_text(question: str) -> str:
-    """Ask the person at the terminal to type something, on stderr."""
+    """Ask the person at the terminal to type a text, on stderr. Raise Refused if the input ends."""
     from rich.prompt import Prompt
 
-    return Prompt.ask(question, console=ERR)
+    with _input():
+        return Prompt.ask(question, console=ERR)
+
+
+@contextmanager
+def _input() -> Iterator[None]:
+    try:
+        yield
+    except EOFError:
+        raise Refused(
+            "the input ended before the question was answered",
+            remedy="give the answers as options; `dbsync --help` lists the commands",
+        ) from None
+
+
+def show_choices(texts: Mapping[str, str]) -> None:
+    """Print what a person can choose, one line each, on stderr."""
+    for key, text in texts.items():
+        ERR.print(f"  {key}  {escape(text)}", highlight=False)
 
 
 @contextmanager
