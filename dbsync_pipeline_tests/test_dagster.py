@@ -48,10 +48,20 @@ from dbsync_pipeline.runs.history import read, read_one
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, job_execute, started, until
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, insert, prepare, user
+from dbsync_pipeline_tests.worlds import MODEL, chat, content, execute, insert, prepare, user
 
 TABLES = list(MODEL.names)
-ODD = ["we ird", 'qu"ote', "per%cent", "😀", "type", "users", "users_digest", "row_count", "class"]
+ODD = [
+    "we ird",
+    'qu"ote',
+    "per%cent",
+    "😀",
+    "type",
+    "users",
+    "users_equals_source",
+    "row_count",
+    "class",
+]
 
 metadata = sa.MetaData()  # named by DBSYNC_MODELS in the test of odd names
 for _name in ODD:
@@ -152,9 +162,7 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
     assert result.success
     assert content(places.named("azure")) == content(places.named("windows"))
     assert set(materialized(result)) == set(TABLES)
-    assert checks(result) == {
-        (table, check): True for table in TABLES for check in ("row_count", "digest")
-    }
+    assert checks(result) == {(table, "equals_source"): True for table in TABLES}
     users = {key: value.value for key, value in materialized(result)["users"].items()}
     expected = {
         "dagster/row_count": 20,
@@ -190,7 +198,7 @@ def test_one_table_of_one_target(places: Places, instance: DagsterInstance) -> N
     result = run(instance, "azure", ["users"])
     assert result.success
     assert set(materialized(result)) == {"users"}
-    assert set(checks(result)) == {("users", "row_count"), ("users", "digest")}
+    assert set(checks(result)) == {("users", "equals_source")}
     assert skipped(result) == {f"sync.copy_{table}" for table in TABLES if table != "users"}
     rows = content(places.named("azure"))
     assert rows["users"] == content(places.named("windows"))["users"] and rows["messages"] == []
@@ -215,7 +223,7 @@ def test_every_partition_succeeds_with_true_metadata(
         0,
     )
     assert "publish number" not in primary
-    assert all(checks(results["windows"]).values())
+    assert checks(results["windows"]) == {}, "the primary is compared with nothing"
 
 
 def test_a_second_run_moves_nothing(places: Places, instance: DagsterInstance) -> None:
@@ -241,12 +249,22 @@ def test_checks_alone_compare_and_publish_nothing(
     execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
     before = content(places.named("azure"))
     job = launch.sync_job().get_subset(
-        asset_selection=set(), asset_check_selection={AssetCheckKey(AssetKey("users"), "digest")}
+        asset_selection=set(),
+        asset_check_selection={AssetCheckKey(AssetKey("users"), "equals_source")},
     )
     result = job.execute_in_process(partition_key="azure", instance=instance)
     (evaluation,) = result.get_asset_check_evaluations()
     assert not evaluation.passed and evaluation.metadata["update"].value == 1
     assert content(places.named("azure")) == before
+
+
+def test_the_check_fails_if_the_target_is_not_proved_equal(
+    places: Places, instance: DagsterInstance
+) -> None:
+    assert run(instance, "azure").success
+    insert(places.named("windows"), {"users": [user(999)], "chats": [chat(999, 999)]})
+    result = run(instance, "azure", ["chats"])  # without the user, a foreign key would break
+    assert not result.success and checks(result) == {("chats", "equals_source"): False}
 
 
 # Definitions --------------------------------------------------------------------------------------

@@ -12,19 +12,19 @@ Only failures that a retry can fix are retried. Dagster's retries are for runs w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from dagster import (
+    DagsterInstance,
+    DagsterLogManager,
     DagsterRun,
     DagsterRunStatus,
     DefaultSensorStatus,
     Failure,
-    HookContext,
-    HookDefinition,
     RunFailureSensorContext,
     RunStatusSensorContext,
     SensorDefinition,
     SkipReason,
-    failure_hook,
     run_failure_sensor,
     run_status_sensor,
 )
@@ -47,22 +47,35 @@ RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
 WILL_RETRY_TAG = "dagster/will_retry"
 
 
-def failure_report() -> HookDefinition:
-    """Return the hook that the failing process runs: mark whether a retry can fix the failure, and
-    send the alert if the daemon will not."""
+class RunContext(Protocol):
+    """The part of an op's context that identifies its run."""
 
-    @failure_hook(name="failure_report")
-    def report(context: HookContext) -> None:
-        run, error = context.instance.get_run_by_id(context.run_id), context.op_exception
-        retry_helps = isinstance(error, Failure) and error.allow_retries
-        # Set either way: a retry inherits its parent's tags.
-        context.instance.add_run_tags(context.run_id, {RETRY_TAG: str(retry_helps).lower()})
-        if run is not None and is_command_line_run(run):
-            context.instance.add_run_tags(run.run_id, {ALERTED_TAG: run.run_id})
-            cause = error.description if isinstance(error, Failure) else None
-            notify.send(load(), *failure_text(run, cause), context.log.warning)
+    @property
+    def instance(self) -> DagsterInstance:
+        """The store of the run."""
 
-    return report
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def log(self) -> DagsterLogManager:
+        """The run's log."""
+
+
+def report_failure(context: RunContext, failure: Failure) -> None:
+    """Mark whether a retry can fix the failure, and send the alert if the daemon will not.
+
+    The failing process calls it.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    # Set either way: a retry inherits its parent's tags.
+    tags = {RETRY_TAG: str(failure.allow_retries).lower()}
+    if run is None or not is_command_line_run(run):
+        context.instance.add_run_tags(context.run_id, tags)
+        return
+    context.instance.add_run_tags(context.run_id, {**tags, ALERTED_TAG: run.run_id})
+    notify.send(load(), *failure_text(run, failure.description), context.log.warning)
 
 
 def sensors() -> list[SensorDefinition]:

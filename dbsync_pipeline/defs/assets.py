@@ -46,10 +46,10 @@ from dagster import (
 )
 
 from dbsync_pipeline import notify
-from dbsync_pipeline.defs.alerts import failure_report
 from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.keys import asset_key, slug
 from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.session import TableDiff
@@ -62,7 +62,9 @@ class OverridesConfig(Overrides, Config):
 
 
 Event = Output[None] | AssetCheckResult
-ROWS, DIGEST = "row_count", "digest"
+
+CHECK = "equals_source"
+"""The name of each table's check."""
 
 
 def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
@@ -91,9 +93,8 @@ def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
         },
         group_name="tables",
         partitions_def=partitions,
-        check_specs=[spec for name in names for spec in _checks(name, partitions)],
+        check_specs=[_check(name, partitions) for name in names],
         can_subset=True,
-        hook_defs={failure_report()},
     )
 
 
@@ -128,7 +129,7 @@ def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
         """Lock the target, create its missing tables, refuse other differences, open the source's
         snapshot."""
         tables = _selected(context, names)
-        with as_dagster_failure():
+        with as_dagster_failure(context):
             created = sync.open(context, tables, config).ensure_schema()
         for table in tables:
             yield Output(None, _ready(table), metadata={"created": table in created})
@@ -143,10 +144,10 @@ def _copy_op(table: str, place: int) -> OpDefinition:
         out={"copied": Out(Nothing)},
         tags={"dagster/priority": str(-place)},
     )
-    def copy(sync: Sync) -> Output[None]:
+    def copy(context: OpExecutionContext, sync: Sync) -> Output[None]:
         """Compare the table with the source's, and stage the rows that differ. The live table stays
         as it is."""
-        with as_dagster_failure():
+        with as_dagster_failure(context):
             diff = sync.copy(table)
         return Output(None, "copied", metadata={**asdict(diff), "table": table})
 
@@ -164,8 +165,12 @@ def _publish_op(names: Sequence[str]) -> OpDefinition:
         if not context.selected_asset_keys:
             yield from _compared(context, sync.diffs)
             return
-        with as_dagster_failure():
-            published = sync.work.publish()
+        with as_dagster_failure(context):
+            try:
+                published = sync.work.publish()
+            except NotProved as error:
+                yield from _result(context, error.table, False, {"reason": error.cause})
+                raise
         if sync.role == "standby":
             notify.heartbeat(load(), context.log.warning)
         yield from _publish_events(context, published, sync.role, names)
@@ -186,36 +191,25 @@ def _publish_events(
             yield Output(
                 None, _published(table), metadata={**table_metadata(table, result), **common}
             )
-        digest = {"digest": result.digest} if result.digest else {}
-        yield from _results(context, table, True, True, {"rows": result.rows}, digest)
+        if role == "standby":  # the primary is compared with nothing
+            proof = {"rows": result.rows, "publish_number": published.number}
+            yield from _result(context, table, True, {**proof, **_digest(result)})
 
 
 def _compared(context: OpExecutionContext, diffs: Mapping[str, TableDiff]) -> Iterator[Event]:
     for table, diff in diffs.items():
         changes = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
-        yield from _results(
-            context,
-            table,
-            diff.insert == diff.delete,
-            not any(changes.values()),
-            {"rows": diff.rows, **changes},
-            changes,
-        )
+        equal = not any(changes.values())
+        yield from _result(context, table, equal, {"rows": diff.rows, **changes})
 
 
-def _results(
-    context: OpExecutionContext,
-    table: str,
-    rows_equal: bool,
-    equal: bool,
-    rows: dict[str, Any],
-    digest: dict[str, Any],
+def _result(
+    context: OpExecutionContext, table: str | None, equal: bool, metadata: dict[str, Any]
 ) -> Iterator[AssetCheckResult]:
-    for name, passed, metadata in ((ROWS, rows_equal, rows), (DIGEST, equal, digest)):
-        if AssetCheckKey(asset_key(table), name) in context.selected_asset_check_keys:
-            yield AssetCheckResult(
-                passed=passed, check_name=name, asset_key=asset_key(table), metadata=metadata
-            )
+    """Yield the result of the table's check if the run selects it."""
+    key = asset_key(table) if table else None
+    if key and AssetCheckKey(key, CHECK) in context.selected_asset_check_keys:
+        yield AssetCheckResult(passed=equal, check_name=CHECK, asset_key=key, metadata=metadata)
 
 
 def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
@@ -229,8 +223,12 @@ def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
         "deleted": result.deleted,
         "bytes moved": result.bytes,
         "seconds": round(result.seconds, 3),
-        **({"digest": result.digest} if result.digest else {}),
+        **_digest(result),
     }
+
+
+def _digest(result: TableResult) -> dict[str, str]:
+    return {"digest": result.digest} if result.digest else {}
 
 
 def publish_metadata(published: Publish, role: str) -> dict[str, Any]:
@@ -254,18 +252,17 @@ def _selected(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
     return [name for name in names if asset_key(name) in keys]
 
 
-def _checks(table: str, partitions: PartitionsDefinition[str]) -> Iterator[AssetCheckSpec]:
-    texts = {
-        ROWS: "The target has as many rows as the source's snapshot.",
-        DIGEST: "Every row equals the source's snapshot.",
-    }
+def _check(table: str, partitions: PartitionsDefinition[str]) -> AssetCheckSpec:
     with warnings.catch_warnings():
         # Without partitions a check would show one database's result for all of them.
         warnings.simplefilter("ignore", PreviewWarning)
-        for name, text in texts.items():
-            yield AssetCheckSpec(
-                name, asset=asset_key(table), description=text, partitions_def=partitions
-            )
+        return AssetCheckSpec(
+            CHECK,
+            asset=asset_key(table),
+            description="Every row of the target equals the source's snapshot. A publish proves it "
+            "by digests before it commits; a run of checks alone compares and changes nothing.",
+            partitions_def=partitions,
+        )
 
 
 def _description(table: sa.Table) -> str:
@@ -310,12 +307,5 @@ def _published(table: str) -> str:
     return f"{slug(table)}_published"
 
 
-def _check_output(table: str, check: str) -> str:
-    return f"{slug(table)}_{check}"
-
-
 def _outputs(names: Sequence[str]) -> list[str]:
-    return [
-        *map(_published, names),
-        *(_check_output(name, check) for name in names for check in (ROWS, DIGEST)),
-    ]
+    return [*map(_published, names), *(f"{slug(name)}_{CHECK}" for name in names)]

@@ -34,7 +34,6 @@ from dagster import (
     sensor,
 )
 
-from dbsync_pipeline.defs.alerts import failure_report
 from dbsync_pipeline.defs.assets import (
     OverridesConfig,
     publish_metadata,
@@ -83,7 +82,7 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
     """Probe again, bring the other standbys up to the newest, and promote it if the application
     already writes there and a majority answers."""
     act = context.run.tags.get(MODE_TAG) != "alert"
-    with as_dagster_failure(), _watched(context) as watch_session:
+    with as_dagster_failure(context), _watched(context) as watch_session:
         settings = load()
         report = failover(
             settings,
@@ -92,13 +91,13 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
             act=act,
             watch=watch_session,
         )
-    _log_publishes(context, report.published)
-    if report.matters:
-        _log_note(context, report.note)
-    if report.failed or (report.matters and not act):
-        raise Failure(
-            description=report.note, metadata={REPORT: _json(report)}, allow_retries=False
-        )
+        _log_publishes(context, report.published)
+        if report.matters:
+            _log_note(context, report.note)
+        if report.failed or (report.matters and not act):
+            raise Failure(
+                description=report.note, metadata={REPORT: _json(report)}, allow_retries=False
+            )
     return Output(None, metadata={REPORT: _json(report), "note": report.note})
 
 
@@ -106,7 +105,7 @@ def fail_over(context: OpExecutionContext) -> Output[None]:
 def fail_back(context: OpExecutionContext, config: OverridesConfig) -> Output[None]:
     """Make the configured primary the primary again: sync it from the current one while writes
     there are blocked."""
-    with as_dagster_failure(), _watched(context) as watch_session:
+    with as_dagster_failure(context), _watched(context) as watch_session:
         settings = load()
         done = failback(
             settings,
@@ -124,7 +123,7 @@ def fail_back(context: OpExecutionContext, config: OverridesConfig) -> Output[No
 @op
 def report_primary_back(context: OpExecutionContext) -> None:
     """Report that the configured primary answers again, and why its writes are not used."""
-    with as_dagster_failure():
+    with as_dagster_failure(context):
         settings = load()
         note = back_note(_probe(settings), settings)
     if note:
@@ -134,7 +133,6 @@ def report_primary_back(context: OpExecutionContext) -> None:
 @job(
     description="After an outage of the primary: bring the standbys up to the newest of them, "
     "and promote it if the application already writes there.",
-    hooks={failure_report()},
 )
 def failover_job() -> None:
     """Run `fail_over`."""
@@ -144,7 +142,6 @@ def failover_job() -> None:
 @job(
     description="Make the configured primary the primary again: sync it from the current one "
     "while writes there are blocked, and start the next term.",
-    hooks={failure_report()},
 )
 def failback_job() -> None:
     """Run `fail_back`."""
@@ -154,7 +151,6 @@ def failback_job() -> None:
 @job(
     description="Report that the configured primary answers again while another database is the "
     "primary.",
-    hooks={failure_report()},
 )
 def primary_back_job() -> None:
     """Run `report_primary_back`."""

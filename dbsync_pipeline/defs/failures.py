@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dagster import Failure, MetadataValue
 
 from dbsync_pipeline import redact
+from dbsync_pipeline.defs.alerts import RunContext, report_failure
 from dbsync_pipeline.errors import DbsyncError, OutcomeUnknown, Refused, Transient
 
 GUARDS = "guards"
@@ -23,21 +24,29 @@ UNKNOWN = "outcome unknown"
 
 
 @contextmanager
-def as_dagster_failure() -> Iterator[None]:
+def as_dagster_failure(context: RunContext | None = None) -> Iterator[None]:
     """Raise every exception of the block as a Failure without traceback, chain, secret or row.
 
-    Only a Transient error allows retries.
+    Only a Transient error allows retries. With an op's context the failure is also reported: see
+    `alerts.report_failure`.
     """
     try:
         yield
-    except DbsyncError as error:
-        raise Failure(
-            description=str(error),
-            metadata=_metadata(error),
-            allow_retries=isinstance(error, Transient),
-        ) from None
     except Exception as error:
-        raise Failure(description=redact.text(error), allow_retries=False) from None
+        failure = error if isinstance(error, Failure) else _failure(error)
+        if context is not None:
+            report_failure(context, failure)
+        raise failure from None
+
+
+def _failure(error: Exception) -> Failure:
+    if not isinstance(error, DbsyncError):
+        return Failure(description=redact.text(error), allow_retries=False)
+    return Failure(
+        description=str(error),
+        metadata=_metadata(error),
+        allow_retries=isinstance(error, Transient),
+    )
 
 
 def _metadata(error: DbsyncError) -> dict[str, MetadataValue]:

@@ -64,7 +64,7 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
     @asset(key=KEY, partitions_def=partitions, check_specs=specs, group_name="standbys")
     def standby(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
         """Check whether the application could write to the database now. Copy nothing."""
-        with as_dagster_failure():
+        with as_dagster_failure(context):
             reports = _survey(load())
         (report,) = (report for report in reports if report.name == context.partition_key)
         results = [
@@ -80,7 +80,7 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
 def check_standbys(context: OpExecutionContext) -> None:
     """Check all databases, report on every partition, and send an alert of each change."""
     settings = load()
-    with as_dagster_failure():
+    with as_dagster_failure(context):
         reports = _survey(settings)
     for report in reports:
         before = _last_reasons(context.instance, report.name)

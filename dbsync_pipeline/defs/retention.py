@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from dagster import (
     DagsterInstance,
@@ -16,9 +15,9 @@ from dagster import (
     job,
     op,
 )
-from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 
 from dbsync_pipeline.defs.run_tags import FAILOVER, UPKEEP, checks_standby, is_sync
+from dbsync_pipeline.defs.sqlite_storage import delete_event_file
 from dbsync_pipeline.settings import load
 from dbsync_pipeline.text import count
 
@@ -48,16 +47,8 @@ def delete_runs(instance: DagsterInstance, days: float) -> int:
     for run in (*syncs, *upkeep):
         instance.compute_log_manager.delete_logs(prefix=[run.run_id])
         instance.delete_run(run.run_id)
-        _delete_files(instance, run.run_id)
+        delete_event_file(instance.event_log_storage, run.run_id)
     return len(syncs) + len(upkeep)
-
-
-def _delete_files(instance: DagsterInstance, run_id: str) -> None:
-    """Delete the run's own event file; Dagster only empties it."""
-    storage = instance.event_log_storage
-    if isinstance(storage, SqliteEventLogStorage):
-        for ending in ("", "-wal", "-shm"):
-            Path(storage.path_for_shard(run_id) + ending).unlink(missing_ok=True)
 
 
 def _ended(

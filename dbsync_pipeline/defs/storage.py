@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from dagster._core.storage.base_storage import DagsterStorage
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from dbsync_pipeline import extras
+from dbsync_pipeline.defs.sqlite_storage import SqliteStorage
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.settings import load
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from dagster._config.config_schema import UserConfigSchema
 
 VARIABLE = "DBSYNC_DAGSTER_STORAGE_URL"
+
+_STATEMENT_MILLISECONDS = 600_000
+_RECYCLE_SECONDS = 600
+_MORE_CONNECTIONS = 4
+"""Connections that a store may open beside the one that it keeps, for threads."""
 
 
 class Storage(DagsterStorage, ConfigurableClass):
@@ -48,11 +53,23 @@ class Storage(DagsterStorage, ConfigurableClass):
         settings = load()
         url = settings.dagster_storage_url.get_secret_value()
         if not url:
-            return DagsterSqliteStorage.from_local(str(settings.dagster_home), inst_data)
+            return SqliteStorage.from_local(str(settings.dagster_home), inst_data)
         extras.require("postgres-storage", "dagster_postgres", operation=f"use {VARIABLE}")
         from dagster_postgres import DagsterPostgresStorage
 
-        return DagsterPostgresStorage(with_driver(url), inst_data=inst_data)
+        return _pooled(DagsterPostgresStorage(with_driver(url), inst_data=inst_data))
+
+
+def _pooled(storage: DagsterStorage) -> DagsterStorage:
+    """Let each store keep one connection open. Dagster's webserver does the same; other processes
+    open a connection for each statement."""
+    for store in (storage.event_log_storage, storage.run_storage, storage.schedule_storage):
+        store.optimize_for_webserver(
+            statement_timeout=_STATEMENT_MILLISECONDS,
+            pool_recycle=_RECYCLE_SECONDS,
+            max_overflow=_MORE_CONNECTIONS,
+        )
+    return storage
 
 
 def with_driver(url: str) -> str:
