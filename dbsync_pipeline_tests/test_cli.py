@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -165,7 +166,7 @@ def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
             "DBSYNC_HOME",
             "a_file/below",
             ["tables", "create", "--database", "linux"],
-            "Remedy: mend DBSYNC_HOME",
+            "Remedy: fix DBSYNC_HOME",
         ),
         ("DBSYNC_SCHEDULE", "never at all", ["sync"], "DBSYNC_SCHEDULE (not a cron expression"),
         ("DBSYNC_PRIMARY", "nosuch", ["plan"], "Remedy: name one of them in DBSYNC_PRIMARY"),
@@ -244,7 +245,7 @@ def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Db
     places.set(
         DBSYNC_TEST_URLS="sqlite://",
         DBSYNC_WINDOWS_URL=url,
-        DBSYNC_MARS2_URL=url,
+        DBSYNC_MARS2_URL=f"{url}2",
         dbsync_rescue_days="3",
     )
     places.set(
@@ -430,7 +431,9 @@ def test_an_empty_name_is_no_database(places: Places, dbsync: Dbsync) -> None:
 
 def test_plan_shows_a_refusal_where_nothing_differs(places: Places, dbsync: Dbsync) -> None:
     url = next(one.url for one in load().databases if one.name == "windows").get_secret_value()
-    places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_LINUX_URL=url)
+    alias = places.folder / "alias.db"
+    os.link(url.removeprefix("sqlite:///"), alias)
+    places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_LINUX_URL=f"sqlite:///{alias}")
     done = dbsync("plan", "--target", "linux")
     assert (
         done.status == 1

@@ -158,7 +158,7 @@ def test_a_database_that_hangs_does_not_hang_the_sensor(places: Places) -> None:
     )
     gone(places)
     with silent_server() as url:
-        places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_AZURE_URL=url)
+        places.set(DBSYNC_WINDOWS_URL=url, DBSYNC_AZURE_URL=f"{url}2")
         started = time.monotonic()
         keys, _ = Sensor("failover").tick()
         assert len(keys) == 1 and time.monotonic() - started < 30, (
