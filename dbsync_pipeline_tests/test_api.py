@@ -135,6 +135,7 @@ def test_nothing_is_said_without_the_token(server: Server) -> None:
         ("POST", "/admin/sync", b"{broken"),
         ("GET", "/admin/openapi.json", None),
         ("GET", "/anything", None),
+        ("GET", "/metrics", None),
     )
     for token in (None, "x", TOKEN[:-1], TOKEN + "1", "ñ"):
         for method, path, body in asked:
@@ -180,7 +181,12 @@ def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -
 
 def test_it_names_its_addresses_to_a_program(server: Server) -> None:
     paths = server.ask("GET", "/admin/openapi.json")[1]["paths"]
-    assert set(paths) == {"/admin/db-status", "/admin/sync-history", "/admin/sync"}
+    assert set(paths) == {
+        "/admin/db-status",
+        "/admin/sync-history",
+        "/admin/sync",
+        "/metrics",
+    }
 
 
 def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:

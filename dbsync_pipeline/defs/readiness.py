@@ -166,6 +166,18 @@ def _last_reasons(instance: DagsterInstance, name: str) -> dict[str, str]:
     return dict(reasons)
 
 
+def last_report(instance: DagsterInstance, name: str) -> tuple[bool, float] | None:
+    """Return whether the database was ready at its last check, and when that was, in seconds since
+    1970; None if it was never checked."""
+    records = instance.fetch_materializations(
+        AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
+    ).records
+    last = records[0].asset_materialization if records else None
+    if last is None or "ready" not in last.metadata:
+        return None
+    return bool(last.metadata["ready"].value), records[0].timestamp
+
+
 def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetMaterializationData:
     (record,) = instance.fetch_materializations(
         AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1

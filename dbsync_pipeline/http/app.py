@@ -21,10 +21,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from dbsync_pipeline import redact
 from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
+from dbsync_pipeline.http.metrics import CONTENT_TYPE, Metrics
 from dbsync_pipeline.http.server import BODY_SECONDS, MOST_BODY, LimitBody
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import Model, load_model
@@ -47,6 +49,7 @@ _log = logging.getLogger("uvicorn.error")
 _bearer = HTTPBearer(auto_error=False, description="DBSYNC_API_TOKEN")
 
 router = APIRouter(prefix="/admin", dependencies=[Depends(_bearer)])
+monitoring = APIRouter(dependencies=[Depends(_bearer)])
 
 
 def create() -> FastAPI:
@@ -62,7 +65,9 @@ def create() -> FastAPI:
     app.add_exception_handler(DbsyncError, _failed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_found)
+    app.state.metrics = Metrics(settings)
     app.include_router(router)
+    app.include_router(monitoring)
     return app
 
 
@@ -119,6 +124,12 @@ def sync(
         accepted = {"source": request.source, "target": request.targets}
         return _json(accepted, 202, background=background)
     return _respond(Synced(request, _sync(settings, request)))
+
+
+@monitoring.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request) -> Response:
+    """Return the state of the standbys in Prometheus' text format."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/openapi.json", include_in_schema=False)

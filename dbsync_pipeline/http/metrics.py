@@ -1,0 +1,185 @@
+"""`GET /metrics`: what a Prometheus server reads, from the ledgers and the store of Dagster's runs.
+
+A scrape connects to every database and reads a few rows of its ledger; it compares no data. Scrapes
+within CACHE_SECONDS of each other get the same values. Whether a standby is ready comes from its
+last check, which Dagster runs every 15 minutes, because the check reads whole tables.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from dbsync_pipeline.defs.readiness import last_report
+from dbsync_pipeline.defs.run_tags import TARGET_TAG
+from dbsync_pipeline.mirror import pausing
+from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.failover import term
+from dbsync_pipeline.mirror.fanout import ask
+from dbsync_pipeline.mirror.ledger import Ledger, Publish
+from dbsync_pipeline.runs import launch
+from dbsync_pipeline.settings import Settings
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+CACHE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LedgerFacts:
+    """What one ledger knows: the newest publish, and why the database is paused, if it is."""
+
+    last: Publish | None
+    paused: str | None
+
+
+class Metrics:
+    """The current metrics as text. One thread at a time reads the databases."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._text, self._read_at = b"", -CACHE_SECONDS
+
+    def text(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        with self._lock:
+            if time.monotonic() - self._read_at >= CACHE_SECONDS:
+                registry = CollectorRegistry()
+                registry.register(_Families(list(_families(self._settings))))
+                self._text, self._read_at = generate_latest(registry), time.monotonic()
+            return self._text
+
+
+class _Families(Collector):
+    def __init__(self, families: list[GaugeMetricFamily]) -> None:
+        self._families = families
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        return self._families
+
+
+def _families(settings: Settings) -> Iterator[GaugeMetricFamily]:
+    among = [database.at_once for database in databases(settings)]
+    standing = term.standing(among, settings)
+    facts = ask(among, _read, settings.answer_seconds)
+    standbys = {
+        name: ledger.last
+        for name, ledger in facts.good.items()
+        if ledger.last is not None and not standing.is_primary(name)
+    }
+    yield _gauge(
+        "dbsync_up",
+        "1 if the database answered.",
+        {name: float(name in facts.good) for name in facts.names},
+    )
+    yield _gauge(
+        "dbsync_primary",
+        "1 for the primary.",
+        {name: float(standing.is_primary(name)) for name in facts.names},
+    )
+    yield _gauge(
+        "dbsync_term",
+        "The highest term that the database recorded.",
+        {name: float(taken.n) for name, taken in standing.taken.items() if taken},
+    )
+    yield _gauge(
+        "dbsync_paused",
+        "1 if schedules and sensors leave the database alone.",
+        {name: float(ledger.paused is not None) for name, ledger in facts.good.items()},
+    )
+    yield from _last_publishes(standbys)
+    with launch.dagster_instance(settings) as instance:
+        yield from _of_dagster(instance, [name for name in facts.names if name in standbys])
+
+
+def _read(database: Database) -> LedgerFacts:
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        last = ledger.last() if ledger.exists() else None
+        return LedgerFacts(last, pausing.reason(ledger))
+
+
+def _last_publishes(standbys: dict[str, Publish]) -> Iterator[GaugeMetricFamily]:
+    now = dt.datetime.now(dt.UTC)
+    numbers: dict[str, tuple[str, Callable[[Publish], float]]] = {
+        "dbsync_standby_age_seconds": (
+            "The age of the primary's state that the standby holds.",
+            lambda last: (now - last.snapshot_at).total_seconds(),
+        ),
+        "dbsync_last_publish_timestamp_seconds": (
+            "When the standby received its last publish, in seconds since 1970.",
+            lambda last: last.published_at.timestamp(),
+        ),
+        "dbsync_last_publish_number": (
+            "The number of the last publish.",
+            lambda last: last.number,
+        ),
+        "dbsync_last_publish_seconds": (
+            "How many seconds the last publish took, all phases together.",
+            lambda last: sum(last.seconds.values()),
+        ),
+        "dbsync_last_publish_bytes": (
+            "How many bytes the last publish sent.",
+            lambda last: sum(table.bytes for table in last.tables.values()),
+        ),
+        "dbsync_last_publish_changed_rows": (
+            "How many rows the last publish inserted, updated or deleted.",
+            lambda last: last.changed,
+        ),
+        "dbsync_partial": (
+            "1 if the last publish was of some tables only.",
+            lambda last: float(last.partial),
+        ),
+    }
+    for name, (text, value) in numbers.items():
+        yield _gauge(name, text, {standby: value(last) for standby, last in standbys.items()})
+    rows = GaugeMetricFamily(
+        "dbsync_table_rows",
+        "How many rows a table of the standby had after its last publish.",
+        labels=["database", "table"],
+    )
+    for standby, last in standbys.items():
+        for table, result in last.tables.items():
+            rows.add_metric([standby, table], result.rows)
+    yield rows
+
+
+def _of_dagster(instance: DagsterInstance, standbys: list[str]) -> Iterator[GaugeMetricFamily]:
+    reports = {name: last_report(instance, name) for name in standbys}
+    known = {name: report for name, report in reports.items() if report is not None}
+    yield _gauge(
+        "dbsync_ready",
+        "1 if the application could have written to the standby at its last check.",
+        {name: float(ready) for name, (ready, _) in known.items()},
+    )
+    yield _gauge(
+        "dbsync_ready_checked_timestamp_seconds",
+        "When the standby was last checked, in seconds since 1970.",
+        {name: checked_at for name, (_, checked_at) in known.items()},
+    )
+    yield _gauge(
+        "dbsync_failed_runs",
+        "How many syncs to the standby failed, of those that Dagster still keeps.",
+        {name: _failed(instance, name) for name in standbys},
+    )
+
+
+def _failed(instance: DagsterInstance, target: str) -> float:
+    failed = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={TARGET_TAG: target})
+    return instance.get_runs_count(failed)
+
+
+def _gauge(name: str, text: str, values: dict[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["database"])
+    for database, value in values.items():
+        family.add_metric([database], value)
+    return family
