@@ -18,21 +18,52 @@ from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError
 
 PINS = {
+    # how values are read and written as text
     "timezone": "UTC",
     "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
-    "client_encoding": "UTF8",
+    "lc_monetary": "C",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
+    # which rows are seen, and in which order a table is read twice
     "row_security": "off",  # a source that hides rows fails instead of hiding them
+    "synchronize_seqscans": "off",
+    # what a transaction may do
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "exit_on_error": "off",
+    # how long it may take
     "statement_timeout": "0",
+    "transaction_timeout": "0",  # since version 17
+    "idle_session_timeout": "0",  # since version 14
     "lock_timeout": "30s",  # no lock makes a sync wait without end; see limit_lock_wait
     "idle_in_transaction_session_timeout": "1h",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-"""What every session sets when it opens, whatever the server, database or role sets by default."""
+"""What every session sets when it opens, whatever the server, database or role sets by default.
+
+Settings that a server's version does not have are left out.
+"""
+
+_SET = """
+SELECT set_config(p.name, p.value, false) FROM unnest(%s::text[], %s::text[]) p (name, value)
+WHERE EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = p.name)"""
+
+_SEARCH_SYSTEM_FIRST = """
+SELECT set_config('search_path', coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), ''), false)
+FROM unnest(current_schemas(false)) WITH ORDINALITY p (s, n) WHERE s !~ '^pg_'
+HAVING current_setting('search_path') ~ 'pg_'"""
+"""A path that names pg_catalog or pg_temp could put a table of that name before the system's own or
+before staging. Without them both come first."""
 
 _CONNECT = {
     "keepalives_idle": 10,
@@ -57,7 +88,8 @@ class PostgreSQLConnection(Dialect):
         raw: Any = connection.connection.driver_connection
         self._raw: WatchedConnection = raw
         self._version: int = raw.server_version // 10_000
-        self._sql = Expressions(self._version)
+        self._encoding: str = raw.info.parameter_status("server_encoding")
+        self._sql = Expressions(self._version, self._encoding == "UTF8")
         self._cursors = 0
 
     @classmethod
@@ -73,6 +105,7 @@ class PostgreSQLConnection(Dialect):
             "connect_timeout": max(2, round(connect_seconds)),
             "application_name": label,
             "connection_factory": WatchedConnection.factory(silence_seconds),
+            "client_encoding": "UTF8",
         }
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments
@@ -81,10 +114,16 @@ class PostgreSQLConnection(Dialect):
         @sa.event.listens_for(engine, "connect")
         def pin(connection: Any, _record: object) -> None:
             with connection.cursor() as cursor:
-                cursor.execute("; ".join(f"SET {name} = '{value}'" for name, value in PINS.items()))
-                cursor.execute("SELECT version() LIKE '%linux%'")
-                if cursor.fetchone()[0]:  # elsewhere the server cannot watch its client
+                cursor.execute(_SET, (list(PINS), list(PINS.values())))
+                cursor.execute(_SEARCH_SYSTEM_FIRST)
+                cursor.execute(
+                    "SELECT version() LIKE '%linux%', current_setting('session_replication_role')"
+                )
+                on_linux, replication_role = cursor.fetchone()
+                if on_linux:  # elsewhere the server cannot watch its client
                     cursor.execute("SET client_connection_check_interval = '5s'")
+                if replication_role != "origin":  # only some roles may set it
+                    cursor.execute("SET session_replication_role = origin")
             connection.identify()
             connection.commit()
 

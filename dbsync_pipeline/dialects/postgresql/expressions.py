@@ -26,6 +26,8 @@ class Expressions:
     """The expressions of a server of this major version; 18 has shorter and faster ones."""
 
     version: int
+    utf8: bool = True
+    """Whether the database's encoding is UTF-8, in which the canonical form counts bytes."""
 
     def row(self, table: Table, form: Form) -> str:
         """Return what is hashed: a record, or the SHA-256 of the canonical text."""
@@ -115,7 +117,9 @@ class Expressions:
         name = f"t.{quote(column.name)}"
         match column.kind:
             case Kind.TEXT | Kind.OPAQUE:
-                return f"octet_length({name}::text) || ':' || {name}::text"
+                text = f"{name}::text"
+                data = text if self.utf8 else f"convert_to({text}, 'UTF8')"
+                return f"octet_length({data}) || ':' || {text}"
             case Kind.BYTES:
                 first = f"encode(substring(sha256({name}), 1, 16), 'hex')"
                 return f"octet_length({name}) || ':' || {first}"

@@ -12,6 +12,17 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.sqlite import errors
 from dbsync_pipeline.errors import SettingsError, Unavailable
 
+PINS = {
+    "foreign_keys": "ON",
+    "ignore_check_constraints": "OFF",
+    "legacy_alter_table": "OFF",
+    "query_only": "OFF",
+    "recursive_triggers": "OFF",
+    "reverse_unordered_selects": "OFF",
+    "synchronous": "FULL",
+}
+"""What every connection sets when it opens: a build of SQLite may have other defaults."""
+
 _MARKS: dict[int, tuple[int, int]] = {}
 """The file, by device and inode, in which each marker of this process was set."""
 
@@ -76,7 +87,8 @@ class SQLiteConnection(Dialect):
         @sa.event.listens_for(engine, "connect")
         def pin(connection: sqlite3.Connection, _record: object) -> None:
             connection.isolation_level = None  # the driver begins no transaction of its own
-            connection.execute("PRAGMA foreign_keys = ON")
+            for name, value in PINS.items():
+                connection.execute(f"PRAGMA {name} = {value}")
 
         @sa.event.listens_for(engine, "begin")
         def begin(connection: sa.Connection) -> None:

@@ -1,0 +1,289 @@
+"""Between two PostgreSQL databases everything that PostgreSQL can hold is carried, structure included."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.verify import verify
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.worlds import ANYTHING, sync
+
+Pair = tuple[Database, Database]
+
+TYPES = {
+    "arr": ("int[]", "'{1,NULL}'", "'{}'"),
+    "nested": ("text[][]", """'{{a,"b,\\"c"},{"NULL",NULL}}'""", "'[0:0]={x}'"),
+    "range": ("int4range", "'[1,5)'", "'empty'"),
+    "multirange": ("nummultirange", "'{[1,2),[5,6)}'", "'{}'"),
+    "jsonb": ("jsonb", """'{"b":1.10,"a":[null]}'""", "'\"x\"'"),
+    "json": ("json", """'{"b": 1.10,  "a":[null]}'""", "'[1, 2]'"),
+    "bits": ("bit(5)", "B'10101'", "B'00000'"),
+    "varbits": ("bit varying", "B'1'", "B''"),
+    "money": ("money", "'12.34'", "'-0.01'"),
+    "interval": ("interval", "'1 year 2 mons -3 days 04:05:06.7'", "'30 days'"),
+    "inet": ("inet", "'10.0.0.1/8'", "'::1'"),
+    "cidr": ("cidr", "'10.0.0.0/8'", "'::/0'"),
+    "mac": ("macaddr", "'08:00:2b:01:02:03'", "'ff:ff:ff:ff:ff:ff'"),
+    "bytes": ("bytea", "'\\x00ff'", "''"),
+    "email": ("email", "'a@b'", "'c@d'"),
+    "pair": ("pair", """ROW(7, 'x,"y'::text)::pair""", "ROW(NULL, '')::pair"),
+    "point": ("point", "'(1,2.5)'", "'(-0,NaN)'"),
+    "polygon": ("polygon", "'((0,0),(1,1),(2,0))'", "'((1,1))'"),
+    "words": ("tsvector", "'a:1 b:2A'", "''"),
+    "query": ("tsquery", "'a & b'", "'!c'"),
+    "number": ("numeric", "1.500", "'NaN'"),
+    "large": ("numeric", "1e300", "'-Infinity'"),
+    "real": ("real", "'NaN'", "0.1"),
+    "double": ("double precision", "'-0'", "'Infinity'"),
+    "char": ("char(5)", "'ab'", "''"),
+    "one": ('"char"', "'x'", "''"),
+    "name": ("name", "'n'", "''"),
+    "day": ("date", "'infinity'", "'4713-01-01 BC'"),
+    "hour": ("time", "'24:00'", "'00:00:00.000001'"),
+    "zoned_hour": ("timetz", "'12:00+05'", "'12:00-05'"),
+    "moment": ("timestamptz", "'-infinity'", "'294276-01-01'"),
+    "local": ("timestamp", "'4713-01-01 BC'", "'infinity'"),
+    "mood": ("s1.mood", "'ok'", "'sad'"),
+    "other_mood": ("s2.mood", "'up'", "'down'"),
+    "moods": ("s1.mood[]", "'{sad,ok}'", "'{}'"),
+    "path": ("jsonpath", "'$.a'", "'$[*]'"),
+    "hstore": ("hstore", "'a=>1,b=>NULL'", "''"),
+    "citext": ("citext", "'Hi'", "'HI'"),
+    "generated": ("int GENERATED ALWAYS AS (length(name)) STORED", None, None),
+    "computed": ("int GENERATED ALWAYS AS (length(name) + 1) VIRTUAL", None, None),
+}
+"""A column of every type, with a value and another one."""
+
+KEYS = {
+    "text": ('text COLLATE "C"', "'a@x'"),
+    "citext": ("citext", "'Abc'"),
+    "enum": ("s1.mood", "'sad'"),
+    "domain": ("email", "'a@b'"),
+    "array": ("int[]", "'{1,2}'"),
+    "range": ("int4range", "'[1,5)'"),
+    "composite": ("pair", "ROW(1, 'x')::pair"),
+    "inet": ("inet", "'10.0.0.1/8'"),
+    "char": ("char(5)", "'ab'"),
+    "bit": ("bit(5)", "B'10101'"),
+    "interval": ("interval", "'1 mon'"),
+    "double": ("float8", "0.1"),
+    "numeric": ("numeric", "1.50"),
+    "moment": ("timestamptz", "'infinity'"),
+}
+
+PREPARE = """
+CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION btree_gist;
+CREATE SCHEMA s1; CREATE SCHEMA s2;
+CREATE TYPE s1.mood AS ENUM ('sad', 'ok'); CREATE TYPE s2.mood AS ENUM ('up', 'down');
+CREATE TYPE pair AS (a int, b text);
+CREATE DOMAIN email AS text CHECK (VALUE LIKE '%@%');
+"""
+
+
+class Other(sa.types.UserDefinedType[Any]):
+    """A type that SQLAlchemy has no class for."""
+
+    cache_ok = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.name
+
+
+def run(database: Database, *statements: str) -> list[Any]:
+    """Run SQL as it stands, each statement committed; return the rows of the last one."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with contextlib.closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+Ready = Callable[..., tuple[Database, Database, Model]]
+
+
+@pytest.fixture
+def two(new_database: NewDatabase) -> Iterator[Ready]:
+    """Two databases with these tables; the model is reflected from the first."""
+
+    def ready(*statements: str) -> tuple[Database, Database, Model]:
+        source, target = (
+            new_database("postgresql", "windows"),
+            new_database("postgresql", "linux", server=1),
+        )
+        for database in (source, target):
+            run(database, PREPARE, *statements)
+        metadata = sa.MetaData()
+        with source.engine("test").connect() as connection:
+            sa.event.listen(metadata, "column_reflect", _with_other_types)
+            metadata.reflect(connection)
+        return source, target, Model(metadata)
+
+    yield ready
+
+
+def _with_other_types(_inspector: Any, _table: Any, column: Any) -> None:
+    if isinstance(column["type"], sa.types.NullType):
+        column["type"] = Other(column["name"])
+
+
+def rows(database: Database, table: str) -> list[str]:
+    return [
+        text for (text,) in run(database, f'SELECT t::text COLLATE "C" FROM {table} t ORDER BY 1')
+    ]
+
+
+def test_every_type_is_carried_in_a_first_load_and_in_a_change(two: Ready) -> None:
+    columns = ", ".join(f"{name} {type_}" for name, (type_, *_) in TYPES.items())
+    table = f"CREATE TABLE every (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, {columns})"
+    source, target, model = two(table)
+    copied = {name: values for name, (_, *values) in TYPES.items() if values[0] is not None}
+    names = ", ".join(copied)
+    for n in (0, 1):
+        values = ", ".join(values[n] for values in copied.values())
+        run(source, f"INSERT INTO every ({names}) VALUES ({values})")
+    run(source, "INSERT INTO every (name) VALUES (NULL), ('gone')")
+    sync(source, target, model=model)
+    assert rows(target, "every") == rows(source, "every")
+    swapped = ", ".join(f"{name} = {values[0]}" for name, values in copied.items())
+    run(source, f"UPDATE every SET {swapped} WHERE id > 1", "DELETE FROM every WHERE id = 4")
+    publish = sync(source, target, model=model, policy=ANYTHING)
+    assert (publish.tables["every"].updated, publish.tables["every"].deleted) == (2, 1)
+    assert rows(target, "every") == rows(source, "every")
+    assert all(one.equal for one in verify(source, target, model))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_rows_are_found_by_a_key_of_any_type(two: Ready, key: str) -> None:
+    type_, value = KEYS[key]
+    source, target, model = two(
+        f"CREATE TABLE plain (k {type_} PRIMARY KEY, v int)",
+        f"CREATE TABLE joined (k {type_}, n int, v int, PRIMARY KEY (k, n))",
+    )
+    run(
+        source,
+        f"INSERT INTO plain VALUES ({value}, 1)",
+        f"INSERT INTO joined VALUES ({value}, 1, 1)",
+    )
+    sync(source, target, model=model)
+    run(source, "UPDATE plain SET v = 2", "UPDATE joined SET v = 2")
+    sync(source, target, model=model, policy=ANYTHING)
+    for table in ("plain", "joined"):
+        assert rows(target, table) == rows(source, table) != []
+
+
+STRUCTURE = """
+SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid::text,
+       indisclustered::text, obj_description(indexrelid, 'pg_class'),
+       (SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = indexrelid)
+FROM pg_index i JOIN pg_class c ON c.oid = indrelid WHERE relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'constraint', conname, pg_get_constraintdef(oid), conislocal::text, coninhcount::text,
+       obj_description(oid, 'pg_constraint'), conrelid::regclass::text
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+ORDER BY 1, 2"""
+
+
+def test_a_first_load_leaves_every_index_and_constraint_as_it_was(two: Ready) -> None:
+    source, target, model = two(
+        "CREATE TABLE part (id int, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')",
+        "CREATE TABLE part_2 PARTITION OF part DEFAULT",
+        "CREATE INDEX part_v ON part (v); CREATE INDEX part_1_own ON part_1 (v, id)",
+        "CREATE UNIQUE INDEX part_u ON part (v, day)",
+        "CREATE TABLE rooms (id int PRIMARY KEY, room int, during tstzrange, "
+        "EXCLUDE USING gist (room WITH =, during WITH &&))",
+        "CREATE TABLE places (id int PRIMARY KEY, place int UNIQUE DEFERRABLE, a text, b jsonb, "
+        "room int REFERENCES rooms, CONSTRAINT apart UNIQUE NULLS NOT DISTINCT (a, id) INCLUDE (b))",
+        "CREATE INDEX ON places USING gin (b); CREATE INDEX ON places (lower(a)) WHERE a <> ''",
+        "CREATE INDEX described ON places (a); COMMENT ON INDEX described IS 'for the report'",
+        "CREATE INDEX clustered ON places (a, id); ALTER TABLE places CLUSTER ON clustered",
+        "COMMENT ON CONSTRAINT places_place_key ON places IS 'one each'",
+    )
+    before = run(target, STRUCTURE)
+    run(
+        source,
+        "INSERT INTO part VALUES (1, '2020-05-05', 'a'), (2, '2022-05-05', 'b')",
+        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)'), (2, 1, '[2020-01-02,2020-01-03)')",
+        "INSERT INTO places VALUES (1, 1, 'a', '{}', 1), (2, 2, 'b', '[]', 2)",
+    )
+    sync(source, target, model=model)
+    assert run(target, STRUCTURE) == before
+    for table in ("part", "rooms", "places"):
+        assert rows(target, table) == rows(source, table) != []
+
+
+def test_rows_that_exclude_or_displace_each_other_are_swapped(two: Ready) -> None:
+    source, target, model = two(
+        "CREATE TABLE rooms (id int PRIMARY KEY, room int, during tstzrange, "
+        "EXCLUDE USING gist (room WITH =, during WITH &&))",
+        "CREATE TABLE places (id int PRIMARY KEY, place int UNIQUE DEFERRABLE)",
+        "CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+        "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE part_2 PARTITION OF part DEFAULT",
+    )
+    run(
+        source,
+        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)'), (2, 1, '[2020-01-02,2020-01-03)')",
+        "INSERT INTO places VALUES (1, 1), (2, 2)",
+        "INSERT INTO part VALUES (1, 'a'), (20, 'b')",
+    )
+    sync(source, target, model=model)
+    run(
+        source,
+        "UPDATE rooms SET room = 2 WHERE id = 1",
+        "UPDATE rooms SET during = '[2020-01-01,2020-01-02)' WHERE id = 2",
+        "UPDATE rooms SET room = 1, during = '[2020-01-02,2020-01-03)' WHERE id = 1",
+        "UPDATE places SET place = 3 - place",
+        "UPDATE part SET id = 30 - id, v = v || '!'",
+    )
+    sync(source, target, model=model, policy=ANYTHING)
+    for table in ("rooms", "places", "part"):
+        assert rows(target, table) == rows(source, table) != []
+
+
+INHERITANCE = (
+    "CREATE TABLE base (id int PRIMARY KEY, v text)",
+    "CREATE TABLE child (extra int, PRIMARY KEY (id)) INHERITS (base)",
+)
+
+
+def test_a_table_and_those_that_inherit_from_it_have_their_own_rows(two: Ready) -> None:
+    source, target, model = two(*INHERITANCE)
+    run(source, "INSERT INTO base VALUES (1, 'b')", "INSERT INTO child VALUES (2, 'c', 9)")
+    sync(source, target, model=model)
+    run(source, "UPDATE base SET v = 'x'", "DELETE FROM child")
+    sync(source, target, model=model, policy=ANYTHING)
+    for table in ("ONLY base", "child"):
+        assert rows(target, table) == rows(source, table)
+
+
+def test_a_table_that_inherits_and_is_not_in_the_models_is_refused(two: Ready) -> None:
+    source, target, model = two(*INHERITANCE)
+    model.metadata.remove(model.metadata.tables["child"])
+    run(source, "INSERT INTO base VALUES (1, 'b')", "INSERT INTO child VALUES (2, 'c', 9)")
+    with pytest.raises(StructureError, match=re.escape("public.child inherits from it")):
+        sync(source, target, model=Model(model.metadata))
+    assert rows(target, "base") == []
+
+
+def test_a_value_of_100_megabytes_is_carried(two: Ready) -> None:
+    source, target, model = two("CREATE TABLE files (id int PRIMARY KEY, content bytea)")
+    run(source, "INSERT INTO files SELECT 1, convert_to(repeat('0123456789', 10000000), 'UTF8')")
+    sync(source, target, model=model)
+    sizes = "SELECT octet_length(content), md5(content) FROM files"
+    assert run(target, sizes) == run(source, sizes)
