@@ -48,3 +48,4 @@ COLUMN_TYPES: Mapping[str, ColumnTypes] = {engine: _column_types(engine) for eng
 
 for _types in COLUMN_TYPES.values():
     table.SPECIAL_KINDS.update(_types.kinds)
+    table.JSON_BY_VALUE.extend(_types.json_by_value)

@@ -45,6 +45,9 @@ class Kind(enum.Enum):
 SPECIAL_KINDS: dict[type[TypeEngine[Any]], Kind] = {}
 """The kinds of single engines' types (`ColumnTypes.kinds`); the registry of engines fills it."""
 
+JSON_BY_VALUE: list[type[TypeEngine[Any]]] = []
+"""Types that keep JSON by value (`ColumnTypes.json_by_value`); the registry of engines fills it."""
+
 
 def kind_of(type_: TypeEngine[Any]) -> Kind:
     """Return the kind of a SQLAlchemy type; OPAQUE if some engine has no exact form for it."""
@@ -117,6 +120,12 @@ class Column:
             *(f"{engine}:{class_}" for engine, class_ in variants),
         ]
         return " ".join(parts if digits is None else [*parts, str(digits)])
+
+    @property
+    def keeps_json_by_value(self) -> bool:
+        """Whether some engine keeps the column's JSON by value, so its text is not the writer's."""
+        types = (self.type, *self.type._variant_mapping.values())
+        return any(isinstance(undecorated(type_), tuple(JSON_BY_VALUE)) for type_ in types)
 
     @property
     def scale(self) -> int:

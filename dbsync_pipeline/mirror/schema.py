@@ -7,7 +7,7 @@ models do not have are ignored; columns are not, since a standby without them wo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, StructureError
 from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
@@ -39,7 +40,7 @@ def ensure(database: Database, model: Model) -> list[str]:
         if absent and len(absent) < len(model.tables):
             revisions.require_none_pending(dialect, model)
         dialect.connection.rollback()
-        _require_types(dialect, model)
+        _require_types(dialect, [model.table(name) for name in absent])
         with (
             _rules_kept(model),
             outcome.transaction(
@@ -68,8 +69,9 @@ def _note_first(dialect: Dialect, model: Model) -> None:
                 revisions.note(dialect, model)
 
 
-def _require_types(dialect: Dialect, model: Model) -> None:
-    for table in model.tables:
+def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
+    """Raise StructureError if the engine has no type for a column of a table to be created."""
+    for table in tables:
         for column in table.sa.columns:
             try:
                 column.type.compile(dialect.connection.dialect)
@@ -340,18 +342,41 @@ def keys(here: list[str], table: sa.Table) -> list[str]:
     return [f"the primary key is ({', '.join(here)}) here, ({', '.join(models)}) in the models"]
 
 
-def enums_here(dialect: Dialect) -> dict[str, list[str]]:
-    """Return the values of each enum type by its name; empty if the engine has no such types."""
+Enums = Mapping[tuple[str | None, str], list[str]]
+
+
+def enums_here(dialect: Dialect) -> Enums:
+    """Return the values of each enum type by (schema, name); empty if the engine has none.
+
+    The types that a name without a schema finds have the schema None too.
+    """
     get_enums = getattr(sa.inspect(dialect.connection), "get_enums", None)
-    return {enum["name"]: enum["labels"] for enum in get_enums(schema="*")} if get_enums else {}
+    enums: dict[tuple[str | None, str], list[str]] = {}
+    for enum in get_enums(schema="*") if get_enums else []:
+        enums[enum["schema"], enum["name"]] = enum["labels"]
+        if enum["visible"]:
+            enums[None, enum["name"]] = enum["labels"]
+    return enums
 
 
-def _enums(here: dict[str, list[str]], table: sa.Table) -> list[str]:
+def enum_values(here: Enums, type_: sa.Enum) -> list[str] | None:
+    """Return the values that the database has for an enum of the models; None if it has none.
+
+    A type without a schema that no name alone finds is the only one of its name in any schema.
+    """
+    exact = here.get((type_.schema, str(type_.name)))
+    if exact is not None or type_.schema is not None:
+        return exact
+    named = [values for (_, name), values in here.items() if name == type_.name]
+    return named[0] if len(named) == 1 else None
+
+
+def _enums(here: Enums, table: sa.Table) -> list[str]:
     return [
-        f"the values of {column.type.name} are {', '.join(here[column.type.name])} here, "
+        f"the values of {column.type.name} are {', '.join(values)} here, "
         f"{', '.join(column.type.enums)} in the models"
         for column in table.columns
         if isinstance(column.type, sa.Enum)
-        and column.type.name in here
-        and set(here[column.type.name]) != set(column.type.enums)
+        and (values := enum_values(here, column.type)) is not None
+        and set(values) != set(column.type.enums)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects.postgresql import JSONB
 
 from dbsync_pipeline.columns import Instant
 from dbsync_pipeline.errors import Unrepresentable
@@ -285,3 +286,64 @@ def test_keys_that_the_target_takes_as_equal_are_refused_and_change_nothing(pair
         sync(source, target)
     assert content(target)["user_memory"] == []
     assert MODEL.names
+
+
+@pytest.mark.parametrize("width", [60, 300])
+def test_a_wide_table_is_carried(pair: Pair, width: int) -> None:
+    model = Model(sa.MetaData())
+    columns = [sa.Column(f"c{n}", sa.Unicode(10) if n % 2 else sa.Integer) for n in range(width)]
+    wide = sa.Table("wide", model.metadata, sa.Column("id", sa.Integer, primary_key=True), *columns)
+    source, target = pair
+    values = {f"c{n}": f"é{n}" if n % 2 else n for n in range(width)}
+    prepare(source, {"wide": [{"id": n, **values} for n in range(5)]}, model)
+    sync(source, target, model=model)
+    execute(source, wide.update().where(wide.c.id == 3).values({f"c{width - 1}": "last"}))
+    publish = sync(source, target, model=model)
+    assert publish.tables["wide"].updated == 1
+    assert content(target, model) == content(source, model)
+    assert all(one.equal for one in verify(source, target, model))
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("moment", "2026-01-31 12:00:00.123456789+00:00"),
+        ("local", "2026-01-31 12:00:00.1234567"),
+        ("hour", "12:00:00.000000001"),
+    ],
+)
+def test_nanoseconds_in_sqlite_are_refused_by_key(
+    new_database: NewDatabase, column: str, text: str
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("postgresql", "linux")
+    prepare(source, {"kinds": ROWS[:1]}, KINDS)
+    execute(source, f"UPDATE kinds SET {column} = '{text}'")
+    with pytest.raises(Unrepresentable, match=f"column {column} .*more than 6 digits of a second"):
+        sync(source, target, model=KINDS)
+    execute(source, f"UPDATE kinds SET {column} = '{text[:26] if column != 'hour' else text[:15]}'")
+    sync(source, target, model=KINDS)
+
+
+BY_VALUE = Model(sa.MetaData())
+sa.Table(
+    "docs",
+    BY_VALUE.metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("body", sa.JSON().with_variant(JSONB(), "postgresql")),
+)
+
+
+def test_json_that_one_side_keeps_by_value_is_compared_by_value(pair: Pair) -> None:
+    source, target = pair
+    docs = BY_VALUE.table("docs").sa
+    prepare(source, {"docs": [{"id": 1, "body": {"name": "Zoë", "age": 3}}]}, BY_VALUE)
+    if (source.engine_name, target.engine_name) == ("mssql", "postgresql"):
+        with pytest.raises(Unrepresentable, match=r"column body .*key \(1\).*jsonb would not keep"):
+            sync(source, target, model=BY_VALUE)
+        execute(source, docs.update().values(body={"age": 3, "name": 1}))
+        execute(source, 'UPDATE docs SET body = N\'{"age": 3, "name": "Zoë"}\'')
+    sync(source, target, model=BY_VALUE)
+    assert sync(source, target, model=BY_VALUE).tables["docs"].updated == 0
+    with target.engine("test").connect() as connection:
+        assert connection.scalar(sa.select(docs.c.body)) == {"age": 3, "name": "Zoë"}
+    assert all(one.equal for one in verify(source, target, BY_VALUE))

@@ -90,21 +90,66 @@ FROM pg_class WHERE oid = ANY(%(oids)s)"""
 """Whether this role owns the tables and no other table refers to them."""
 
 SECONDARY = """
+WITH plain AS (
+  SELECT oid FROM pg_class
+  WHERE oid = ANY(%(oids)s) AND relkind = 'r' AND NOT relispartition
+    AND NOT EXISTS (SELECT FROM pg_inherits WHERE pg_class.oid IN (inhparent, inhrelid))),
+plain_index AS (
+  SELECT i.indexrelid, i.indrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  WHERE i.indrelid IN (SELECT oid FROM plain) AND i.indisvalid
+    AND NOT i.indisprimary AND NOT i.indisreplident AND NOT i.indisclustered
+    AND c.reltablespace = 0
+    AND NOT EXISTS (SELECT FROM pg_description d WHERE d.objoid = i.indexrelid
+                    AND d.classoid = 'pg_class'::regclass)
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = i.indexrelid
+                    AND d.classid = 'pg_class'::regclass AND d.deptype IN ('x', 'e'))
+    AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = i.indexrelid
+                    AND coalesce(a.attstattarget, -1) >= 0))
 SELECT CASE contype WHEN 'f' THEN 1 ELSE 2 END,
        format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname),
        format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname,
               pg_get_constraintdef(oid))
-FROM pg_constraint WHERE conrelid = ANY(%(oids)s) AND contype IN ('f', 'u') AND conislocal
+FROM pg_constraint k
+WHERE conrelid IN (SELECT oid FROM plain) AND conislocal
+  AND (contype = 'f' AND confrelid IN (SELECT oid FROM plain)
+       OR contype = 'u' AND conindid IN (SELECT indexrelid FROM plain_index))
+  AND NOT EXISTS (SELECT FROM pg_description d WHERE d.objoid = k.oid
+                  AND d.classoid = 'pg_constraint'::regclass)
+  AND (contype = 'f' OR NOT EXISTS (
+    SELECT FROM pg_constraint f WHERE f.confrelid = k.conrelid AND f.conindid = k.conindid
+      AND f.contype = 'f' AND (f.conrelid NOT IN (SELECT oid FROM plain) OR NOT f.conislocal
+        OR EXISTS (SELECT FROM pg_description d WHERE d.objoid = f.oid
+                   AND d.classoid = 'pg_constraint'::regclass))))
 UNION ALL
 SELECT 3, format('DROP INDEX %%s', indexrelid::regclass), pg_get_indexdef(indexrelid)
-FROM pg_index i WHERE indrelid = ANY(%(oids)s) AND NOT indisprimary AND NOT indisreplident
-  AND NOT EXISTS (
-    SELECT FROM pg_constraint WHERE conindid = i.indexrelid AND contype IN ('p', 'u', 'x'))
+FROM plain_index i
+WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
 ORDER BY 1"""
 """(order, DROP, CREATE) of foreign keys, then unique constraints, then plain indexes.
 
-The primary key stays.
+They are those that their definition restores completely: no partition's or partitioned table's, no
+inheriting table's, none with a comment, a tablespace, statistics or a dependency of its own. The
+primary key stays.
 """
+
+INHERITING = """
+SELECT n.nspname, c.relname, n.nspname = current_schema()
+FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'r'
+JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.inhparent = %s::regclass"""
+"""(schema, table, whether a name alone finds it) of the tables that inherit from an ordinary one."""
+
+ANCESTORS = """
+SELECT n.nspname, c.relname, n.nspname = current_schema()
+FROM (SELECT %s::regclass AS oid) t CROSS JOIN pg_partition_ancestors(t.oid) a (oid)
+JOIN pg_class c ON c.oid = a.oid AND c.oid <> t.oid
+JOIN pg_namespace n ON n.oid = c.relnamespace"""
+"""(schema, table, whether a name alone finds it) of the tables that this one is a partition of."""
+
+COLUMN_TYPES = """
+SELECT attname, format_type(atttypid, -1) FROM pg_attribute
+WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""
+"""(column, type): with its schema where it is needed, without length and collation."""
 
 COLUMN_COUNTERS = """
 WITH wanted AS (

@@ -12,6 +12,7 @@ class PostgreSQLColumnTypes(ColumnTypes):
     """JSONB is JSON that does not keep the text that the application wrote."""
 
     kinds = {JSONB: Kind.OPAQUE}
+    json_by_value = (JSONB,)
 
 
 COLUMN_TYPES = PostgreSQLColumnTypes()

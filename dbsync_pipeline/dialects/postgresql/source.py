@@ -13,11 +13,12 @@ from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.postgresql import catalog
-from dbsync_pipeline.dialects.postgresql.catalog import SQL, quote, quote_table
+from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
 from dbsync_pipeline.dialects.postgresql.expressions import by_width
 from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
+from dbsync_pipeline.errors import StructureError
 
 _KEYS_AT_A_TIME = 20_000
 
@@ -25,15 +26,19 @@ _KEYS_AT_A_TIME = 20_000
 class PostgreSQLSource(PostgreSQLConnection):
     """A database that is read in one snapshot."""
 
+    def __init__(self, name: str, connection: sa.Connection) -> None:
+        super().__init__(name, connection)
+        self._relations: dict[str, str] = {}
+
     @translated
     def digest_format(self) -> str:
         """Return the format of servers of this major version and encoding."""
-        return f"postgresql {self._version} {self._one('SHOW server_encoding')[0]}"
+        return f"postgresql {self._version} {self._encoding}"
 
     @translated
     def count(self, table: Table) -> int:
         """Return the exact number of rows."""
-        return int(self._one(f"SELECT count(*) FROM {quote_table(table.sa)}")[0])
+        return int(self._one(f"SELECT count(*) FROM {self._from(table)}")[0])
 
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:
@@ -43,6 +48,47 @@ class PostgreSQLSource(PostgreSQLConnection):
             for table in tables
             if self._one("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
         ]
+
+    def _from(self, table: Table) -> str:
+        """The table as a FROM clause names it, without the rows of tables that inherit from it.
+
+        Raise StructureError if the models would leave rows out, or have them twice.
+        """
+        name = quote_table(table.sa)
+        if name not in self._relations:
+            inheriting, ancestors = (
+                self._all(query, (name,)) for query in (catalog.INHERITING, catalog.ANCESTORS)
+            )
+            self._require_once(table, inheriting, ancestors)
+            self._relations[name] = f"ONLY {name}" if inheriting else name
+        return self._relations[name]
+
+    def _require_once(
+        self, table: Table, inheriting: Sequence[Row], ancestors: Sequence[Row]
+    ) -> None:
+        models = {(other.schema, other.name) for other in table.sa.metadata.tables.values()}
+
+        def modelled(schema: str, name: str, visible: bool) -> bool:
+            return (schema, name) in models or (visible and (None, name) in models)
+
+        for schema, name, visible in inheriting:
+            if not modelled(schema, name, visible):
+                raise StructureError(
+                    f"{schema}.{name} inherits from it, and the models do not have that table",
+                    operation="read",
+                    database=self.name,
+                    table=table.name,
+                    remedy=f"take {schema}.{name} into the models",
+                )
+        for schema, name, visible in ancestors:
+            if modelled(schema, name, visible):
+                raise StructureError(
+                    f"it is a partition of {schema}.{name}, which the models have too",
+                    operation="read",
+                    database=self.name,
+                    table=table.name,
+                    remedy="leave the partition out of the models",
+                )
 
     # -- digests
 
@@ -56,7 +102,7 @@ class PostgreSQLSource(PostgreSQLConnection):
         rows = self._all(
             f"SELECT b, count(*), sum({first})::text, sum({second})::text FROM ("
             f"SELECT {self._sql.bucket(table, form)} AS b, {self._sql.row(table, form)} AS r "
-            f"FROM {quote_table(table.sa)} t {self._in_buckets(table, form, only)} OFFSET 0) x "
+            f"FROM {self._from(table)} t {self._in_buckets(table, form, only)} OFFSET 0) x "
             "GROUP BY b"
         )
         return Digests.gather(form, rows)
@@ -71,7 +117,7 @@ class PostgreSQLSource(PostgreSQLConnection):
         sql = (
             f"SELECT b, {', '.join(self._sql.halves(form))}, {key_names} FROM ("
             f"SELECT {self._sql.bucket(table, form)} AS b, {', '.join(keys)}, "
-            f"{self._sql.row(table, form)} AS r FROM {quote_table(table.sa)} t "
+            f"{self._sql.row(table, form)} AS r FROM {self._from(table)} t "
             f"{self._in_buckets(table, form, only)} OFFSET 0) x ORDER BY b"
         )
         for batch in self._stream(sql, _KEYS_AT_A_TIME):
@@ -92,7 +138,7 @@ class PostgreSQLSource(PostgreSQLConnection):
         binary = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
         where = self._with_keys(table, keys, Form(CANONICAL, 1)) or "WHERE true"
         for condition, rows in by_width(table):
-            sql = f"SELECT {columns} FROM {quote_table(table.sa)} t {where}{condition}"
+            sql = f"SELECT {columns} FROM {self._from(table)} t {where}{condition}"
             for batch in self._stream(sql, rows):
                 yield [_with_bytes(row, binary) for row in batch] if binary else batch
 
@@ -100,9 +146,7 @@ class PostgreSQLSource(PostgreSQLConnection):
     def copy_to(self, table: Table, keys: RowKeys | None, form: Form, file: Any) -> None:
         """Write all rows, or those with these keys, to a file in COPY's binary format."""
         columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
-        rows = (
-            f"SELECT {columns} FROM {quote_table(table.sa)} t {self._with_keys(table, keys, form)}"
-        )
+        rows = f"SELECT {columns} FROM {self._from(table)} t {self._with_keys(table, keys, form)}"
         with self._raw.cursor() as cursor:
             cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT binary)", file)
 
@@ -161,9 +205,9 @@ class PostgreSQLSource(PostgreSQLConnection):
         arrays = [
             f"{self._literal([key[n] for key in texts])}::text[]" for n in range(len(table.key))
         ]
-        types = [column.type.compile(SQL) for column in table.key]
+        types = self._types(table)
         key = ", ".join(f"t.{quote(column.name)}" for column in table.key)
-        if len(types) == 1:
+        if len(types) == 1 and not types[0].endswith("[]"):
             return f"WHERE {key} = ANY({arrays[0]}::{types[0]}[])"
         parts = [f"k{n}" for n in range(len(types))]
         casts = ", ".join(f"{part}::{type_}" for part, type_ in zip(parts, types, strict=True))
@@ -172,10 +216,15 @@ class PostgreSQLSource(PostgreSQLConnection):
             f"(SELECT {casts} FROM unnest({', '.join(arrays)}) u({', '.join(parts)}))"
         )
 
+    def _types(self, table: Table) -> list[str]:
+        """The types of the key's columns, as this database names them."""
+        types = dict(self._all(catalog.COLUMN_TYPES, (quote_table(table.sa),)))
+        return [types[column.name] for column in table.key]
+
     def _converter(self, table: Table, columns: Sequence[Column]) -> Callable[[Row], list[Any]]:
         """The function from a row of plain values to PostgreSQL's texts of them."""
         return values.converter(
-            table, columns, [to_postgresql(column) for column in columns], self.name
+            table, columns, [to_postgresql(column, self._encoding) for column in columns], self.name
         )
 
 

@@ -165,7 +165,9 @@ class PostgreSQLTarget(PostgreSQLSource):
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         """Carry the rows with these keys from the source's snapshot into staging."""
-        return self._load(f"dbsync_new_{self._staging[table.name]}", table, source, keys, form)
+        return self._load(
+            f"pg_temp.dbsync_new_{self._staging[table.name]}", table, source, keys, form
+        )
 
     @translated
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
@@ -173,7 +175,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         texts = iter(keys) if form.native else map(self._converter(table, table.key), keys)
         copy.copy_in(
             self._raw,
-            f"COPY dbsync_gone_{self._staging[table.name]} ({names(table.key)}) FROM STDIN",
+            f"COPY pg_temp.dbsync_gone_{self._staging[table.name]} ({names(table.key)}) FROM STDIN",
             copy.Lines(map(copy.line, texts), Moved()),
         )
 
@@ -191,8 +193,8 @@ class PostgreSQLTarget(PostgreSQLSource):
             f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key
         )
         return self._run(
-            f"DELETE FROM {quote_table(table.sa)} t "
-            f"USING dbsync_gone_{self._staging[table.name]} g WHERE {same}"
+            f"DELETE FROM {self._from(table)} t "
+            f"USING pg_temp.dbsync_gone_{self._staging[table.name]} g WHERE {same}"
         )
 
     @translated
@@ -201,7 +203,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         columns = names(table.columns)
         return self._run(
             f"INSERT INTO {quote_table(table.sa)} ({columns}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {columns} FROM dbsync_new_{self._staging[table.name]}"
+            f"SELECT {columns} FROM pg_temp.dbsync_new_{self._staging[table.name]}"
         )
 
     # -- loading

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+from psycopg2.extensions import encodings
+
 from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects.json_by_value import text_of_value
 from dbsync_pipeline.dialects.table import Column, Kind
 
 
-def to_postgresql(column: Column) -> values.Convert:
-    """Return the function from a plain value to the text that PostgreSQL reads."""
+def to_postgresql(column: Column, encoding: str = "UTF8") -> values.Convert:
+    """Return the function from a plain value to the text that PostgreSQL reads.
+
+    `encoding` is the database's, by PostgreSQL's name; it may lack characters of a text.
+    """
     check, convert = values.checked(column), _TO_TEXT.get(column.kind, str)
+    if column.kind is Kind.TEXT and encoding not in ("UTF8", "SQL_ASCII"):
+        convert = _encodable(encoding)
+    if column.kind is Kind.TEXT and column.keeps_json_by_value:
+        check = _json_by_value
     return (lambda value: convert(check(value))) if check else convert
+
+
+def _json_by_value(value: str) -> str:
+    """Return a text that jsonb keeps. The source could not compare any other one."""
+    if text_of_value(value) != value:
+        raise values.Cannot(
+            "jsonb would not keep its text, and the source cannot compare JSON by value"
+        )
+    return value
+
+
+def _encodable(encoding: str) -> values.Convert:
+    codec = encodings[encoding]
+
+    def check(value: str) -> str:
+        try:
+            value.encode(codec)
+        except UnicodeEncodeError:
+            raise values.Cannot(
+                f"the database's encoding {encoding} lacks a character of it"
+            ) from None
+        return value
+
+    return check
 
 
 def _timestamp(value: int) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import math
+import re
 from typing import Any
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects.json_by_value import text_of_value
 from dbsync_pipeline.dialects.table import Column, Kind
+
+_NANOSECONDS = re.compile(r"[.,]\d{6}\d*[1-9]")
 
 
 def to_sqlite(column: Column) -> values.Convert:
@@ -84,6 +88,8 @@ def from_sqlite(column: Column) -> values.Convert:
     """
     if column.kind is Kind.NUMERIC:
         return lambda value: _quantized(_of(int, float, str)(value), column.scale)
+    if column.kind is Kind.TEXT and column.keeps_json_by_value:
+        return lambda value: text_of_value(_of(str)(value))
     return _FROM_SQLITE[column.kind]
 
 
@@ -110,16 +116,24 @@ def _uuid(value: Any) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def _to_the_microsecond(value: Any) -> str:
+    """Return a text of a moment if Python would read all of its digits."""
+    text: str = _of(str)(value)
+    if _NANOSECONDS.search(text):
+        raise values.Cannot("it has more than 6 digits of a second")
+    return text
+
+
 def _instant(value: Any) -> int:
     """Read a text without an offset as UTC: SQLAlchemy's own DateTime stores it so."""
-    moment = dt.datetime.fromisoformat(_of(str)(value))
+    moment = dt.datetime.fromisoformat(_to_the_microsecond(value))
     return _microseconds(
         moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment
     )
 
 
 def _datetime(value: Any) -> int:
-    moment = dt.datetime.fromisoformat(_of(str)(value))
+    moment = dt.datetime.fromisoformat(_to_the_microsecond(value))
     if moment.tzinfo:
         raise values.Cannot("it has a time zone")
     return _microseconds(moment)
@@ -140,6 +154,6 @@ _FROM_SQLITE: dict[Kind, values.Convert] = {
     Kind.DATETIME: _datetime,
     Kind.DATE: lambda value: dt.date.fromisoformat(_of(str)(value)).toordinal() - values.EPOCH_DAY,
     Kind.TIME: lambda value: _microseconds(
-        dt.datetime.combine(values.EPOCH.date(), dt.time.fromisoformat(_of(str)(value)))
+        dt.datetime.combine(values.EPOCH.date(), dt.time.fromisoformat(_to_the_microsecond(value)))
     ),
 }

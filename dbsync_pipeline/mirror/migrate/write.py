@@ -150,10 +150,11 @@ def _missing_enum_values(dialect: Dialect, model: Model) -> list[AddEnumValuesOp
 
     existing, found = schema.enums_here(dialect), {}
     for column in (column for table in model.tables for column in table.sa.columns):
-        if isinstance(column.type, sa.Enum) and column.type.name in existing:
-            values = existing[column.type.name]
+        if not isinstance(column.type, sa.Enum):
+            continue
+        if (values := schema.enum_values(existing, column.type)) is not None:
             missing = [value for value in column.type.enums if value not in values]
-            found[column.type.name] = column.type, missing
+            found[column.type.schema, column.type.name] = column.type, missing
     return [AddEnumValuesOp(type_, missing) for type_, missing in found.values() if missing]
 
 
@@ -167,7 +168,7 @@ def _for_a_person(dialect: Dialect, model: Model) -> list[str]:
         found += [f"{table.name}: {difference}" for difference in differences]
         for column in table.sa.columns:
             if isinstance(column.type, sa.Enum):
-                values = enums.get(str(column.type.name), ())
+                values = schema.enum_values(enums, column.type) or []
                 if surplus := [value for value in values if value not in column.type.enums]:
                     found.append(
                         f"{table.name}: {column.type.name} has {', '.join(surplus)}, "
