@@ -13,6 +13,7 @@ from dagster import DagsterInstance
 from dbsync_pipeline.mirror.database import Database, database, databases
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests import store
 from dbsync_pipeline_tests.worlds import prepare, small_world
 
 UNREACHABLE = "postgresql://bob:hunter2@127.0.0.1:1/nowhere"
@@ -27,7 +28,11 @@ class Places:
         self._monkeypatch = monkeypatch
         monkeypatch.chdir(folder)
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
-        prepare(self.named("windows"), small_world())
+        home = folder / ".dbsync"
+        if not store.copy_of_first(home):
+            prepare(self.named("windows"), small_world())
+            launch.prepare_home(load())
+            store.keep_as_first(home)
 
     def named(self, name: str) -> Database:
         return database(load(), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def test_sqlite_by_default_beside_the_settings_of_dagster(places: Places) -> Non
 
 
 def test_postgresql_by_one_setting(places: Places, new_database: NewDatabase) -> None:
+    shutil.rmtree(places.dagster_home)  # it was made in SQLite
     store = new_database("postgresql", "store")
     url = store.url.set(password="hunter2")  # the servers of the tests trust everybody
     places.set(DBSYNC_DAGSTER_STORAGE_URL=url.render_as_string(hide_password=False))
