@@ -29,7 +29,7 @@ from dbsync_pipeline.deadline import run_until
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 """How long a server may take to say what a session does, or to end it."""
-_CANCEL_SECONDS = 3.0
+_CANCEL_SECONDS = 2.0
 """How long a cancelled statement may take to end before its session is ended."""
 _REPLY_SECONDS = 1.0
 """How long a reply may be on its way after the server has finished a statement."""
@@ -58,7 +58,10 @@ class Watched(ABC):
         self.ended_because: str | None = None
         """Why the watchdog ended the session; None while it has not."""
         self._waits: dict[int, float] = {}
-        self._used_at = time.monotonic()
+        self.used_at = time.monotonic()
+        """When the last statement ended (monotonic seconds)."""
+        self.examined_since: float | None = None
+        """The `silent_since` for which the server was asked last."""
         self._received = 0
         self._asked_at = 0.0
 
@@ -71,11 +74,11 @@ class Watched(ABC):
         try:
             yield
         finally:
-            self._used_at = time.monotonic()
+            self.used_at = time.monotonic()
             if before is None:
                 self._waits.pop(thread, None)
             else:
-                self._waits[thread] = self._used_at
+                self._waits[thread] = self.used_at
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
@@ -113,7 +116,7 @@ class Watched(ABC):
     @property
     def unused_seconds(self) -> float:
         """Seconds since the last statement ended; 0 during one."""
-        return 0.0 if self._waits else time.monotonic() - self._used_at
+        return 0.0 if self._waits else time.monotonic() - self.used_at
 
     def bytes_received(self) -> int:
         """Return how many bytes the session's connection has received; 0 if that is not known."""
@@ -175,17 +178,17 @@ def _sessions() -> list[Watched]:
 
 
 def _look() -> None:
-    examined: dict[int, float] = {}
     while True:
         time.sleep(_LOOK_SECONDS)
         for session in _sessions():
             session.look()
             since = session.silent_since
             if since is not None and time.monotonic() - since >= session.silence_seconds:
-                if examined.get(id(session)) != since:
-                    examined[id(session)] = since
+                if session.examined_since != since:
+                    session.examined_since = since
                     _in_background(_examination(session, since))
             elif session.unused_seconds >= _PING_SECONDS:
+                session.used_at = time.monotonic()
                 _in_background(session.ping)
 
 
