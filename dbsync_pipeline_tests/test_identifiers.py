@@ -12,14 +12,22 @@ from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.columns import distinct
 from dbsync_pipeline.errors import NotProved, StructureError, Unrepresentable
-from dbsync_pipeline.mirror import schema, verify
+from dbsync_pipeline.mirror import ready, schema, verify
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.read import rescued_rows
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline_tests.conftest import ENGINES, PAIRS, NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
-from dbsync_pipeline_tests.worlds import ANYTHING, SETTINGS, content, execute, session, sync
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    session,
+    sync,
+)
 
 Pair = tuple[Database, Database]
 
@@ -655,3 +663,32 @@ def test_a_value_that_postgresql_cannot_hold_is_refused_by_table_key_and_column(
     ) as refused:
         sync(source, target, model=model)
     assert "longer than 3" in str(refused.value) and "secret" not in str(refused.value)
+
+
+KEYED = Model(sa.MetaData())
+sa.Table(
+    "people",
+    KEYED.metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False, key="number"),
+    sa.Column("full_name", sa.Unicode(20), key="name", nullable=False),
+)
+
+
+def test_a_column_may_have_another_name_in_python(twins: Pair) -> None:
+    source, target = twins
+    people = KEYED.table("people").sa
+    rows = [{"number": 1, "name": "a"}, {"number": 2, "name": "b"}]
+    prepare(source, {"people": rows}, KEYED)
+    sync(source, target, model=KEYED)
+    execute(
+        source,
+        people.update().where(people.c.number == 1).values(name="c"),
+        people.delete().where(people.c.number == 2),
+    )
+    before = content(target, KEYED)
+    publish = sync(source, target, model=KEYED, policy=ANYTHING)
+    assert content(target, KEYED) == content(source, KEYED)
+    with target.connect() as dialect:
+        assert ready.judge(ready.read(dialect, KEYED), 3600).reasons == {}
+    undo(target, KEYED, publish.run_id, by="by hand", settings=SETTINGS)
+    assert content(target, KEYED) == before

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import TableClause
 from sqlalchemy.schema import Column as ModelColumn
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -170,6 +171,15 @@ class Table:
         if self.only is None:
             return tuple(by_name.values())
         return tuple(by_name[name] for name in self.only)
+
+    @cached_property
+    def clause(self) -> TableClause:
+        """The table for statements that know columns by their names in the database.
+
+        A column's key in the models may be another one.
+        """
+        columns = (sa.column(column.name, column.type) for column in self.columns)
+        return sa.table(self.sa.name, *columns, schema=self.sa.schema)
 
     def sa_column(self, name: str) -> ModelColumn[Any]:
         """Return the models' column of this name in the database, which may not be its key."""

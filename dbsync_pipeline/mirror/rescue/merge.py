@@ -51,7 +51,9 @@ def merge(
 
 
 def _has_row(dialect: Dialect, table: Table, key: RowKey) -> bool:
-    same_key = (table.sa.c[part.name] == value for part, value in zip(table.key, key, strict=True))
+    same_key = (
+        table.clause.c[part.name] == value for part, value in zip(table.key, key, strict=True)
+    )
     with dialect.doing("merge rescued rows"):
         row = dialect.connection.execute(sa.select(sa.literal(1)).where(*same_key)).first()
     return row is not None
@@ -84,10 +86,10 @@ class _TableMerge:
     def _is_taken(self) -> sa.ColumnElement[bool]:
         """The condition that a live row has the key of the before-image."""
         same_key = (
-            self.live.sa.c[column.name] == stored
+            self.live.clause.c[column.name] == stored
             for column, stored in zip(self.live.key, self.images.key, strict=True)
         )
-        return sa.exists(sa.select(sa.literal(1)).select_from(self.live.sa).where(*same_key))
+        return sa.exists(sa.select(sa.literal(1)).select_from(self.live.clause).where(*same_key))
 
     def _insert_one_by_one(self, keys: Sequence[RowKey]) -> set[RowKey]:
         """Insert single rows, in rounds until a round inserts none: a row may refer to another one of its table."""
@@ -109,7 +111,8 @@ class _TableMerge:
         )
         try:
             with self.dialect.connection.begin_nested():
-                self.dialect.connection.execute(self.live.sa.insert().from_select(names, rows))
+                keys = [self.live.sa_column(name).key for name in names]
+                self.dialect.connection.execute(self.live.sa.insert().from_select(keys, rows))
         except sa.exc.IntegrityError:
             return False
         return True

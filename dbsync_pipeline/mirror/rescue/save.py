@@ -50,7 +50,7 @@ def prune(dialect: Dialect, settings: Settings) -> None:
 
 def _changed_rows(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:
     """The live rows that will be deleted or replaced, as they are now."""
-    live, (new, gone) = table.sa, dialect.staged(table)
+    live, (new, gone) = table.clause, dialect.staged(table)
     is_replaced = sa.exists().where(same_key(table, new, live)).correlate(live)
     change = sa.case((is_replaced, REPLACED), else_=DELETED)
     columns = (live.c[column.name] for column in table.columns)

@@ -201,7 +201,7 @@ def _next_to_undo(effective: Sequence[Publish], down_to: Publish) -> Publish:
 def _stage_opposite(dialect: Dialect, table: Table, entry: Publish) -> None:
     """Stage the opposite of what the publish did: the rows to bring back, and the keys of those it replaced or inserted."""
     dialect.create_staging(table)
-    live, (new, gone) = table.sa, dialect.staged(table)
+    live, (new, gone) = table.clause, dialect.staged(table)
     keys, names = [column.name for column in table.key], [column.name for column in table.columns]
     with dialect.doing("undo"):
         if entry.tables[table.name].filled:
