@@ -4,7 +4,7 @@
 # own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint bench reference ui
+.PHONY: help install demo check test lint bench reference docs ui
 
 PYTHON ?=
 ARGS ?=
@@ -24,6 +24,7 @@ help:
 	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
 	@echo "make ui       Dagster's web pages, on http://localhost:3000"
 	@echo "make reference  the pages docs/settings.md and docs/commands.md, made from the code"
+	@echo "make docs     the documentation as web pages, in site/"
 	@echo "make install  the program alone; EXTRAS='mssql api parquet postgres-storage frames' adds any of these"
 
 install: $(BASE)
@@ -49,6 +50,12 @@ bench: $(INSTALLED)
 
 reference: $(INSTALLED)
 	@$(BIN)/python docs/generate.py
+	@WRITE_JSON_EXAMPLES=1 $(BIN)/python -m pytest -q -n 0 dbsync_pipeline_tests/test_json_examples.py
+
+docs: $(INSTALLED)
+	$(call sync,--group docs)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@echo "the pages are in site/; open site/index.html"
 
 ui: $(BASE)
 	@$(BIN)/dbsync ui $(ARGS)

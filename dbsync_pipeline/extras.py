@@ -1,7 +1,8 @@
 """The optional packages: which extra brings them, and the error where one is not installed.
 
-The base install serves PostgreSQL and SQLite from the command line and in Dagster's pages. Everything heavier is an
-extra of pyproject.toml, imported where it is used. No registry has this project, so the remedy names the checkout.
+The base install serves PostgreSQL and SQLite from the command line and in Dagster's pages.
+Everything heavier is an extra of pyproject.toml, imported where it is used. No registry has this
+project, so the remedy names the checkout.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def require(extra: str, *modules: str, operation: str) -> None:
-    """Import the modules that `extra` installs. Raise SettingsError with the command that installs it if one is missing."""
+    """Import the modules that `extra` installs.
+
+    Raise SettingsError with the command that installs the extra if a module is missing.
+    """
     for module in modules:
         try:
             importlib.import_module(module)

@@ -25,12 +25,12 @@ _COUNTS = tuple(field.name for field in fields(record.TableCounts))
 
 
 def history(limit: int = 100) -> pd.DataFrame:
-    """Return the newest runs, newest first: one row for each run and each table that it published, with its row counts.
+    """Return the newest runs, newest first: one row for each run and table, with row counts.
 
-    A run that published no table has one row without a table. `bytes` is what was sent for the table. The columns
-    `status`, `source`, `seconds`, `published`, `number`, `launched_by` and `reason` are those of `dbsync history --json`.
-    Raise SettingsError if pandas is not installed or a setting is wrong, DbsyncError if a ledger cannot be read: the
-    history would have gaps.
+    A run that published no table has one row without a table. `bytes` is what was sent for the
+    table. The columns `status`, `source`, `seconds`, `published`, `number`, `launched_by` and
+    `reason` are those of `dbsync history --json`. Raise SettingsError if pandas is not installed or
+    a setting is wrong, DbsyncError if a ledger cannot be read: the history would have gaps.
     """
     pandas = _pandas("read history")
     settings = load()
@@ -60,11 +60,12 @@ def _rows_of(run: record.Run) -> Sequence[dict[str, Any]]:
 
 
 def rescued(run: str, database: str | None = None) -> dict[str, pd.DataFrame]:
-    """Return the before-images of a run, one DataFrame for each table: the rows that it deleted or replaced.
+    """Return the before-images of a run, the rows that it deleted or replaced, by table.
 
-    `run` is a run's id or its beginning; `database` names the target if the run published to several. The column
-    `dbsync_change` says `deleted` or `replaced`. Values stay exact: every column has the dtype `object`, so an integer
-    beside NULL does not become a float. Raise SettingsError if pandas is not installed or no publish matches.
+    `run` is a run's id or its beginning; `database` names the target if the run published to
+    several. The column `dbsync_change` says `deleted` or `replaced`. Values stay exact: every
+    column has the dtype `object`, so an integer beside NULL does not become a float. Raise
+    SettingsError if pandas is not installed or no publish matches.
     """
     pandas = _pandas("read rescued rows")
     settings = load()

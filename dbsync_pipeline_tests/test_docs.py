@@ -1,4 +1,4 @@
-"""The documentation: pages that are made from the code are up to date, and what is documented exists, and the reverse."""
+"""The documentation: generated pages are up to date, what is documented exists, and the reverse."""
 
 from __future__ import annotations
 

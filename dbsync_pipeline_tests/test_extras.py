@@ -1,4 +1,4 @@
-"""The extras: what each needs, what an error says where one is not installed, and the DataFrames for notebooks."""
+"""The extras: the error where one is not installed, and the DataFrames for notebooks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 def without(missing: list[str], words: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """The exit status and the error text of `dbsync` in a process that cannot import these packages."""
+    """The exit status and the errors of `dbsync` in a process that cannot import these packages."""
     program = WITHOUT.format(missing=missing, words=words)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment

@@ -56,7 +56,9 @@ BANNED_NAMES = set(
 )
 """Names that say nothing about what they name; the thing has a noun."""
 
-UNAVOIDABLE = re.compile(r"FOREIGN|pg_publication|[Ff]oreign keys?|former, term, publication")
+UNAVOIDABLE = re.compile(
+    r"FOREIGN|pg_publication|[Ff]oreign keys?|former, term, publication|\"publication\":"
+)
 """Names of other programs, of SQL, and of JSON fields that stay."""
 
 PLACES = (

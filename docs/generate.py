@@ -1,7 +1,7 @@
 """Write the reference pages that are made from the code: docs/settings.md and docs/commands.md.
 
-Run `make reference` after a change of a setting or of the command line; a test compares the pages with what this
-script would write.
+Run `make reference` after a change of a setting or of the command line; a test compares the pages
+with what this script would write.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GROUPS = {
     ),
     "Alerts and surfaces": ("alert_urls", "heartbeat_url", "api_token", "dagster_storage_url"),
 }
-"""The settings by subject; what is in none of them is listed last, so a new setting is never left out."""
+"""The settings by subject. What is in none of them is listed last, so a new one is never left out."""
 
 KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 """What the value of an option is called where the option does not say."""

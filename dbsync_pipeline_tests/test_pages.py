@@ -1,0 +1,139 @@
+"""Pages whose commands run: every `sh` block of a page, in order, in one folder, as readers do.
+
+A command whose line ends in `# exits with N` must end with that status, one that ends in `# prints
+TEXT` must print it; all others must succeed. Blocks in other languages (`bash`, `text`) are not
+run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+pytestmark = pytest.mark.system
+
+PAGES = (
+    "tutorial.md",
+    "how-to/your-own-database.md",
+    "how-to/add-a-table.md",
+    "how-to/add-a-database.md",
+    "how-to/monthly-checklist.md",
+)
+
+SQLITE3 = """#!{python}
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], timeout=30)
+for row in connection.execute(sys.argv[2]):
+    print("|".join(map(str, row)))
+connection.commit()
+"""
+"""What a page uses of the program `sqlite3`, which a machine may lack."""
+
+NEWEST = (
+    "dbsync history --limit 1 --json | python -c "
+    "\"import json, sys; print(json.load(sys.stdin)[0]['run_id'])\""
+)
+Reader = Callable[[str], "subprocess.CompletedProcess[str]"]
+
+_BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_STATUS = re.compile(r"^(.*?)\s+# exits with (\d+)$")
+_PRINTS = re.compile(r"^(.*?)\s+# prints (.+)$")
+
+
+def script(page: Path) -> str:
+    """The page's commands as one bash script, which ends at the first that fails the page."""
+    blocks = [
+        textwrap.dedent(match[2]) for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    ]
+    assert blocks, f"{page} has no commands"
+    lines = [_checked(line) for block in blocks for line in block.splitlines()]
+    return "\n".join(["set -euo pipefail", *lines])
+
+
+def _checked(line: str) -> str:
+    if match := _STATUS.match(line):
+        return f"{{ {match[1]}; }} && exit 99 || test $? -eq {match[2]}"
+    if match := _PRINTS.match(line):
+        return f'test "$({match[1]})" = "{match[2]}"'
+    return line
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """Runs a bash script in an empty folder, with no setting of this process."""
+    for name in [name for name in os.environ if name.startswith(("DBSYNC_", "DAGSTER_"))]:
+        monkeypatch.delenv(name)
+    programs, place = tmp_path / "programs", tmp_path / "place"
+    programs.mkdir()
+    place.mkdir()
+    (programs / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
+    (programs / "sqlite3").chmod(0o755)
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def run(text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-xc", text],
+            cwd=place,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_page_runs(page: str, reader: Reader) -> None:
+    done = reader(script(DOCS / page))
+    assert done.returncode == 0, f"{page} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+
+
+def test_the_readme_shows_what_the_commands_print(reader: Reader) -> None:
+    assert reader("dbsync demo").returncode == 0
+    for command, shown in transcript((ROOT / "README.md").read_text(encoding="utf-8")):
+        if command.startswith("dbsync undo"):
+            command = f'dbsync undo "$({NEWEST})" --yes'
+        done = reader(command)
+        assert done.returncode == 0, done.stderr
+        printed = {steady(line) for line in (done.stdout + done.stderr).splitlines()}
+        assert [line for line in shown if steady(line) not in printed] == [], done.stdout
+
+
+def transcript(text: str) -> list[tuple[str, list[str]]]:
+    """The commands of the page's `console` blocks, each with the lines shown below it."""
+    block = "".join(re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    parts = [part.splitlines() for part in block.split("$ ")[1:]]
+    shown = [(part[0], [line for line in part[1:] if line.strip()]) for part in parts]
+    return [(command, lines) for command, lines in shown if not command.startswith("source ")]
+
+
+def steady(line: str) -> str:
+    """The line without what differs at every run: ids, seconds, and blanks at its end."""
+    return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+\.\d s", "*", line).strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("false  # exits with 1", True),
+        ("true  # exits with 1", False),
+        ("false", False),
+        ("echo a b  # prints a b", True),
+        ("echo a  # prints b", False),
+    ],
+)
+def test_a_page_that_does_not_do_what_it_says_fails(tmp_path: Path, line: str, runs: bool) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```bash\nexit 7\n```\n\n```sh\n{line}\n```\n")
+    done = subprocess.run(["bash", "-c", script(page)], capture_output=True)
+    assert (done.returncode == 0) is runs
