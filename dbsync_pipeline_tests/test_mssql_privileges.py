@@ -165,7 +165,10 @@ def test_a_read_only_source_runs_with_the_rights_of_the_page(
     ]
     administer(
         source,
-        *(f"DROP TABLE dbsync.{table}" for table in ("facts", "publishes", "digests", "rescues")),
+        *(
+            f"DROP TABLE dbsync.{table}"
+            for table in ("facts", "publishes", "digests", "rescues", "stamps")
+        ),
         "DROP SCHEMA dbsync",
     )
     reader = logins.new(source, statements)

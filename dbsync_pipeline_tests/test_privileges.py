@@ -52,9 +52,15 @@ STANDBY = (
 """A standby's role that is not the owner of the tables; the ledger it makes, and owns, itself."""
 
 LEDGER = (
-    ("SELECT", "TABLE dbsync.facts, dbsync.publishes, dbsync.digests, dbsync.rescues"),
-    ("INSERT", "TABLE dbsync.facts, dbsync.publishes, dbsync.digests, dbsync.rescues"),
-    ("DELETE", "TABLE dbsync.facts, dbsync.digests, dbsync.rescues"),
+    (
+        "SELECT",
+        "TABLE dbsync.facts, dbsync.publishes, dbsync.digests, dbsync.rescues, dbsync.stamps",
+    ),
+    (
+        "INSERT",
+        "TABLE dbsync.facts, dbsync.publishes, dbsync.digests, dbsync.rescues, dbsync.stamps",
+    ),
+    ("DELETE", "TABLE dbsync.facts, dbsync.digests, dbsync.rescues, dbsync.stamps"),
 )
 """And where an administrator made the ledger."""
 

@@ -224,6 +224,7 @@ def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
         "bytes moved": result.bytes,
         "seconds": round(result.seconds, 3),
         **_digest(result),
+        **({"proof": result.proof} if result.proof else {}),
     }
 
 

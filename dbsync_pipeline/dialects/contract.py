@@ -31,6 +31,8 @@ from dbsync_pipeline.errors import DbsyncError, Unavailable
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
 
+    from dbsync_pipeline.dialects.stamps import Stamps
+
 
 class Connection(ABC):
     """One session: opened, interrupted and closed; its transactions; facts about its database."""
@@ -188,6 +190,10 @@ class Source(Connection):
     @abstractmethod
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
         """Stream the rows of the buckets `only`, ordered by bucket."""
+
+    def stamps(self) -> Stamps | None:
+        """What proves that rows are as they were earlier; None if the engine has no such proof."""
+        return None
 
     @abstractmethod
     def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:

@@ -15,7 +15,9 @@ import numpy as np
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.mirror.look import Known, Vantage
 
 
 class Why(enum.Enum):
@@ -61,12 +63,18 @@ Drift = Unchanged | Changed | Unknowable
 
 
 def since_publish(
-    dialect: Dialect, table: Table, published: Digests | None, now: Digests | None = None
+    dialect: Dialect,
+    table: Table,
+    published: Digests | None,
+    now: Digests | None = None,
+    *,
+    stamp: Stamp | None = None,
 ) -> Drift:
     """Compare a table with the digests that it was published with (`Ledger.digests`).
 
     Reads every row in the open transaction, unless `now` has digests of the published form that
-    were computed in it already. Changes nothing.
+    were computed in it already, or `stamp` is of a moment at which `published` held
+    (`Ledger.stamp`). Changes nothing.
     """
     if published is None:
         return Unknowable(Why.NEVER_PUBLISHED)
@@ -74,6 +82,13 @@ def since_publish(
         then = dialect.comparable_table(table, published.form)
         if then is None:
             return Unknowable(Why.INCOMPARABLE)
-        now = dialect.digests(then, published.form)
+        now = _digests(dialect, then, published, stamp)
     drift = Changed(published, now)
     return drift if drift.buckets.size else Unchanged(now)
+
+
+def _digests(dialect: Dialect, table: Table, published: Digests, stamp: Stamp | None) -> Digests:
+    if stamp is None:
+        return dialect.digests(table, published.form)
+    known = Known(published, stamp)
+    return Vantage.of(dialect, [table]).look(table, published.form, known).digests

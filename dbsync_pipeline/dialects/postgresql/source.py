@@ -16,6 +16,7 @@ from dbsync_pipeline.dialects.postgresql import catalog
 from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
 from dbsync_pipeline.dialects.postgresql.expressions import by_width
+from dbsync_pipeline.dialects.postgresql.headers import Headers
 from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
 from dbsync_pipeline.errors import StructureError
@@ -123,6 +124,16 @@ class PostgreSQLSource(PostgreSQLConnection):
         for batch in self._stream(sql, _KEYS_AT_A_TIME):
             for bucket, first, second, *key in batch:
                 yield RowDigest(bucket, tuple(key), (first, second))
+
+    def stamps(self) -> Headers | None:
+        """Return what row headers prove; None before version 13, which numbers transactions with
+        64 bits.
+        """
+        return Headers(self._read_headers, self._sql) if self._version >= 13 else None
+
+    @translated
+    def _read_headers(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:
+        return self._all(sql, arguments)
 
     def _in_buckets(self, table: Table, form: Form, only: np.ndarray | None) -> str:
         if only is None:

@@ -101,14 +101,15 @@ def standing(seen: Sequence[Observation], settings: Settings) -> term.Standing:
 def local_writes(database: Database, model: Model) -> tuple[str, ...] | None:
     """Return the tables of a standby that differ from its last publish; None if that cannot be determined.
 
-    Reads every row, in one snapshot.
+    Reads the row headers, or every row if the engine has none, in one snapshot.
     """
     try:
         with database.connect() as dialect:
             dialect.snapshot()
             ledger, written = Ledger(dialect), []
             for table in model.tables:
-                match drift.since_publish(dialect, table, ledger.digests(table.name)):
+                published, stamp = ledger.digests(table.name), ledger.stamp(table.name, "target")
+                match drift.since_publish(dialect, table, published, stamp=stamp):
                     case drift.Unknowable():
                         return None
                     case drift.Changed():

@@ -11,6 +11,7 @@ process that published.
     numbers     the states that this database knows
     terms       the term that this database accepted
     digests     the digests of its tables as last published, and its before-images
+    stamps      what proves that those digests still hold, without reading the rows
 """
 
 from dbsync_pipeline.mirror.ledger.digests import Digested, Rescues

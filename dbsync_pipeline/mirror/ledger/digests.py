@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.mirror.ledger.facts import Facts
 from dbsync_pipeline.mirror.ledger.records import Rescued
+from dbsync_pipeline.mirror.ledger.stamps import Stamped
 
 
-class Digested(Facts):
+class Digested(Stamped):
     """The digests of tables, one version per publish that changed them."""
 
     def digests(self, table: str, before: int | None = None) -> Digests | None:
@@ -35,7 +36,10 @@ class Digested(Facts):
         return Digests.from_bytes(form, row.data)
 
     def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
-        """Record a table's digests from this publish on; None if it counts as never published."""
+        """Record a table's digests from this publish on; None if it counts as never published.
+
+        The stamps of the former digests are deleted.
+        """
         form, data = (value.form, value.to_bytes()) if value is not None else (Form("", 0), None)
         values = {
             "publish": publish,
@@ -48,6 +52,7 @@ class Digested(Facts):
         stored = {column.name: values[column.name] for column in self._columns(self._t.digests)}
         with self._dialect.doing("write the ledger"):
             self._connection.execute(self._t.digests.insert().values(stored))
+        self._forget_stamps(table)
 
     def replace_digests(self, table: str, value: Digests) -> None:
         """Replace the digests with which the table was last published."""

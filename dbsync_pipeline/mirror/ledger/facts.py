@@ -68,7 +68,7 @@ class Facts:
         if version in FORMER:
             with self._dialect.doing("upgrade the ledger"), self._connection.begin():
                 added = ADDED[FORMER.index(version) :]
-                self._add_columns(added)
+                self._add(added)
                 if ("digests", "columns") in added:
                     self._describe_digests(mirrored)
                 self.note("version", str(VERSION))
@@ -80,13 +80,16 @@ class Facts:
                 remedy="use the version of dbsync-pipeline that wrote it",
             )
 
-    def _add_columns(self, added: Iterable[tuple[str, str]]) -> None:
+    def _add(self, added: Iterable[tuple[str, str | None]]) -> None:
         from alembic.migration import MigrationContext
         from alembic.operations import Operations
 
         operations = Operations(MigrationContext.configure(self._connection))
         for table, column in added:
             changed: sa.Table = getattr(self._t, table)
+            if column is None:
+                changed.create(self._connection)
+                continue
             operations.add_column(
                 changed.name, sa.Column(column, changed.c[column].type), schema=changed.schema
             )
@@ -103,10 +106,17 @@ class Facts:
     def _columns(self, table: sa.Table) -> list[sa.Column[Any]]:
         """The columns that the database has: no sync upgrades a source's ledger, so it may be
         older than this program."""
+        lacking = [
+            getattr(self._t, name).c[column] for name, column in self._lacking if column is not None
+        ]
+        return [column for column in table.columns if not any(column is one for one in lacking)]
+
+    @property
+    def _lacking(self) -> Sequence[tuple[str, str | None]]:
+        """What later versions of the ledger added, of tables and columns."""
         if self._version is None:
             self._version = int(self.fact("version") or VERSION)
-        lacking = [getattr(self._t, name).c[column] for name, column in ADDED[self._version - 1 :]]
-        return [column for column in table.columns if not any(column is one for one in lacking)]
+        return ADDED[self._version - 1 :]
 
     def fact(self, name: str) -> str | None:
         """Return one fact by its name, None if it was never recorded."""

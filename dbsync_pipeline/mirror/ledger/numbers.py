@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -16,6 +16,16 @@ _UNKNOWN = "strange numbers"
 """The fact with the ranges of unknown numbers; former versions wrote this name, so it stays."""
 _GIVEN = "state "
 """Followed by a number: the fact with the time of the state that this database published so."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A reserved number, and the number of the transaction that recorded it; None if the engine
+    does not number its transactions.
+    """
+
+    number: int
+    transaction: int | None
 
 
 class Numbered(Publishes):
@@ -65,7 +75,7 @@ class Numbered(Publishes):
         with self._dialect.doing("write the ledger"):
             self._connection.execute(facts.delete().where(facts.c.name.startswith(_GIVEN)))
 
-    def claim_number(self, above: int, moment: dt.datetime) -> int:
+    def claim_number(self, above: int, moment: dt.datetime) -> Claim:
         """Reserve this primary's next number, greater than `above`, in a transaction of its own.
 
         Two concurrent calls get two numbers. `moment` is the time of the state that is published
@@ -79,7 +89,8 @@ class Numbered(Publishes):
                 unknown = (*known.unknown, (highest + 1, above))
                 self._put(_UNKNOWN, replace(known, unknown=unknown).written or "")
             self._put(_given(number), moment.isoformat())
-        return number
+            stamps = self._dialect.stamps()
+            return Claim(number, stamps.transaction() if stamps else None)
 
     def inherited_number(self, above: int) -> int | None:
         """Reserve the next number, in the open transaction, for a new primary.

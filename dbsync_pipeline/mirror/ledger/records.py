@@ -39,7 +39,8 @@ class TableResult:
 
     `rows` is the table's size afterwards, `bytes` moved between the databases, and `seconds` cover
     compare, staging and publishing. `digest` is the table's digest afterwards and `before` the one
-    before; `filled` is true if the table was empty before.
+    before; `filled` is true if the table was empty before. `proof` says how both sides
+    were looked at: `snapshot`, `row headers`, or `digests` with the reason.
     """
 
     rows: int
@@ -51,6 +52,7 @@ class TableResult:
     seconds: float
     before: str = ""
     filled: bool = False
+    proof: str = ""
 
 
 @dataclass(frozen=True)

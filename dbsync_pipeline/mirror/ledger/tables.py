@@ -10,11 +10,18 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.columns import Instant
 
-VERSION = 4
-FORMER = ("1", "2", "3")
+VERSION = 5
+FORMER = ("1", "2", "3", "4")
 """The versions that this program can upgrade, oldest first."""
-ADDED = (("publishes", "state"), ("digests", "columns"), ("publishes", "round"))
-"""For each former version, the table and the column that the next version added."""
+ADDED: tuple[tuple[str, str | None], ...] = (
+    ("publishes", "state"),
+    ("digests", "columns"),
+    ("publishes", "round"),
+    ("stamps", None),
+)
+"""For each former version, the table and the column that the next version added; None for a table
+that it added whole.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Tables:
     publishes: sa.Table
     digests: sa.Table
     rescues: sa.Table
+    stamps: sa.Table
 
 
 @cache
@@ -40,6 +48,7 @@ def tables(schema: str | None) -> Tables:
         publishes=sa.Table(f"{prefix}publishes", metadata, *_publishes()),
         digests=sa.Table(f"{prefix}digests", metadata, *_digests()),
         rescues=sa.Table(f"{prefix}rescues", metadata, *_rescues()),
+        stamps=sa.Table(f"{prefix}stamps", metadata, *_stamps()),
     )
 
 
@@ -78,6 +87,18 @@ def _rescues() -> list[sa.Column[Any]]:
         _text("table_name", 255, primary_key=True),
         _text("stored_in", 63),
         *(_number(name) for name in ("deleted", "replaced", "inserted", "bytes")),
+    ]
+
+
+def _stamps() -> list[sa.Column[Any]]:
+    return [
+        _text("table_name", 255, primary_key=True),
+        _text("side", 6, primary_key=True),
+        _text("identity", 63),
+        _number("horizon"),
+        _text("snapshot"),
+        _text("fingerprint", 63),
+        sa.Column("digested_at", Instant, nullable=False),
     ]
 
 

@@ -117,7 +117,9 @@ def _require_images(
 
 def _require_unchanged(dialect: Dialect, table: Table, entry: Publish, overwrite: bool) -> str:
     """Return the digest of the table now; refuse local writes since the publish, unless `overwrite`."""
-    match drift.since_publish(dialect, table, Ledger(dialect).digests(table.name)):
+    published = Ledger(dialect).digests(table.name)
+    stamp = Ledger(dialect).stamp(table.name, "target")
+    match drift.since_publish(dialect, table, published, stamp=stamp):
         case drift.Changed() if not overwrite:
             raise Refused(
                 "the table has local writes since that publish",

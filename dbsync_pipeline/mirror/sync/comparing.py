@@ -15,6 +15,8 @@ from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, drift, guard
 from dbsync_pipeline.mirror.guard import Risk, TablePlan
+from dbsync_pipeline.mirror.ledger.stamps import SIDES, Side
+from dbsync_pipeline.mirror.look import PROOFS, Known, Look
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import TableDiff, Task
 from dbsync_pipeline.text import count
@@ -28,7 +30,8 @@ class Comparison:
     """One table's part of a sync, from its comparison until it is recorded.
 
     The digests of a side that has no rows, or was not digested yet, are those of an empty table.
-    `touched` has the buckets that differ, `moved` what was carried, `seconds` the time it took.
+    The looks say how they were proved. `touched` has the buckets that differ, `moved` what was
+    carried, `seconds` the time it took.
     """
 
     table: Table
@@ -36,6 +39,8 @@ class Comparison:
     plan: TablePlan
     source: Digests
     target: Digests
+    source_look: Look | None = None
+    target_look: Look | None = None
     touched: list[int] = field(default_factory=list)
     moved: Moved = field(default_factory=Moved)
     seconds: float = 0.0
@@ -47,6 +52,30 @@ class Comparison:
         new = source_rows if target_rows == 0 else 0
         plan = TablePlan(table.name, source_rows, target_rows, new, 0, 0)
         return cls(table, form, plan, empty, empty)
+
+    def seen(self, source: Look, target: Look) -> Comparison:
+        """The comparison with the digests of both sides."""
+        return replace(
+            self,
+            source=source.digests,
+            target=target.digests,
+            source_look=source,
+            target_look=target,
+        )
+
+    @property
+    def proof(self) -> str:
+        """How the sides were looked at: the dearer proof of the two, and why it was needed."""
+        looks = {"source": self.source_look, "target": self.target_look}
+        dearest = max(
+            ((PROOFS.index(look.proof), look, side) for side, look in looks.items() if look),
+            key=lambda found: found[0],
+            default=None,
+        )
+        if dearest is None:
+            return ""
+        _, look, side = dearest
+        return f"{look.proof}: {look.why} ({side})" if look.why else look.proof
 
     @property
     def fills(self) -> bool:
@@ -84,16 +113,61 @@ def compare_table(task: Task, opened: Opened, table: Table, *, staging: bool) ->
         return Comparison.of(table, _form(opened, table, 0), 0, 0)
     started = time.monotonic()
     task.observe(table.name, "compare", 0, None)
-    source_rows, target_rows = compare.both(
-        lambda: opened.source.count(table), lambda: opened.target.count(table)
-    )
-    form = _form(opened, table, max(source_rows, target_rows))
-    comparison = Comparison.of(table, form, source_rows, target_rows)
-    if target_rows:
+    comparison = _looked_at(opened, table) or _counted(opened, table)
+    if comparison.plan.target_rows:
         _compare_rows(task, opened, comparison, staging)
     comparison.seconds = time.monotonic() - started
-    task.observe(table.name, "stage" if staging else "compare", source_rows, source_rows)
+    rows = comparison.plan.source_rows
+    task.observe(table.name, "stage" if staging else "compare", rows, rows)
     return comparison
+
+
+def _looked_at(opened: Opened, table: Table) -> Comparison | None:
+    """Compare with what is known of a table that was published before, at the lowest price.
+
+    None if nothing is known of it, or if its rows no longer fit the buckets of its last publish.
+    """
+    published = _published(opened, table)
+    if published is None:
+        return None
+    form = _form_of(published, table)
+    known = [_known(opened, published, table, side) for side in SIDES]
+    source, target = compare.both(
+        lambda: opened.source_view.look(table, form, known[0]),
+        lambda: opened.target_view.look(table, form, known[1]),
+    )
+    rows = source.digests.total, target.digests.total
+    if not compare.serves(form.buckets, max(rows)):
+        return None
+    return Comparison.of(table, form, *rows).seen(source, target)
+
+
+def _counted(opened: Opened, table: Table) -> Comparison:
+    """Compare by digests of all rows, unless the target has none."""
+    rows = compare.both(lambda: opened.source.count(table), lambda: opened.target.count(table))
+    form = _form(opened, table, max(rows))
+    comparison = Comparison.of(table, form, *rows)
+    if not comparison.plan.target_rows:
+        return comparison
+    return comparison.seen(
+        *compare.both(
+            lambda: opened.source_view.look(table, form),
+            lambda: opened.target_view.look(table, form),
+        )
+    )
+
+
+def _known(opened: Opened, published: Digests, table: Table, side: Side) -> Known | None:
+    """What is known of one side of a table since its last publish.
+
+    Of a source only if it recorded the number of the target's state and still has it: one that was
+    restored from files counts its transactions again from an earlier point.
+    """
+    last = opened.target_ledger.last
+    if side == "source" and not (last and last.numbered and opened.source_ledger.knows_target):
+        return None
+    stamp = opened.ledger.stamp(table.name, side)
+    return None if stamp is None else Known(published, stamp)
 
 
 def all_new(opened: Opened, table: Table) -> Comparison:
@@ -102,27 +176,35 @@ def all_new(opened: Opened, table: Table) -> Comparison:
     return Comparison.of(table, _form(opened, table, rows), rows, 0)
 
 
+def _published(opened: Opened, table: Table) -> Digests | None:
+    """The digests of the last publish, if both sides still compute digests in that format."""
+    published = opened.ledger.digests(table.name) if opened.target_ledger.last else None
+    if published is None or published.form.digest_format != opened.digest_format:
+        return None
+    return published
+
+
+def _form_of(published: Digests, table: Table) -> Form:
+    """The form of the last publish, for the columns that the models have now."""
+    return replace(published.form, columns=table.signatures)
+
+
 def _form(opened: Opened, table: Table, rows: int) -> Form:
     """The form of the last publish while it fits, so that its digests remain comparable."""
-    published = opened.ledger.digests(table.name) if opened.target_ledger.last else None
-    if (
-        published is not None
-        and published.form.digest_format == opened.digest_format
-        and compare.serves(published.form.buckets, rows)
-    ):
-        return replace(published.form, columns=table.signatures)
+    published = _published(opened, table)
+    if published is not None and compare.serves(published.form.buckets, rows):
+        return _form_of(published, table)
     return Form(opened.digest_format, compare.buckets_for(rows), table.signatures)
 
 
 def _compare_rows(task: Task, opened: Opened, comparison: Comparison, staging: bool) -> None:
     table, form = comparison.table, comparison.form
-    comparison.source, comparison.target = compare.both(
-        lambda: opened.source.digests(table, form), lambda: opened.target.digests(table, form)
-    )
     differing = comparison.source.differing(comparison.target)
     if not differing.size:
         return
     tally, stage = _Tally(_local_writes(opened, comparison)), _Stage(opened, comparison)
+    if staging:
+        opened.target.create_staging(table)
     for changes in compare.changes(opened.source, opened.target, table, form, differing):
         tally.add(changes)
         comparison.touched.append(changes.bucket)

@@ -23,6 +23,7 @@ class Numbering:
     `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
     the source recorded the number. `source_numbers` are the states that the source knows, None if
     it has no ledger. `round` is the round in which the state was copied from the primary.
+    `transaction` is the source's own number of the transaction that recorded the number.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Numbering:
     snapshot_at: dt.datetime
     source_numbers: Numbers | None
     round: str | None = None
+    transaction: int | None = None
 
 
 def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numbering:
@@ -82,13 +84,14 @@ def _by_source(task: Task, unnumbered: Numbering) -> Numbering:
     with task.source.at_once.connect(task.label) as source:
         source.limit_lock_wait(task.settings.lock_seconds)
         ledger = Ledger(source)
-        number = ledger.claim_number(unnumbered.number - 1, unnumbered.snapshot_at)
+        claim = ledger.claim_number(unnumbered.number - 1, unnumbered.snapshot_at)
         return replace(
             unnumbered,
-            number=number,
-            state=number,
+            number=claim.number,
+            state=claim.number,
             numbered=True,
             source_numbers=ledger.numbers(),
+            transaction=claim.transaction,
         )
 
 

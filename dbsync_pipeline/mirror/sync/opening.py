@@ -11,6 +11,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
+from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.sync.task import Task
 
@@ -42,7 +43,8 @@ class TargetLedger:
 class Opened:
     """Both connections, each in its transaction, and what was read at the beginning.
 
-    `snapshot_at` is the time of the source's snapshot (UTC). `hidden` has (database, table) for
+    `snapshot_at` is the time of the source's snapshot (UTC). The views are of each side's
+    transaction at that time, the target's after it was locked. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows.
     """
 
@@ -54,6 +56,8 @@ class Opened:
     source_ledger: SourceLedger
     target_ledger: TargetLedger
     hidden: tuple[tuple[str, str], ...]
+    source_view: Vantage
+    target_view: Vantage
 
     @property
     def ledger(self) -> Ledger:
@@ -156,6 +160,7 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
     for side in (source, target):
         revisions.require_up(side, task.model)
     present = [table for table in task.tables if table.name not in missing]
+    full_every = dt.timedelta(days=task.settings.full_every)
     sides = ((source, task.tables), (target, present))
     return Opened(
         source,
@@ -166,6 +171,7 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
         source_ledger,
         target_ledger,
         tuple((side.name, table) for side, tables in sides for table in side.hidden(tables)),
+        *(Vantage.of(side, tables, full_every) for side, tables in sides),
     )
 
 

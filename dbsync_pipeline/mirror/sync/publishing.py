@@ -13,7 +13,9 @@ from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import NotProved, Refused
 from dbsync_pipeline.mirror import compare, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
+from dbsync_pipeline.mirror.look import Look
 from dbsync_pipeline.mirror.rescue.save import prune, save
+from dbsync_pipeline.mirror.sync import stamping
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.numbering import Numbering
 from dbsync_pipeline.mirror.sync.opening import Opened
@@ -71,6 +73,7 @@ class Publishing:
         ledger, numbering = self.opened.ledger, self.numbering
         for comparison in self.comparisons:
             self._record_digests(ledger, comparison)
+        stamping.record(self.opened, self.comparisons, numbering.transaction)
         publish = Publish(
             numbering.number,
             self.task.run_id,
@@ -167,10 +170,10 @@ class Publishing:
                 target.move_counter(counter, value)
 
     def _prove_filled(self, filled: Sequence[Comparison], stripped: Sequence[str]) -> None:
-        source, target = self.opened.source, self.opened.target
+        target = self.opened.target
 
-        def of_source() -> list[Digests]:
-            return [source.digests(one.table, one.form) for one in filled]
+        def of_source() -> list[Look]:
+            return [self.opened.source_view.look(one.table, one.form) for one in filled]
 
         def of_target() -> list[Digests]:
             target.restore(stripped)
@@ -178,7 +181,7 @@ class Publishing:
 
         digested = compare.both(of_source, of_target)
         for comparison, expected, present in zip(filled, *digested, strict=True):
-            comparison.source = expected
+            comparison.source, comparison.source_look = expected.digests, expected
             self._require_equal(comparison, present)
 
     def _prove_changed(self, comparison: Comparison) -> None:
@@ -231,4 +234,5 @@ def _result(comparison: Comparison) -> TableResult:
         round(comparison.seconds, 3),
         str(comparison.target),
         comparison.fills,
+        comparison.proof,
     )

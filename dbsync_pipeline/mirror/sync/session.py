@@ -23,6 +23,7 @@ from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_t
 from dbsync_pipeline.mirror.sync.opening import Opened, Opening
 from dbsync_pipeline.mirror.sync.publishing import Publishing
 from dbsync_pipeline.mirror.sync.reviewing import plan_of, require_allowed
+from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline.mirror.sync.task import Observer, Phases, TableDiff, Task, ignore_progress
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
@@ -118,7 +119,6 @@ class Session:
         """
         table, opened = self._task.model.table(name), self.opened
         with self._phases.timed("compare"):
-            opened.target.create_staging(table)
             comparison = compare_table(self._task, opened, table, staging=True)
         self._comparisons[name] = comparison
         return comparison.diff
@@ -140,7 +140,10 @@ class Session:
         with self._phases.timed("prove"):
             publishing.prove(stripped)
         publish = publishing.record(self._phases)
+        settling = Settling.of(task, opened, comparisons)
         publishing.commit()
+        if settling:
+            settling.run()
         return publish
 
     def plan(self) -> tuple[Plan, tuple[Finding, ...]]:

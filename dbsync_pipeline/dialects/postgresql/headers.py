@@ -1,0 +1,136 @@
+"""What PostgreSQL's row headers prove: which rows were written since a moment, without reading them.
+
+The header of every row version names the transaction that wrote it (`xmin`). At a look with snapshot
+S, every transaction below `pg_snapshot_xmin(S)` had ended. A row that is visible later and whose
+`xmin` is below that horizon was therefore visible in S as well, unchanged: an update writes a new
+version. Such rows can only become fewer. So if a bucket had n rows at S, and has n rows later, all of
+them below the horizon, then these are the rows that it had: nothing was inserted, updated or deleted.
+
+The snapshot's own list of running transactions proves nothing: savepoints are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.postgresql.catalog import quote_table
+from dbsync_pipeline.dialects.postgresql.expressions import Expressions
+from dbsync_pipeline.dialects.stamps import Moment, Stamp
+from dbsync_pipeline.dialects.table import Table
+
+Query = Callable[..., list[tuple[Any, ...]]]
+
+_REACH = 2**30
+"""Transactions. Headers hold 32 bits of a transaction's number, compared in a ring of 2^32: half of
+the distance at which an old row would look new."""
+
+
+class Headers:
+    """The stamps of one open connection. `query` runs a statement and returns its rows."""
+
+    def __init__(self, query: Query, expressions: Expressions) -> None:
+        self._query, self._sql = query, expressions
+
+    def moment(self) -> Moment | None:
+        """The state that the open transaction sees. None on a server that replays another's log,
+        and where the role may not read the server's identity."""
+        if self._query("SELECT NOT has_function_privilege('pg_control_system()', 'EXECUTE')")[0][0]:
+            return None
+        ((standby, server, database, snapshot, horizon),) = self._query(_MOMENT)
+        return None if standby else Moment(f"{server} {database}", horizon, snapshot)
+
+    def transaction(self) -> int:
+        """The open transaction's own number (64 bits); it is given one if it has none yet."""
+        return int(self._query("SELECT pg_current_xact_id()::text::bigint")[0][0])
+
+    def reaches(self, stamp: Stamp, now: Moment) -> bool:
+        """Whether the stamp is of this database and at most 2^30 transactions old."""
+        if stamp.moment.identity != now.identity:
+            return False
+        return 0 <= now.horizon - stamp.moment.horizon < _REACH
+
+    def fingerprints(self, tables: Sequence[Table]) -> Mapping[str, str]:
+        """A hash of the catalog's rows of each table, its partitions and children, and of all types
+        that the database defines. Tables that are not heaps, that a crash empties, or whose values
+        name objects of the catalog have none."""
+        names = {quote_table(table.sa): table.name for table in tables}
+        rows = self._query(_FINGERPRINTS, (list(names),))
+        return {names[name]: fingerprint for name, fingerprint in rows if fingerprint is not None}
+
+    def rows_before(self, table: Table, horizon: int) -> tuple[int, int]:
+        """Rows of the table: all, and those written before the horizon. Reads the row headers."""
+        ((rows, before),) = self._query(
+            f"SELECT count(*), count(*) FILTER (WHERE {_before('t.xmin', horizon)}) "
+            f"FROM {quote_table(table.sa)} t"
+        )
+        return rows, before
+
+    def buckets_before(
+        self, table: Table, form: Form, horizon: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same by bucket (int64). Reads the row headers and the keys."""
+        counts = np.zeros((2, form.buckets), np.int64)
+        for bucket, *found in self._query(
+            f"SELECT b, count(*), count(*) FILTER (WHERE {_before('x', horizon)}) FROM (SELECT "
+            f"{self._sql.bucket(table, form)} AS b, t.xmin AS x FROM {quote_table(table.sa)} t OFFSET 0) s "
+            "GROUP BY b"
+        ):
+            counts[:, bucket] = found
+        return counts[0], counts[1]
+
+    def written_by(self, table: Table, transaction: int, horizon: int) -> tuple[int, int, int]:
+        """Rows of the table: all, those written by that transaction, and those written by another
+        one that had not ended at the horizon."""
+        mine = f"t.xmin = '{transaction % 2**32}'::xid"
+        ((rows, own, others),) = self._query(
+            f"SELECT count(*), count(*) FILTER (WHERE {mine}), "
+            f"count(*) FILTER (WHERE NOT ({mine} OR {_before('t.xmin', horizon)})) "
+            f"FROM {quote_table(table.sa)} t"
+        )
+        return rows, own, others
+
+
+def _before(xmin: str, horizon: int) -> str:
+    """Whether a row's transaction is below the horizon, compared in the ring of 32-bit numbers. Rows
+    that an earlier turn of the ring has frozen may look newer than they are, never older."""
+    return f"age({xmin}) > (SELECT age('{horizon % 2**32}'::xid))"
+
+
+_MOMENT = """
+SELECT pg_is_in_recovery(), s.system_identifier, d.oid, pg_current_snapshot()::text,
+       pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+FROM pg_control_system() s, pg_database d WHERE d.datname = current_database()"""
+
+_FINGERPRINTS = """
+WITH RECURSIVE tree AS (
+    SELECT n AS name, to_regclass(n)::oid AS oid FROM unnest(%s::text[]) n
+    UNION
+    SELECT t.name, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid
+), kept AS (
+    SELECT t.name, bool_and(c.relkind = 'p'
+               OR (c.relkind = 'r' AND c.relpersistence = 'p' AND m.amname = 'heap')) AS usable
+    FROM tree t JOIN pg_class c ON c.oid = t.oid LEFT JOIN pg_am m ON m.oid = c.relam GROUP BY t.name
+), columns AS (
+    SELECT t.name,
+           md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped,
+                                    a.attgenerated, a.xmin, a.attmissingval::text), ',' ORDER BY a.attrelid, a.attnum))
+               AS hash,
+           bool_or(y.typname LIKE 'reg%%' OR e.typname LIKE 'reg%%') AS refers
+    FROM tree t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0
+    LEFT JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
+    LEFT JOIN pg_type e ON e.oid = y.typelem
+    GROUP BY t.name
+), types AS (
+    SELECT md5(concat_ws(' ',
+        (SELECT string_agg(concat_ws(' ', oid, typtype, xmin), ',' ORDER BY oid) FROM pg_type
+         WHERE oid >= 16384 AND typrelid = 0 AND typelem = 0),
+        (SELECT string_agg(concat_ws(' ', oid, enumtypid, enumsortorder, enumlabel), ',' ORDER BY oid) FROM pg_enum),
+        (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
+         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'c' WHERE a.attnum > 0))) AS hash
+)
+SELECT k.name, CASE WHEN k.usable AND NOT coalesce(c.refers, false) THEN md5(c.hash || y.hash) END
+FROM kept k JOIN columns c USING (name) CROSS JOIN types y"""

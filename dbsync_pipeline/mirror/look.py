@@ -1,0 +1,132 @@
+"""The digests of a table as it is now, at the lowest price that is still exact.
+
+Three proofs, the cheapest first. *snapshot*: no transaction ended since the digests held, so they
+still hold. *row headers*: rows written since are found without reading them, and only their buckets
+are digested. *digests*: every row is hashed, because something rules out the other two, or because
+the last time is longer ago than the settings allow. Row headers do not show silent corruption.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.stamps import Moment, Stamp, Stamps
+from dbsync_pipeline.dialects.table import Table
+
+SNAPSHOT, HEADERS, DIGESTS = "snapshot", "row headers", "digests"
+PROOFS = (SNAPSHOT, HEADERS, DIGESTS)
+"""By their price, the cheapest first."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Digests of a table, and a stamp of a moment at which they held."""
+
+    digests: Digests
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Look:
+    """The digests of a table now, and how they were proved.
+
+    `stamp` is for the next look; None if the engine or the table has none. `digested` counts the
+    buckets whose rows were hashed. `why` says why all rows were hashed; else it is empty.
+    """
+
+    digests: Digests
+    stamp: Stamp | None
+    proof: str
+    digested: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Vantage:
+    """What looks at the tables of one open transaction need to know of it, read once.
+
+    `moment` is the state that the transaction sees; `fingerprints` are by table. All rows are
+    hashed if that was last done `full_every` before `now` (UTC).
+    """
+
+    dialect: Dialect
+    stamps: Stamps | None
+    moment: Moment | None
+    fingerprints: Mapping[str, str]
+    now: dt.datetime
+    full_every: dt.timedelta
+
+    @classmethod
+    def of(
+        cls, dialect: Dialect, tables: Sequence[Table], full_every: dt.timedelta = dt.timedelta.max
+    ) -> Vantage:
+        """Read the vantage of the open transaction. All rows are hashed at least every
+        `full_every`; without it, only if something else requires it.
+        """
+        stamps = dialect.stamps()
+        moment = stamps.moment() if stamps else None
+        fingerprints = stamps.fingerprints(tables) if stamps and moment else {}
+        return cls(dialect, stamps, moment, fingerprints, dt.datetime.now(dt.UTC), full_every)
+
+    def look(self, table: Table, form: Form, known: Known | None = None) -> Look:
+        """The digests of `table` in `form`; `known` are digests that held earlier.
+
+        Reads nothing, the row headers, or all rows.
+        """
+        fingerprint = self.fingerprints.get(table.name)
+        if self.stamps is None or self.moment is None or fingerprint is None:
+            found = self.dialect.digests(table, form)
+            return Look(found, None, DIGESTS, form.buckets, self._why_never)
+        stamp = Stamp(self.moment, fingerprint, self.now)
+        why = self._why_not(self.stamps, form, stamp, known)
+        if known is None or why:
+            return Look(self.dialect.digests(table, form), stamp, DIGESTS, form.buckets, why)
+        stamp = replace(stamp, digested_at=known.stamp.digested_at)
+        if known.stamp.moment.snapshot == self.moment.snapshot:
+            return Look(known.digests, stamp, SNAPSHOT, 0)
+        dirty = _written_to(self.stamps, table, known)
+        if not dirty.size:
+            return Look(known.digests, stamp, HEADERS, 0)
+        found = known.digests.replaced(dirty, self.dialect.digests(table, form, dirty))
+        return Look(found, stamp, HEADERS, int(dirty.size))
+
+    @property
+    def _why_never(self) -> str:
+        if self.stamps is None:
+            return "the engine does not show when a row was written"
+        if self.moment is None:
+            return "the server is a replica, or does not identify itself"
+        return "the table is unlogged, not a heap, or stores names of catalog objects"
+
+    def _why_not(self, stamps: Stamps, form: Form, now: Stamp, known: Known | None) -> str:
+        """Why digests that held earlier cannot be used; empty if they can."""
+        if known is None:
+            return "nothing is known of an earlier state"
+        if known.digests.form != form:
+            return "the rows are digested in another way than before"
+        if not stamps.reaches(known.stamp, now.moment):
+            return "the earlier state is of another database, or too many transactions ago"
+        if known.stamp.fingerprint != now.fingerprint:
+            return "the structure has changed"
+        if self.now - known.stamp.digested_at >= self.full_every:
+            return "a full pass is due"
+        return ""
+
+
+def _written_to(stamps: Stamps, table: Table, known: Known) -> np.ndarray:
+    """The buckets that may have other rows than `known` (int64); certainly none else has.
+
+    A bucket is unchanged if it has as many rows as then, all of them written before the horizon.
+    """
+    horizon, then = known.stamp.moment.horizon, known.digests
+    rows, before = stamps.rows_before(table, horizon)
+    if rows == before == then.total:
+        return np.array([], np.int64)
+    by_bucket, before_by_bucket = stamps.buckets_before(table, then.form, horizon)
+    return np.flatnonzero((by_bucket != then.rows) | (before_by_bucket != then.rows))

@@ -1,0 +1,99 @@
+"""The stamps that a sync leaves in the target's ledger, so that the next one need not read all rows.
+
+In the publishing transaction, both sides are stamped with the moment at which they were looked at. The
+target has been locked since: whoever writes to it later has a transaction that had not ended then, so
+the stamp shows it. It shows the rows of this publish as well, and the next look would digest them
+again. So a second look, after the commit, stamps them if it finds these rows and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from dbsync_pipeline.dialects.stamps import Stamp, Stamps
+from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.look import Look, Vantage
+from dbsync_pipeline.mirror.sync.comparing import Comparison
+from dbsync_pipeline.mirror.sync.opening import Opened
+from dbsync_pipeline.mirror.sync.task import Task
+
+
+def record(opened: Opened, comparisons: Iterable[Comparison], claimed_in: int | None) -> None:
+    """Stamp both sides of each table, in the publishing transaction.
+
+    `claimed_in` is the source's transaction that recorded the publish's number. It is the only one
+    that this sync adds to the source, and this transaction the only one that it adds to the target.
+    """
+    stamps = opened.target.stamps()
+    publishing = stamps.transaction() if stamps else None
+    for one in comparisons:
+        name, ledger = one.table.name, opened.ledger
+        ledger.keep_stamp(name, "source", _after(one.source_look, claimed_in))
+        unchanged_by = publishing if one.plan.empty else None
+        ledger.keep_stamp(name, "target", _after(one.target_look, unchanged_by))
+
+
+def _after(look: Look | None, transaction: int | None) -> Stamp | None:
+    """The stamp of a look, moved past that transaction, which changed nothing in the table."""
+    stamp = look.stamp if look else None
+    following = stamp and stamp.moment.after(transaction)
+    return replace(stamp, moment=following) if stamp and following else stamp
+
+
+@dataclass(frozen=True)
+class Settling:
+    """The second look at the tables that a sync changed. Created before its commit."""
+
+    task: Task
+    horizon: int
+    transaction: int
+    changed: Sequence[Comparison]
+
+    @classmethod
+    def of(cls, task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Settling | None:
+        """None if there is nothing to look at, or if the engine has no stamps."""
+        moment, stamps = opened.target_view.moment, opened.target.stamps()
+        changed = [one for one in comparisons if not one.plan.empty]
+        if moment is None or stamps is None or not changed:
+            return None
+        return cls(task, moment.horizon, stamps.transaction(), changed)
+
+    def run(self) -> None:
+        """Stamp the changed tables, in a transaction of its own.
+
+        A table that was written to meanwhile keeps the stamp that it has. If the database does not
+        respond, all do: the next sync then digests more rows, and nothing else is lost.
+        """
+        with (
+            suppress(DbsyncError),
+            self.task.target.at_once.connect(self.task.label) as target,
+            target.connection.begin(),
+        ):
+            view = Vantage.of(target, [one.table for one in self.changed])
+            for one in self.changed:
+                if view.stamps and self._is_as_published(view, view.stamps, one):
+                    self._stamp(view, view.stamps, one)
+
+    def _is_as_published(self, view: Vantage, stamps: Stamps, one: Comparison) -> bool:
+        """Whether the table has the rows of this publish, those that it left, and no others."""
+        if view.moment is None or self.transaction >= view.moment.horizon:
+            return False
+        plan = one.plan
+        written = stamps.written_by(one.table, self.transaction, self.horizon)
+        return written == (plan.source_rows, plan.insert + plan.update, 0)
+
+    def _stamp(self, view: Vantage, stamps: Stamps, one: Comparison) -> None:
+        fingerprint, moment, name = (
+            view.fingerprints.get(one.table.name),
+            view.moment,
+            one.table.name,
+        )
+        if fingerprint is None or moment is None:
+            return
+        digested = one.target_look.stamp if one.target_look else None
+        stamp = Stamp(moment, fingerprint, digested.digested_at if digested else view.now)
+        looked = Look(one.source, stamp, "", 0)
+        Ledger(view.dialect).keep_stamp(name, "target", _after(looked, stamps.transaction()))

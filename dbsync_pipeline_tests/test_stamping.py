@@ -1,0 +1,181 @@
+"""Syncs between two PostgreSQL databases that need not read all rows, and those that must."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.mirror import drift
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger, Publish
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    MODEL,
+    SETTINGS,
+    content,
+    execute,
+    prepare,
+    session,
+    small_world,
+    sync,
+    user,
+)
+
+Pair = tuple[Database, Database]
+
+CHEAP = {"snapshot", "row headers"}
+
+
+@pytest.fixture
+def pair(new_database: NewDatabase) -> Pair:
+    """A source with rows and a target that was synced from it once."""
+    source = new_database("postgresql", "windows", server=0)
+    target = new_database("postgresql", "linux", server=1)
+    prepare(source, small_world())
+    first = sync(source, target)
+    assert proofs(first) == {"digests: nothing is known of an earlier state (source)"}
+    return source, target
+
+
+def proofs(publish: Publish) -> set[str]:
+    return {table.proof for table in publish.tables.values()}
+
+
+def rename(database: Database, key: int, name: str) -> None:
+    users = MODEL.table("users").sa
+    execute(database, users.update().where(users.c.id == key).values(name=name))
+
+
+def test_the_second_sync_reads_no_rows_even_after_a_first_load(pair: Pair) -> None:
+    assert proofs(sync(*pair)) <= CHEAP
+
+
+def test_a_sync_of_nothing_is_proved_by_snapshots_on_a_quiet_server(pair: Pair) -> None:
+    """Other tests use the servers too, so it may take a few syncs to meet quiet ones."""
+    assert any(proofs(sync(*pair)) == {"snapshot"} for _ in range(60))
+
+
+def test_changes_of_every_kind_are_found_and_the_next_sync_is_cheap_again(pair: Pair) -> None:
+    source, target = pair
+    users, messages = MODEL.table("users").sa, MODEL.table("messages").sa
+    execute(
+        source,
+        users.insert().values(user(900)),
+        users.update().where(users.c.id == 3).values(name="changed"),
+        messages.delete().where(messages.c.parent_id.is_not(None)),
+    )
+    done = sync(source, target)
+    assert proofs(done) <= CHEAP
+    changes = done.tables["users"]
+    assert (changes.inserted, changes.updated) == (1, 1) and done.tables["messages"].deleted
+    assert content(source) == content(target)
+    assert proofs(sync(source, target)) <= CHEAP
+
+
+def test_local_writes_on_the_standby_are_found_without_reading_all_rows(pair: Pair) -> None:
+    source, target = pair
+    sync(source, target)
+    rename(target, 5, "local")
+    with pytest.raises(Refused, match="local writes"):
+        sync(source, target)
+    with target.connect() as dialect:
+        ledger, users = Ledger(dialect), MODEL.table("users")
+        stamp = ledger.stamp("users", "target")
+        found = drift.since_publish(dialect, users, ledger.digests("users"), stamp=stamp)
+    assert isinstance(found, drift.Changed) and found.buckets.size == 1
+
+
+def test_local_writes_right_after_the_commit_are_found(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the commit and the second look, the application writes to the standby."""
+    from dbsync_pipeline.mirror.sync.stamping import Settling
+
+    source, target = pair
+    settle = Settling.run
+
+    def write_first(self: Settling) -> None:
+        rename(target, 7, "local")
+        settle(self)
+
+    rename(source, 3, "changed")
+    monkeypatch.setattr(Settling, "run", write_first)
+    sync(source, target)
+    monkeypatch.undo()
+    with pytest.raises(Refused, match="local writes"):
+        sync(source, target)
+
+
+def test_a_plan_is_as_cheap_as_a_sync_and_stamps_nothing(pair: Pair) -> None:
+    source, target = pair
+    rename(source, 3, "changed")
+    with session(source, target) as planned:
+        plan, findings = planned.plan()
+    assert plan.tables["users"].update == 1 and not findings
+    assert proofs(sync(source, target)) <= CHEAP
+
+
+def test_a_full_pass_is_made_when_it_is_due(pair: Pair) -> None:
+    always = SETTINGS.model_copy(update={"full_every": 0})
+    found = proofs(sync(*pair, settings=always))
+    assert found == {"digests: a full pass is due (source)"}
+
+
+def test_a_source_that_was_restored_is_digested(pair: Pair) -> None:
+    """Its rows may have been written by transactions whose numbers were given before."""
+    source, target = pair
+    sync(source, target)
+    execute(source, "DELETE FROM dbsync.facts WHERE name = 'number'")
+    found = proofs(sync(source, target, policy=ANYTHING))
+    assert found == {"digests: nothing is known of an earlier state (source)"}
+
+
+def test_after_an_undo_all_rows_are_digested_once(pair: Pair) -> None:
+    from dbsync_pipeline.mirror.rescue.undo import undo
+
+    source, target = pair
+    rename(source, 3, "changed")
+    done = sync(source, target)
+    undo(target, MODEL, done.run_id, by="undo", settings=SETTINGS)
+    again = sync(source, target)
+    assert again.tables["users"].updated == 1
+    assert again.tables["users"].proof.startswith("digests: nothing is known")
+    assert content(source) == content(target)
+
+
+def test_another_source_is_digested_and_found_equal(pair: Pair, new_database: NewDatabase) -> None:
+    source, target = pair
+    third = new_database("postgresql", "azure", server=0)
+    sync(source, third)
+    found = sync(third, target)
+    assert found.changed == 0
+    assert proofs(found) == {
+        "digests: the earlier state is of another database, or too many transactions ago (source)"
+    }
+
+
+def test_a_ledger_of_the_former_version_gets_stamps(pair: Pair) -> None:
+    source, target = pair
+    execute(
+        target,
+        "DROP TABLE dbsync.stamps",
+        "UPDATE dbsync.facts SET value = '4' WHERE name = 'version'",
+    )
+    assert proofs(sync(source, target)) == {
+        "digests: nothing is known of an earlier state (source)"
+    }
+    assert proofs(sync(source, target)) <= CHEAP
+
+
+def test_sqlite_digests_all_rows_and_says_why(new_database: NewDatabase) -> None:
+    source = new_database("postgresql", "windows")
+    target = new_database("sqlite", "linux")
+    prepare(source, small_world())
+    sync(source, target)
+    assert proofs(sync(source, target)) == {
+        "digests: the engine does not show when a row was written (target)"
+    }
+    with target.engine().connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM dbsync_stamps"))
