@@ -414,3 +414,27 @@ def test_the_text_of_a_json_value_is_that_of_jsonb(new_database: NewDatabase) ->
 def test_what_jsonb_cannot_hold_has_no_text(text: str) -> None:
     with pytest.raises(Cannot):
         text_of_value(text)
+
+
+@pytest.mark.parametrize("enabled", ["", "ENABLE ALWAYS"])
+def test_a_trigger_of_a_partition_does_not_fire_or_is_refused(two: Ready, enabled: str) -> None:
+    source, target, model = two(
+        "CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+        "CREATE TABLE part_1 PARTITION OF part DEFAULT",
+        "CREATE FUNCTION damage() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.v := 'damaged'; RETURN NEW; END $$",
+    )
+    run(
+        target,
+        "CREATE TRIGGER damage BEFORE INSERT ON part_1 FOR EACH ROW EXECUTE FUNCTION damage()",
+        *([f"ALTER TABLE part_1 {enabled} TRIGGER damage"] if enabled else []),
+    )
+    run(source, "INSERT INTO part VALUES (1, 'a')")
+    if enabled:
+        with pytest.raises(
+            StructureError, match="the trigger damage of part_1 cannot be suspended"
+        ):
+            sync(source, target, model=model)
+    else:
+        sync(source, target, model=model)
+        assert rows(target, "part") == rows(source, "part") == ["(1,a)"]

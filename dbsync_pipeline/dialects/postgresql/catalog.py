@@ -48,9 +48,12 @@ SELECT nspname FROM pg_namespace
 WHERE nspname = ANY(%s::text[]) AND NOT has_schema_privilege(oid, 'USAGE')"""
 
 NOT_DEFERRABLE = """
-WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
+mirrored AS (
+  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
 SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass) FROM pg_constraint
-WHERE contype = 'f' AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype <> 'a')
+WHERE contype = 'f' AND conparentid = 0
+  AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype <> 'a')
   AND (conrelid IN (SELECT oid FROM mirrored) OR confrelid IN (SELECT oid FROM mirrored))
 UNION ALL
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
@@ -61,7 +64,9 @@ WHERE ev_enabled IN ('O', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
 """Foreign keys, triggers and rules that SET CONSTRAINTS does not suspend."""
 
 FIRE_FOR_REPLICAS = """
-WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
+mirrored AS (
+  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
 WHERE NOT tgisinternal AND tgenabled IN ('R', 'A') AND tgrelid IN (SELECT oid FROM mirrored)
 UNION ALL
@@ -70,14 +75,17 @@ WHERE ev_enabled IN ('R', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
 """Triggers and rules that session_replication_role does not suspend."""
 
 OUTSIDE_KEYS = """
-WITH mirrored AS (SELECT unnest(%s::text[]::regclass[]) AS oid)
+WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
+mirrored AS (
+  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
 SELECT f.conname, f.conrelid::regclass::text, f.confrelid::regclass::text,
        array_agg(quote_ident(c.attname) ORDER BY k.n), array_agg(quote_ident(p.attname) ORDER BY k.n)
 FROM pg_constraint f
 CROSS JOIN unnest(f.conkey, f.confkey) WITH ORDINALITY k (child, parent, n)
 JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.child
 JOIN pg_attribute p ON p.attrelid = f.confrelid AND p.attnum = k.parent
-WHERE f.contype = 'f' AND f.convalidated AND f.confrelid IN (SELECT oid FROM mirrored)
+WHERE f.contype = 'f' AND f.conparentid = 0 AND f.convalidated
+  AND f.confrelid IN (SELECT oid FROM mirrored)
   AND f.conrelid NOT IN (SELECT oid FROM mirrored)
 GROUP BY f.oid, f.conname, f.conrelid, f.confrelid"""
 """Foreign keys of tables that are not mirrored to tables that are; names are quoted."""
