@@ -6,13 +6,22 @@ from dagster import AssetSelection, Definitions, define_asset_job, in_process_ex
 
 from dbsync_pipeline.defs import alerts, failover, readiness, reaper, retention, schedules
 from dbsync_pipeline.defs.assets import table_assets
-from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.defs.connections import connections
+from dbsync_pipeline.defs.resources import SYNC, Sync
+from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.settings import load
 
 _settings = load()
 
-tables = table_assets(load_model(_settings.models, _settings.revisions), _settings.names)
+tables = table_assets(
+    load_model(_settings.models, _settings.revisions),
+    _settings.names,
+    prefix=_settings.asset_prefix,
+    engines=[one.engine_name for one in databases(_settings)],
+    owners=_settings.asset_owners.split(),
+    tags=dict(tag.split("=") for tag in _settings.asset_tags.split()),
+)
 standby = readiness.standby_asset(_settings.names)
 
 sync_job = define_asset_job(
@@ -22,7 +31,7 @@ sync_job = define_asset_job(
     "all tables, or those selected.",
     tags={"dagster/retry_strategy": "ALL_STEPS"},
 )
-readiness_job = readiness.readiness_job()
+readiness_job = readiness.readiness_job(_settings.names)
 retention_job = retention.retention_job()
 
 defs = Definitions(
@@ -31,16 +40,14 @@ defs = Definitions(
         sync_job,
         readiness_job,
         retention_job,
-        failover.failover_job,
-        failover.failback_job,
-        failover.primary_back_job,
+        *failover.jobs(_settings.names),
     ],
     schedules=[
         *schedules.sync_schedules(_settings),
         *schedules.upkeep_schedules(readiness_job, retention_job, _settings),
     ],
     sensors=[*alerts.sensors(), reaper.reaper_sensor(), *failover.sensors(_settings)],
-    resources={"sync": Sync()},
+    resources={SYNC: Sync(), **connections(_settings)},
     # The ops of a run share one session, hence one process. A launcher spreads runs over machines.
     executor=in_process_executor,
 )

@@ -143,6 +143,20 @@ class Settings(Policy):
         description="The token that every request to `dbsync serve` must carry, at least "
         f"{SHORTEST_TOKEN} characters.",
     )
+    asset_prefix: str = Field(
+        default="",
+        description="The first parts of the tables' asset keys in Dagster, such as `dbsync` or "
+        "`mirror/prod`, for a deployment with other assets of the same names.",
+    )
+    asset_owners: str = Field(
+        default="",
+        description="The owners of the tables' assets, separated by blanks: mail addresses, or "
+        "teams such as `team:platform`.",
+    )
+    asset_tags: str = Field(
+        default="",
+        description="Tags of the tables' assets, separated by blanks, such as `domain=chat`.",
+    )
     failover: Literal["auto", "alert", "off"] = Field(
         default="auto",
         description="What happens when the primary does not respond: `auto` syncs the other "
@@ -194,6 +208,29 @@ class Settings(Policy):
         url = value.get_secret_value()
         if url and not re.fullmatch(r"https?://[^\s/]\S*", url):
             raise ValueError("it must begin with http:// or https://, and have no blanks")
+        return value
+
+    @field_validator("asset_prefix")
+    @classmethod
+    def _key_parts(cls, value: str) -> str:
+        if value and not re.fullmatch(r"\w+(/\w+)*", value, re.ASCII):
+            raise ValueError("letters, digits and _, in parts separated by /, such as mirror/prod")
+        return value
+
+    @field_validator("asset_owners")
+    @classmethod
+    def _owners(cls, value: str) -> str:
+        if any(
+            not re.fullmatch(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+", one) for one in value.split()
+        ):
+            raise ValueError("mail addresses and teams, such as team:platform, between blanks")
+        return value
+
+    @field_validator("asset_tags")
+    @classmethod
+    def _tags(cls, value: str) -> str:
+        if any(not re.fullmatch(r"[\w.-]{1,63}=[\w.-]{0,63}", one) for one in value.split()):
+            raise ValueError("name=value between blanks, of letters, digits, _, . and -")
         return value
 
     @property

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def wrong(text: str) -> str | None:
     """
     command = root()
     spaced = text.removeprefix("dbsync").replace(PLACEHOLDER, f" {PLACEHOLDER} ")
-    for word in re.sub(r"[\[\]]", " ", spaced).split():
-        word = _STOPS.sub("", word)
+    words = ["", *(_STOPS.sub("", word) for word in re.sub(r"[\[\]]", " ", spaced).split())]
+    for before, word in pairwise(words):
         children = getattr(command, "commands", {})
         if PLACEHOLDER in word or not word.strip("…"):
             continue
@@ -54,7 +55,7 @@ def wrong(text: str) -> str | None:
             if unknown := set(word.split("|")) - set(children):
                 return f"{unknown} are no commands"
             command = children[word.split("|")[0]]
-        elif children and not command.params[1:]:
+        elif children and not before.startswith("--"):  # else it is the value of an option
             return f"{word} is no command"
     return None
 
@@ -69,10 +70,14 @@ def _options(command: Any) -> set[str]:
 def quoted(text: str) -> Iterator[str]:
     """The commands that a text shows, between backquotes or from its beginning to its end.
 
-    `dbsync mark …` and `dbsync run …` are no commands: locks and sessions are called so in the databases.
+    `dbsync mark …`, `dbsync run …` `dbsync watchdog`, `dbsync outcome` name locks and sessions in databases.
     """
     yield from (found.replace("\\|", "|") for found in re.findall(r"`(dbsync (?!…)[^`]*)`", text))
-    if re.match(r"dbsync (?!mark |run )[a-z]", text) and "`" not in text and "\n" not in text:
+    if (
+        re.match(r"dbsync (?!mark |run |watchdog|outcome)[a-z]", text)
+        and "`" not in text
+        and "\n" not in text
+    ):
         yield text
 
 

@@ -10,6 +10,7 @@ the first test needs it, and each database has a name of its own.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import sqlite3
@@ -90,6 +91,13 @@ def _keep_what_is_compiled() -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     return config.stash[_SERVERS].describe()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _definitions_without_urls() -> None:
+    """Load Dagster's definitions before any test sets a URL: they name the variables that are set."""
+    if "dagster" in sys.modules:
+        importlib.import_module("dbsync_pipeline.definitions")
 
 
 @pytest.fixture(scope="session")

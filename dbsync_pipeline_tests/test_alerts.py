@@ -25,6 +25,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dbsync_pipeline import notify
 from dbsync_pipeline.definitions import defs
 from dbsync_pipeline.defs import alerts, readiness, reaper, run_tags
+from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
 from dbsync_pipeline.runs import launch
@@ -378,6 +379,8 @@ def test_a_person_checks_one_partition(places: Places, instance: DagsterInstance
 
     from dbsync_pipeline.definitions import standby
 
-    done = materialize([standby], partition_key="linux", instance=instance)
+    done = materialize(
+        [standby], partition_key="linux", instance=instance, resources=connections(load())
+    )
     checks = {one.check_name: one.passed for one in done.get_asset_check_evaluations()}
     assert done.success and set(checks) == set(readiness.ready.CHECKS) and all(checks.values())

@@ -22,6 +22,8 @@ from dagster import (
     JobExecutionResult,
     MetadataValue,
     SubmitRunContext,
+    TableColumnDep,
+    asset,
     execute_job,
     in_process_executor,
     materialize,
@@ -36,15 +38,17 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from dbsync_pipeline.defs import run_tags
 from dbsync_pipeline.defs.assets import table_assets
+from dbsync_pipeline.defs.connections import DatabaseConnection, connections
 from dbsync_pipeline.defs.failures import as_dagster_failure
-from dbsync_pipeline.defs.keys import asset_key, slug
+from dbsync_pipeline.defs.keys import asset_keys, slug
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.defs.run_queue import RunQueue
-from dbsync_pipeline.errors import Busy, DatabaseError
+from dbsync_pipeline.errors import Busy, DatabaseError, SettingsError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.runs.history import read, read_one
+from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
 from dbsync_pipeline_tests.processes import ROOT, job_execute, started, until
@@ -106,7 +110,7 @@ def run(
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     partition = {"dagster/partition": target} if target else {}
-    keys = [asset_key(table) for table in tables]
+    keys = list(asset_keys(tables).values())
     with execute_job(
         reconstructable(launch.sync_job),
         instance,
@@ -165,7 +169,6 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
     assert checks(result) == {(table, "equals_source"): True for table in TABLES}
     users = {key: value.value for key, value in materialized(result)["users"].items()}
     expected = {
-        "dagster/row_count": 20,
         "dagster/partition_row_count": 20,
         "dagster/table_name": "users",
         "inserted": 20,
@@ -174,16 +177,16 @@ def test_all_tables_of_one_target(places: Places, store: DagsterInstance) -> Non
         "role": "standby",
         "source": "windows",
         "target": "azure",
-        "publish number": 1,
+        "publish_number": 1,
         "partial": False,
     }
     assert expected.items() <= users.items()
     assert {
-        "bytes moved",
+        "bytes_moved",
         "seconds",
-        "seconds compare",
-        "seconds publish",
-        "source snapshot",
+        "seconds_compare",
+        "seconds_publish",
+        "source_snapshot",
         "digest",
     } <= set(users)
     latest = store.get_latest_materialization_event(AssetKey("users"))
@@ -217,12 +220,12 @@ def test_every_partition_succeeds_with_true_metadata(
     primary = {
         key: value.value for key, value in materialized(results["windows"])["messages"].items()
     }
-    assert (primary["role"], primary["dagster/row_count"], primary["bytes moved"]) == (
+    assert (primary["role"], primary["dagster/partition_row_count"], primary["bytes_moved"]) == (
         "primary",
         200,
         0,
     )
-    assert "publish number" not in primary
+    assert "publish_number" not in primary
     assert checks(results["windows"]) == {}, "the primary is compared with nothing"
 
 
@@ -231,7 +234,7 @@ def test_a_second_run_moves_nothing(places: Places, instance: DagsterInstance) -
     again = run(instance, "azure")
     assert again.success
     assert all(
-        metadata["inserted"].value == metadata["bytes moved"].value == 0
+        metadata["inserted"].value == metadata["bytes_moved"].value == 0
         for metadata in materialized(again).values()
     )
 
@@ -270,19 +273,50 @@ def test_the_check_fails_if_the_target_is_not_proved_equal(
 # Definitions --------------------------------------------------------------------------------------
 
 
-def test_foreign_keys_are_the_lineage() -> None:
-    graph = table_assets(MODEL, ["windows", "linux"])
-    parents = {
-        key.to_user_string(): {parent.to_user_string() for parent in deps}
-        for key, deps in graph.asset_deps.items()
+def test_foreign_keys_are_column_lineage_and_make_no_table_stale() -> None:
+    tables = table_assets(MODEL, ["windows", "linux"])
+    assert not any(tables.asset_deps.values())
+    lineage = tables.metadata_by_key[AssetKey("documents")]["dagster/column_lineage"]
+    assert lineage.deps_by_column == {
+        "user_id": [TableColumnDep(AssetKey("users"), "id")],
+        "chat_id": [TableColumnDep(AssetKey("chats"), "id")],
     }
-    assert parents == {
-        "users": set(),
-        "chats": {"users"},
-        "messages": {"chats"},
-        "documents": {"chats", "users"},
-        "user_memory": {"users"},
-    }
+
+
+def test_keys_have_the_prefix_and_the_schema(places: Places) -> None:
+    names = ["users", "auth.users"]
+    expected = [AssetKey(["m", "prod", "users"]), AssetKey(["m", "prod", "auth", "users"])]
+    assert list(asset_keys(names, "m/prod").values()) == expected
+    places.set(DBSYNC_ASSET_PREFIX="m/prod")
+    assert list(asset_keys(names).values()) == expected
+    for name, value in (("PREFIX", "m//x"), ("OWNERS", "nobody"), ("TAGS", "a b")):
+        places.set(**{f"DBSYNC_ASSET_{name}": value})
+        with pytest.raises(SettingsError, match=f"DBSYNC_ASSET_{name}"):
+            load()
+        places.set(**{f"DBSYNC_ASSET_{name}": ""})
+
+
+def test_a_table_with_a_prefix_is_synced_and_in_history(
+    places: Places, instance: DagsterInstance
+) -> None:
+    places.set(DBSYNC_ASSET_PREFIX="m/prod")
+    tables = table_assets(
+        MODEL,
+        ["windows", "linux", "azure"],
+        prefix="m/prod",
+        engines=["sqlite", "sqlite"],
+        owners=["team:platform"],
+        tags={"domain": "chat"},
+    )
+    spec = tables.specs_by_key[AssetKey(["m", "prod", "users"])]
+    assert spec.kinds == {"sqlite", "table"} and spec.owners == ["team:platform"]
+    assert spec.tags["domain"] == "chat" and "One partition per database" in str(spec.description)
+    resources = {"sync": Sync(), **connections(load())}
+    result = materialize([tables], partition_key="azure", instance=instance, resources=resources)
+    assert result.success
+    assert set(materialized(result)) == {f"m/prod/{table}" for table in TABLES}
+    assert set(checks(result)) == {(f"m/prod/{table}", "equals_source") for table in TABLES}
+    assert set(read(instance)[0].tables) == set(TABLES)
 
 
 def test_odd_table_names_are_mirrored(places: Places, instance: DagsterInstance) -> None:
@@ -293,7 +327,7 @@ def test_odd_table_names_are_mirrored(places: Places, instance: DagsterInstance)
         [table_assets(model, ["linux", "azure"])],
         partition_key="azure",
         instance=instance,
-        resources={"sync": Sync(source="linux")},
+        resources={"sync": Sync(source="linux"), **connections(load())},
     )
     assert result.success
     assert content(places.named("azure"), model) == content(places.named("linux"), model)
@@ -319,7 +353,7 @@ def test_the_store_queues_one_run_per_target_and_ends_dead_runs(
         "value": {"applyLimitPerUniqueValue": True},
         "limit": 1,
     }
-    assert store.run_monitoring_enabled and store.run_monitoring_max_runtime_seconds > 0
+    assert store.run_monitoring_enabled and store.run_monitoring_max_runtime_seconds == 0
     assert store.run_retries_enabled and not store.run_retries_retry_on_asset_or_op_failure
     job = launch.sync_job()
     assert job.tags["dagster/retry_strategy"] == "ALL_STEPS"
@@ -329,8 +363,8 @@ def test_the_store_queues_one_run_per_target_and_ends_dead_runs(
 @pytest.mark.parametrize(
     ("selected", "expected"),
     [
-        ([asset_key("users")], True),
-        ([asset_key("users"), AssetKey("report_of_another_project")], True),
+        ([AssetKey("users")], True),
+        ([AssetKey("users"), AssetKey("report_of_another_project")], True),
         ([AssetKey("users_of_another_project")], False),
         ([AssetKey(["dbsync", "standby"])], False),
         (None, False),
@@ -353,7 +387,7 @@ def test_a_materialization_from_the_pages_is_queued_by_its_target(
         LoadableTargetOrigin(module_name="dbsync_pipeline.definitions"), "any name"
     )
     origin = RemoteRepositoryOrigin(location, "__repository__").get_job_origin("__ASSET_JOB")
-    for key, expected in ((asset_key("users"), "linux"), (AssetKey(["dbsync", "standby"]), None)):
+    for key, expected in ((AssetKey("users"), "linux"), (AssetKey(["dbsync", "standby"]), None)):
         run = store.add_run(
             DagsterRun(
                 job_name="__ASSET_JOB",
@@ -378,6 +412,45 @@ def test_definitions_load_as_the_server_loads_them() -> None:
     assert defs.resolve_job_def("sync_job").executor_def is in_process_executor
     workspace = (ROOT / "workspace.yaml").read_text()
     assert "module_name: dbsync_pipeline.definitions" in workspace
+
+
+def test_every_database_is_a_resource_whose_url_is_only_named(
+    places: Places, store: DagsterInstance
+) -> None:
+    places.set(DBSYNC_LINUX_URL="postgresql://bob:hunter2@h/d", DBSYNC_WINDOWS_URL="sqlite://")
+    resources = connections(load())
+    assert list(resources) == ["windows", "linux"]
+    described = Definitions(resources=resources).get_repository_def().get_top_level_resources()
+    text = repr({name: one.config_schema.default_value for name, one in described.items()})
+    assert "DBSYNC_LINUX_URL" in text and "hunter2" not in text
+
+
+def test_a_run_uses_the_resources_that_it_is_given(
+    places: Places, instance: DagsterInstance
+) -> None:
+    other = places.folder / "another.db"
+    url = f"sqlite:///{other}"
+    given = {**connections(load()), "azure": DatabaseConnection(name="azure", url=url)}
+    schema.ensure(given["azure"].database(), MODEL)
+    result = materialize(
+        [table_assets(MODEL, list(given))],
+        partition_key="azure",
+        instance=instance,
+        resources={"sync": Sync(), **given},
+    )
+    assert result.success
+    assert content(given["azure"].database()) == content(places.named("windows"))
+    assert not (places.folder / ".dbsync" / "azure.db").exists()
+
+
+def test_an_asset_of_a_user_asks_for_a_database(places: Places, instance: DagsterInstance) -> None:
+    @asset
+    def users_on_windows(windows: DatabaseConnection) -> int:
+        with windows.connect() as dialect:
+            return int(dialect.connection.scalar(sa.text("SELECT count(*) FROM users")) or 0)
+
+    done = materialize([users_on_windows], instance=instance, resources=connections(load()))
+    assert done.output_for_node("users_on_windows") == 20
 
 
 # Failures -----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus, SensorDefinition, build_sensor_context
 
 from dbsync_pipeline.defs import failover
+from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.defs.run_tags import NOTE_TAG
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import term
@@ -67,7 +68,12 @@ class Sensor:
     def tick(self) -> tuple[list[str], str]:
         """Return (requested run keys, skip reason)."""
         result: Any = self._sensor.evaluate_tick(
-            build_sensor_context(self._instance, self.cursor, sensor_name=self._sensor.name)
+            build_sensor_context(
+                self._instance,
+                self.cursor,
+                sensor_name=self._sensor.name,
+                resources=connections(load()),
+            )
         )
         self.cursor = result.cursor
         self.tags = [request.tags for request in result.run_requests or []]
@@ -110,7 +116,7 @@ def test_a_failed_run_is_followed_by_another_up_to_a_limit(
         assert sensor.tick()[0] == [key], "no other run before this one failed"
         keys.append(key)
         instance.create_run_for_job(
-            failover.failover_job, tags=sensor.tags[0], status=DagsterRunStatus.FAILURE
+            launch.failover_job(), tags=sensor.tags[0], status=DagsterRunStatus.FAILURE
         )
     assert len(set(keys)) == 3 and keys[2] == keys[3] == keys[4]
 

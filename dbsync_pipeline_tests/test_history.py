@@ -18,6 +18,7 @@ from dagster import (
 )
 
 from dbsync_pipeline.defs.assets import table_assets
+from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import databases
@@ -89,7 +90,12 @@ def test_a_materialization_is_found_and_another_projects_job_is_not(
     places: Places, instance: DagsterInstance
 ) -> None:
     tables = [table_assets(MODEL, load().names)]
-    materialize(tables, partition_key="linux", instance=instance, resources={"sync": Sync()})
+    materialize(
+        tables,
+        partition_key="linux",
+        instance=instance,
+        resources={"sync": Sync(), **connections(load())},
+    )
     with execute_job(reconstructable(of_another_project), instance):
         pass
     (found,) = history.read(instance, HistoryOptions(limit=1))

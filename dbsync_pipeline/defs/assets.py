@@ -15,19 +15,19 @@ compares and publishes nothing.
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
-import sqlalchemy as sa
 from dagster import (
     AssetCheckKey,
     AssetCheckResult,
     AssetCheckSpec,
+    AssetKey,
     AssetsDefinition,
     Config,
     DependencyDefinition,
     GraphDefinition,
     In,
-    MetadataValue,
     MultiDependencyDefinition,
     Nothing,
     OpDefinition,
@@ -38,19 +38,17 @@ from dagster import (
     PartitionsDefinition,
     PreviewWarning,
     StaticPartitionsDefinition,
-    TableColumn,
-    TableColumnConstraints,
-    TableConstraints,
-    TableSchema,
     op,
 )
 
 from dbsync_pipeline import notify
+from dbsync_pipeline.defs import table_metadata
+from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.failures import as_dagster_failure
-from dbsync_pipeline.defs.keys import asset_key, slug
-from dbsync_pipeline.defs.resources import Sync
+from dbsync_pipeline.defs.keys import asset_keys, slug
+from dbsync_pipeline.defs.resources import SYNC, Sync
 from dbsync_pipeline.errors import NotProved
-from dbsync_pipeline.mirror.ledger import Publish, TableResult
+from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.session import TableDiff
 from dbsync_pipeline.policy import Overrides
@@ -67,40 +65,49 @@ CHECK = "equals_source"
 """The name of each table's check."""
 
 
-def table_assets(model: Model, databases: Sequence[str]) -> AssetsDefinition:
+Keys = Mapping[str, AssetKey]
+"""The asset key of each table, parents first."""
+
+
+def table_assets(
+    model: Model,
+    databases: Sequence[str],
+    *,
+    prefix: str = "",
+    engines: Sequence[str] = (),
+    owners: Sequence[str] = (),
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> AssetsDefinition:
     """Return every table of the model as an asset with one partition per database.
 
-    Foreign keys are the lineage.
+    `prefix` is as in DBSYNC_ASSET_PREFIX; `engines` are shown as the kinds of the assets.
     """
     partitions = StaticPartitionsDefinition(list(databases))
-    names = model.names
+    keys = asset_keys(model.names, prefix)
+    outputs = {name: _published(name) for name in keys}
+    shown = {**tags, **table_metadata.kinds(engines)}
     return AssetsDefinition.from_graph(
-        _graph(model),
-        keys_by_output_name={_published(name): asset_key(name) for name in names},
-        internal_asset_deps={
-            _published(name): {asset_key(parent) for parent in model.parents(name)}
-            for name in names
-        },
+        _graph(keys, databases),
+        keys_by_output_name={outputs[name]: key for name, key in keys.items()},
+        internal_asset_deps={output: set() for output in outputs.values()},
         descriptions_by_output_name={
-            _published(name): _description(model.table(name).sa) for name in names
+            output: table_metadata.description(model.table(name).sa)
+            for name, output in outputs.items()
         },
         metadata_by_output_name={
-            _published(name): {
-                "dagster/table_name": name,
-                "dagster/column_schema": _columns(model.table(name).sa),
-            }
-            for name in names
+            output: table_metadata.definition(model, name, keys) for name, output in outputs.items()
         },
+        owners_by_output_name={output: list(owners) for output in outputs.values()},
+        tags_by_output_name={output: shown for output in outputs.values()},
         group_name="tables",
         partitions_def=partitions,
-        check_specs=[_check(name, partitions) for name in names],
+        check_specs=[_check(key, partitions) for key in keys.values()],
         can_subset=True,
     )
 
 
-def _graph(model: Model) -> GraphDefinition:
-    names = model.names
-    copies = {name: _copy_op(name, place) for place, name in enumerate(names)}
+def _graph(keys: Keys, databases: Sequence[str]) -> GraphDefinition:
+    copies = {name: _copy_op(name, place) for place, name in enumerate(keys)}
     ready: dict[str, dict[str, Any]] = {
         copy.name: {"ready": DependencyDefinition("ensure_schema", _ready(name))}
         for name, copy in copies.items()
@@ -110,27 +117,32 @@ def _graph(model: Model) -> GraphDefinition:
     )
     return GraphDefinition(
         name="sync",
-        node_defs=[_ensure_schema_op(names), *copies.values(), _publish_op(names)],
+        node_defs=[_ensure_schema_op(keys, databases), *copies.values(), _publish_op(keys)],
         dependencies={**ready, "publish": {"copied": copied}},
         output_mappings=[
             OutputMapping(
                 graph_output_name=output, mapped_node_name="publish", mapped_node_output_name=output
             )
-            for output in _outputs(names)
+            for output in _outputs(keys)
         ],
     )
 
 
-def _ensure_schema_op(names: Sequence[str]) -> OpDefinition:
-    @op(out={_ready(name): Out(Nothing, is_required=False) for name in names})
+def _ensure_schema_op(keys: Keys, databases: Sequence[str]) -> OpDefinition:
+    @op(
+        out={_ready(name): Out(Nothing, is_required=False) for name in keys},
+        required_resource_keys={SYNC, *databases},
+    )
     def ensure_schema(
-        context: OpExecutionContext, config: OverridesConfig, sync: Sync
+        context: OpExecutionContext, config: OverridesConfig
     ) -> Iterator[Output[None]]:
         """Lock the target, create its missing tables, refuse other differences, open the source's
         snapshot."""
-        tables = _selected(context, names)
+        tables = _selected(context, keys)
         with as_dagster_failure(context):
-            created = sync.open(context, tables, config).ensure_schema()
+            settings = settings_of(context.resources, databases)
+            work = getattr(context.resources, SYNC).open(context, settings, tables, config)
+            created = work.ensure_schema()
         for table in tables:
             yield Output(None, _ready(table), metadata={"created": table in created})
 
@@ -154,147 +166,82 @@ def _copy_op(table: str, place: int) -> OpDefinition:
     return copy
 
 
-def _publish_op(names: Sequence[str]) -> OpDefinition:
+def _publish_op(keys: Keys) -> OpDefinition:
     @op(
         ins={"copied": In(Nothing)},
-        out={output: Out(Nothing, is_required=False) for output in _outputs(names)},
+        out={output: Out(Nothing, is_required=False) for output in _outputs(keys)},
     )
     def publish(context: OpExecutionContext, sync: Sync) -> Iterator[Event]:
         """Apply all tables in one transaction, which commits once the target is proved equal to the
         source's snapshot."""
         if not context.selected_asset_keys:
-            yield from _compared(context, sync.diffs)
+            yield from _compared(context, keys, sync.diffs)
             return
         with as_dagster_failure(context):
             try:
                 published = sync.work.publish()
             except NotProved as error:
-                yield from _result(context, error.table, False, {"reason": error.cause})
+                yield from _result(
+                    context, keys.get(error.table or ""), False, {"reason": error.cause}
+                )
                 raise
         if sync.role == "standby":
             notify.heartbeat(load(), context.log.warning)
-        yield from _publish_events(context, published, sync.role, names)
+        yield from _publish_events(context, published, sync.role, keys)
 
     return publish
 
 
 def _publish_events(
-    context: OpExecutionContext, published: Publish, role: str, names: Sequence[str]
+    context: OpExecutionContext, published: Publish, role: str, keys: Keys
 ) -> Iterator[Event]:
-    common = publish_metadata(published, role)
-    # In the models' order: Dagster refuses an asset that comes before one that it depends on.
-    for table in names:
-        result = published.tables.get(table)
-        if result is None:
-            continue
-        if asset_key(table) in context.selected_asset_keys:
-            yield Output(
-                None, _published(table), metadata={**table_metadata(table, result), **common}
-            )
+    common = table_metadata.publish(published, role)
+    for table, result in published.tables.items():
+        key = keys[table]
+        if key in context.selected_asset_keys:
+            metadata = {**table_metadata.materialization(table, result), **common}
+            yield Output(None, _published(table), metadata=metadata)
         if role == "standby":  # the primary is compared with nothing
             proof = {"rows": result.rows, "publish_number": published.number}
-            yield from _result(context, table, True, {**proof, **_digest(result)})
+            yield from _result(context, key, True, {**proof, **table_metadata.digest(result)})
 
 
-def _compared(context: OpExecutionContext, diffs: Mapping[str, TableDiff]) -> Iterator[Event]:
+def _compared(
+    context: OpExecutionContext, keys: Keys, diffs: Mapping[str, TableDiff]
+) -> Iterator[Event]:
     for table, diff in diffs.items():
         changes = {"insert": diff.insert, "update": diff.update, "delete": diff.delete}
         equal = not any(changes.values())
-        yield from _result(context, table, equal, {"rows": diff.rows, **changes})
+        yield from _result(context, keys[table], equal, {"rows": diff.rows, **changes})
 
 
 def _result(
-    context: OpExecutionContext, table: str | None, equal: bool, metadata: dict[str, Any]
+    context: OpExecutionContext, key: AssetKey | None, equal: bool, metadata: dict[str, Any]
 ) -> Iterator[AssetCheckResult]:
-    """Yield the result of the table's check if the run selects it."""
-    key = asset_key(table) if table else None
+    """Yield the result of a table's check if the run selects it."""
     if key and AssetCheckKey(key, CHECK) in context.selected_asset_check_keys:
         yield AssetCheckResult(passed=equal, check_name=CHECK, asset_key=key, metadata=metadata)
 
 
-def table_metadata(table: str, result: TableResult) -> dict[str, Any]:
-    """Return the metadata of a table's materialization; Dagster plots the keys under `dagster/`."""
-    return {
-        "dagster/row_count": result.rows,
-        "dagster/partition_row_count": result.rows,
-        "dagster/table_name": table,
-        "inserted": result.inserted,
-        "updated": result.updated,
-        "deleted": result.deleted,
-        "bytes moved": result.bytes,
-        "seconds": round(result.seconds, 3),
-        **_digest(result),
-        **({"proof": result.proof} if result.proof else {}),
-    }
-
-
-def _digest(result: TableResult) -> dict[str, str]:
-    return {"digest": result.digest} if result.digest else {}
-
-
-def publish_metadata(published: Publish, role: str) -> dict[str, Any]:
-    """Return the metadata that all materializations of one publish share."""
-    return {
-        "role": role,
-        "source": published.source,
-        "target": published.target,
-        "partial": published.partial,
-        "source snapshot": MetadataValue.timestamp(published.snapshot_at),
-        **({"publish number": published.number} if published.number else {}),
-        **{f"seconds {phase}": round(seconds, 3) for phase, seconds in published.seconds.items()},
-    }
-
-
-def _selected(context: OpExecutionContext, names: Sequence[str]) -> list[str]:
+def _selected(context: OpExecutionContext, keys: Keys) -> list[str]:
     """Return the run's tables: those whose asset is selected or, if none is, whose check is."""
-    keys = context.selected_asset_keys or {
+    selected = context.selected_asset_keys or {
         check.asset_key for check in context.selected_asset_check_keys
     }
-    return [name for name in names if asset_key(name) in keys]
+    return [name for name, key in keys.items() if key in selected]
 
 
-def _check(table: str, partitions: PartitionsDefinition[str]) -> AssetCheckSpec:
+def _check(key: AssetKey, partitions: PartitionsDefinition[str]) -> AssetCheckSpec:
     with warnings.catch_warnings():
         # Without partitions a check would show one database's result for all of them.
         warnings.simplefilter("ignore", PreviewWarning)
         return AssetCheckSpec(
             CHECK,
-            asset=asset_key(table),
+            asset=key,
             description="Every row of the target equals the source's snapshot. A publish proves it "
             "by digests before it commits; a run of checks alone compares and changes nothing.",
             partitions_def=partitions,
         )
-
-
-def _description(table: sa.Table) -> str:
-    return (
-        table.comment
-        or f"Table {table.key}: one partition per database, each a past state of the primary."
-    )
-
-
-def _columns(table: sa.Table) -> TableSchema:
-    return TableSchema(
-        columns=[_column(column) for column in table.columns],
-        constraints=TableConstraints(
-            other=[f"primary key ({', '.join(column.name for column in table.primary_key)})"]
-        ),
-    )
-
-
-def _column(column: sa.Column[Any]) -> TableColumn:
-    references = [f"references {key.target_fullname}" for key in column.foreign_keys]
-    key = ["primary key"] if column.primary_key else []
-    constraints = TableColumnConstraints(
-        nullable=bool(column.nullable), unique=bool(column.unique), other=key + references
-    )
-    return TableColumn(
-        column.name, type=_type(column), description=column.comment, constraints=constraints
-    )
-
-
-def _type(column: sa.Column[Any]) -> str:
-    return repr(column.type)
 
 
 # Names of outputs must differ from names that Dagster reserves, hence the endings.
@@ -308,5 +255,6 @@ def _published(table: str) -> str:
     return f"{slug(table)}_published"
 
 
-def _outputs(names: Sequence[str]) -> list[str]:
-    return [*map(_published, names), *(f"{slug(name)}_{CHECK}" for name in names)]
+def _outputs(keys: Keys) -> list[str]:
+    checks = (f"{key.to_python_identifier()}_{CHECK}" for key in keys.values())
+    return [*map(_published, keys), *checks]

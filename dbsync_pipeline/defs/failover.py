@@ -21,7 +21,10 @@ from dagster import (
     DagsterRunStatus,
     DefaultSensorStatus,
     Failure,
+    GraphDefinition,
+    JobDefinition,
     MetadataValue,
+    OpDefinition,
     OpExecutionContext,
     Output,
     RunRequest,
@@ -29,20 +32,17 @@ from dagster import (
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
-    job,
     op,
     sensor,
 )
 
-from dbsync_pipeline.defs.assets import (
-    OverridesConfig,
-    publish_metadata,
-    table_metadata,
-)
+from dbsync_pipeline.defs import table_metadata
+from dbsync_pipeline.defs.assets import OverridesConfig
+from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.failures import as_dagster_failure
-from dbsync_pipeline.defs.keys import asset_key
+from dbsync_pipeline.defs.keys import asset_keys
 from dbsync_pipeline.defs.resources import OBSERVER
-from dbsync_pipeline.defs.run_tags import NOTE_TAG, SOURCE_TAG, TARGET_TAG
+from dbsync_pipeline.defs.run_tags import FAILOVER, NOTE_TAG, SOURCE_TAG, TARGET_TAG
 from dbsync_pipeline.defs.watcher import watch
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover.decide import decide_for
@@ -53,7 +53,9 @@ from dbsync_pipeline.mirror.failover.run import failover
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.sync.session import Session
-from dbsync_pipeline.settings import Settings, load
+from dbsync_pipeline.settings import Settings
+
+FAILOVER_JOB, FAILBACK_JOB, PRIMARY_BACK_JOB = FAILOVER
 
 MODE_TAG = "dbsync/failover"
 """`alert` on a run that only reports what a person should do."""
@@ -77,84 +79,94 @@ _LONGEST_PROBE = 20.0
 # The jobs -----------------------------------------------------------------------------------------
 
 
-@op
-def fail_over(context: OpExecutionContext) -> Output[None]:
-    """Probe again, bring the other standbys up to the newest, and promote it if the application
-    already writes there and a majority answers."""
-    act = context.run.tags.get(MODE_TAG) != "alert"
-    with as_dagster_failure(context), _watched(context) as watch_session:
-        settings = load()
-        report = failover(
-            settings,
-            load_model(settings.models, settings.revisions),
-            context.run_id,
-            act=act,
-            watch=watch_session,
-        )
-        _log_publishes(context, report.published)
-        if report.matters:
-            _log_note(context, report.note)
-        if report.failed or (report.matters and not act):
-            raise Failure(
-                description=report.note, metadata={REPORT: _json(report)}, allow_retries=False
+def jobs(names: Sequence[str]) -> list[JobDefinition]:
+    """Return the three jobs, each of one op that asks for the databases with these names."""
+    return [
+        _job(
+            FAILOVER_JOB,
+            "After an outage of the primary: bring the standbys up to the newest of them, and "
+            "promote it if the application already writes there.",
+            _fail_over_op(names),
+        ),
+        _job(
+            FAILBACK_JOB,
+            "Make the configured primary the primary again: sync it from the current one while "
+            "writes there are blocked, and start the next term.",
+            _fail_back_op(names),
+        ),
+        _job(
+            PRIMARY_BACK_JOB,
+            "Report that the configured primary answers again while another database is the "
+            "primary.",
+            _report_primary_back_op(names),
+        ),
+    ]
+
+
+def _job(name: str, description: str, op: OpDefinition) -> JobDefinition:
+    return GraphDefinition(name=name, node_defs=[op]).to_job(name=name, description=description)
+
+
+def _fail_over_op(names: Sequence[str]) -> OpDefinition:
+    @op(required_resource_keys=set(names))
+    def fail_over(context: OpExecutionContext) -> Output[None]:
+        """Probe again, bring the other standbys up to the newest, and promote it if the application
+        already writes there and a majority answers."""
+        act = context.run.tags.get(MODE_TAG) != "alert"
+        with as_dagster_failure(context), _watched(context) as watch_session:
+            settings = settings_of(context.resources, names)
+            report = failover(
+                settings,
+                load_model(settings.models, settings.revisions),
+                context.run_id,
+                act=act,
+                watch=watch_session,
             )
-    return Output(None, metadata={REPORT: _json(report), "note": report.note})
+            _log_publishes(context, report.published)
+            if report.matters:
+                _log_note(context, report.note)
+            if report.failed or (report.matters and not act):
+                raise Failure(
+                    description=report.note, metadata={REPORT: _json(report)}, allow_retries=False
+                )
+        return Output(None, metadata={REPORT: _json(report), "note": report.note})
+
+    return fail_over
 
 
-@op
-def fail_back(context: OpExecutionContext, config: OverridesConfig) -> Output[None]:
-    """Make the configured primary the primary again: sync it from the current one while writes
-    there are blocked."""
-    with as_dagster_failure(context), _watched(context) as watch_session:
-        settings = load()
-        done = failback(
-            settings,
-            load_model(settings.models, settings.revisions),
-            context.run_id,
-            policy=config.applied_to(settings.policy),
-            observe=OBSERVER.get(),
-            watch=watch_session,
-        )
-    _log_publishes(context, [done.publication])
-    _log_note(context, done.note)
-    return Output(None, metadata={REPORT: _json(done), "note": done.note})
+def _fail_back_op(names: Sequence[str]) -> OpDefinition:
+    @op(required_resource_keys=set(names))
+    def fail_back(context: OpExecutionContext, config: OverridesConfig) -> Output[None]:
+        """Make the configured primary the primary again: sync it from the current one while writes
+        there are blocked."""
+        with as_dagster_failure(context), _watched(context) as watch_session:
+            settings = settings_of(context.resources, names)
+            done = failback(
+                settings,
+                load_model(settings.models, settings.revisions),
+                context.run_id,
+                policy=config.applied_to(settings.policy),
+                observe=OBSERVER.get(),
+                watch=watch_session,
+            )
+        _log_publishes(context, [done.publication])
+        _log_note(context, done.note)
+        return Output(None, metadata={REPORT: _json(done), "note": done.note})
+
+    return fail_back
 
 
-@op
-def report_primary_back(context: OpExecutionContext) -> None:
-    """Report that the configured primary answers again, and why its writes are not used."""
-    with as_dagster_failure(context):
-        settings = load()
-        note = back_note(_probe(settings), settings)
-    if note:
-        _log_note(context, note)
+def _report_primary_back_op(names: Sequence[str]) -> OpDefinition:
+    @op(required_resource_keys=set(names))
+    def report_primary_back(context: OpExecutionContext) -> None:
+        """Report that the configured primary answers again, and why its writes are not used."""
+        with as_dagster_failure(context):
+            settings = settings_of(context.resources, names)
+            note = back_note(_probe(settings), settings)
+        if note:
+            _log_note(context, note)
 
-
-@job(
-    description="After an outage of the primary: bring the standbys up to the newest of them, "
-    "and promote it if the application already writes there.",
-)
-def failover_job() -> None:
-    """Run `fail_over`."""
-    fail_over()
-
-
-@job(
-    description="Make the configured primary the primary again: sync it from the current one "
-    "while writes there are blocked, and start the next term.",
-)
-def failback_job() -> None:
-    """Run `fail_back`."""
-    fail_back()
-
-
-@job(
-    description="Report that the configured primary answers again while another database is the "
-    "primary.",
-)
-def primary_back_job() -> None:
-    """Run `report_primary_back`."""
-    report_primary_back()
+    return report_primary_back
 
 
 @contextmanager
@@ -177,10 +189,14 @@ def _log_publishes(context: OpExecutionContext, published: Sequence[Publish]) ->
         context.run_id, {SOURCE_TAG: published[0].source, TARGET_TAG: targets}
     )
     for publish in published:
+        keys = asset_keys(publish.tables)
         for table, result in publish.tables.items():
-            metadata = {**table_metadata(table, result), **publish_metadata(publish, "standby")}
+            metadata = {
+                **table_metadata.materialization(table, result),
+                **table_metadata.publish(publish, "standby"),
+            }
             context.log_event(
-                AssetMaterialization(asset_key(table), metadata=metadata, partition=publish.target)
+                AssetMaterialization(keys[table], metadata=metadata, partition=publish.target)
             )
 
 
@@ -205,9 +221,11 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
 
     Both probe all databases every `failover_probe_seconds`.
     """
+    names = set(settings.names)
 
     @sensor(
-        job=failover_job,
+        job_name=FAILOVER_JOB,
+        required_resource_keys=names,
         name="failover",
         minimum_interval_seconds=settings.failover_probe_seconds,
         default_status=DefaultSensorStatus.RUNNING,
@@ -215,7 +233,7 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         "that one failed: three in all.",
     )
     def failover_sensor(context: SensorEvaluationContext) -> SensorResult:
-        settings = load()
+        settings = settings_of(context.resources, names)
         if settings.failover == "off":
             return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NO_OUTAGE)
         return outage(
@@ -227,7 +245,8 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         )
 
     @sensor(
-        job=primary_back_job,
+        job_name=PRIMARY_BACK_JOB,
+        required_resource_keys=names,
         name="primary_back",
         minimum_interval_seconds=settings.failover_probe_seconds,
         default_status=DefaultSensorStatus.RUNNING,
@@ -235,7 +254,7 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         "database is the primary.",
     )
     def primary_back_sensor(context: SensorEvaluationContext) -> SensorResult:
-        settings = load()
+        settings = settings_of(context.resources, names)
         return primary_back(_probe(settings), settings, context.cursor, datetime.now(UTC))
 
     return [failover_sensor, primary_back_sensor]
@@ -245,7 +264,7 @@ def _failed_attempts(instance: DagsterInstance, since: str) -> int:
     """Return how many runs of that outage failed. Runs that only report always fail and do not
     count."""
     failures = RunsFilter(
-        job_name=failover_job.name,
+        job_name=FAILOVER_JOB,
         tags={OUTAGE_TAG: since, MODE_TAG: "auto"},
         statuses=[DagsterRunStatus.FAILURE],
     )

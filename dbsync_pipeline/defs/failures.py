@@ -19,7 +19,7 @@ from dbsync_pipeline.errors import DbsyncError, OutcomeUnknown, Refused, Transie
 GUARDS = "guards"
 """The metadata of a failure that lists what each guard found."""
 
-UNKNOWN = "outcome unknown"
+UNKNOWN = "outcome_unknown"
 """The metadata of a failure after which the run may have published nevertheless."""
 
 

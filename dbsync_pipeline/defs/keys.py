@@ -1,10 +1,16 @@
-"""The names of the tables in Dagster: asset keys, and identifiers for ops and their outputs."""
+"""The names of the tables in Dagster: asset keys, and identifiers for ops and their outputs.
+
+The asset of the table `auth.users` has the key `auth/users`, after the parts of
+DBSYNC_ASSET_PREFIX: `dbsync/auth/users` if that is `dbsync`. A part that is not an identifier is
+replaced: see `slug`.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from dagster import AssetKey
@@ -13,25 +19,27 @@ from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.settings import load
 
 
-def slug(table: str) -> str:
-    """Return the table's name if it is an identifier, else its letters and digits and a hash."""
-    if re.fullmatch(r"[A-Za-z0-9_]+", table):
-        return table
-    readable = re.sub(r"[^A-Za-z0-9]+", "_", table).strip("_") or "table"
-    return f"{readable}_{hashlib.sha256(table.encode()).hexdigest()[:8]}"
+def slug(name: str) -> str:
+    """Return the name if it is an identifier, else its letters and digits and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_]+", name):
+        return name
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "table"
+    return f"{readable}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def asset_key(table: str) -> AssetKey:
-    """Return the key of the table's asset."""
-    return AssetKey([slug(table)])
+def asset_keys(tables: Iterable[str], prefix: str | None = None) -> dict[str, AssetKey]:
+    """Return the asset key of each table. `prefix` is as in DBSYNC_ASSET_PREFIX, the default."""
+    text = load().asset_prefix if prefix is None else prefix
+    start = [slug(part) for part in text.split("/") if part]
+    return {table: AssetKey([*start, *map(slug, table.split("."))]) for table in tables}
 
 
 def table_keys() -> frozenset[AssetKey]:
     """Return the asset keys of all tables of the configured models."""
     settings = load()
-    return _table_keys(settings.models, settings.revisions)
+    return _table_keys(settings.models, settings.revisions, settings.asset_prefix)
 
 
 @functools.cache
-def _table_keys(models: str, revisions: Path | None) -> frozenset[AssetKey]:
-    return frozenset(map(asset_key, load_model(models, revisions).names))
+def _table_keys(models: str, revisions: Path | None, prefix: str) -> frozenset[AssetKey]:
+    return frozenset(asset_keys(load_model(models, revisions).names, prefix).values())

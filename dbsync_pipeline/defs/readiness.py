@@ -22,15 +22,16 @@ from dagster import (
     AssetRecordsFilter,
     AssetsDefinition,
     DagsterInstance,
+    GraphDefinition,
     JobDefinition,
     MaterializeResult,
     MetadataValue,
+    OpDefinition,
     OpExecutionContext,
     PreviewWarning,
     StaticPartitionsDefinition,
     asset,
     in_process_executor,
-    job,
     op,
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
@@ -38,13 +39,14 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 )
 
 from dbsync_pipeline import notify
+from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.run_tags import STANDBY
 from dbsync_pipeline.mirror import ready
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.ready import Report
-from dbsync_pipeline.settings import Settings, load
+from dbsync_pipeline.settings import Settings
 
 KEY = AssetKey(list(STANDBY))
 REASONS = "reasons"
@@ -61,11 +63,17 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
             for name, text in ready.CHECKS.items()
         ]
 
-    @asset(key=KEY, partitions_def=partitions, check_specs=specs, group_name="standbys")
+    @asset(
+        key=KEY,
+        partitions_def=partitions,
+        check_specs=specs,
+        group_name="standbys",
+        required_resource_keys=set(names),
+    )
     def standby(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
         """Check whether the application could write to the database now. Copy nothing."""
         with as_dagster_failure(context):
-            reports = _survey(load())
+            reports = _survey(settings_of(context.resources, names))
         (report,) = (report for report in reports if report.name == context.partition_key)
         results = [
             AssetCheckResult(check_name=name, passed=passed, description=why)
@@ -76,42 +84,40 @@ def standby_asset(names: Sequence[str]) -> AssetsDefinition:
     return standby
 
 
-@op
-def check_standbys(context: OpExecutionContext) -> None:
-    """Check all databases, report on every partition, and send an alert of each change."""
-    settings = load()
-    with as_dagster_failure(context):
-        reports = _survey(settings)
-    for report in reports:
-        before = _last_reasons(context.instance, report.name)
-        context.log_event(
-            AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report))
-        )
-        # Dagster ignores a check of anything but the latest materialization.
-        target = _latest(context.instance, report.name)
-        for name, passed, why in _checks(report):
-            evaluation = AssetCheckEvaluation(
-                KEY, name, passed, {}, target, description=why, partition=report.name
+def _check_standbys_op(names: Sequence[str]) -> OpDefinition:
+    @op(required_resource_keys=set(names))
+    def check_standbys(context: OpExecutionContext) -> None:
+        """Check all databases, report on every partition, and send an alert of each change."""
+        with as_dagster_failure(context):
+            settings = settings_of(context.resources, names)
+            reports = _survey(settings)
+        for report in reports:
+            before = _last_reasons(context.instance, report.name)
+            context.log_event(
+                AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report))
             )
-            # `log_event` accepts evaluations; its annotation omits them.
-            context.log_event(evaluation)  # type: ignore[arg-type]
-        for title, body in news(report, before, settings.primary):
-            notify.send(settings, title, body, context.log.warning)
+            # Dagster ignores a check of anything but the latest materialization.
+            target = _latest(context.instance, report.name)
+            for name, passed, why in _checks(report):
+                evaluation = AssetCheckEvaluation(
+                    KEY, name, passed, {}, target, description=why, partition=report.name
+                )
+                # `log_event` accepts evaluations; its annotation omits them.
+                context.log_event(evaluation)  # type: ignore[arg-type]
+            for title, body in news(report, before, settings.primary):
+                notify.send(settings, title, body, context.log.warning)
+
+    return check_standbys
 
 
-def readiness_job() -> JobDefinition:
+def readiness_job(names: Sequence[str]) -> JobDefinition:
     """Return the job that checks all databases in one run; a schedule runs it every 15 minutes."""
-
-    @job(
+    return GraphDefinition(name="readiness", node_defs=[_check_standbys_op(names)]).to_job(
         name="readiness_job",
         executor_def=in_process_executor,
         description="Check of each standby whether it could take over now; send an alert of each "
         "change.",
     )
-    def readiness() -> None:
-        check_standbys()
-
-    return readiness
 
 
 def news(
@@ -211,14 +217,14 @@ def _metadata(report: Report) -> dict[str, Any]:
         REASONS: MetadataValue.json(dict(report.reasons)),
         **(
             {
-                "publish number": last.number,
-                "source snapshot": MetadataValue.timestamp(last.snapshot_at),
+                "publish_number": last.number,
+                "source_snapshot": MetadataValue.timestamp(last.snapshot_at),
             }
             if last
             else {}
         ),
         **(
-            {"age in hours": round(report.age_seconds / 3600, 2)}
+            {"age_hours": round(report.age_seconds / 3600, 2)}
             if report.age_seconds is not None
             else {}
         ),

@@ -3,7 +3,7 @@
 A run has one source snapshot and one target transaction, so its ops share one session, which only
 the in-process executor allows. The first op opens the session, not the resource's setup: Dagster
 sets up its resources a second time after a success. The source is the resource's only field; the
-first op reads the URLs from the settings, so no launchpad and no run shows one.
+databases are resources of their own (`connections.py`).
 
 What a person allows beyond the guards is the config of the first op: see `assets.OverridesConfig`.
 """
@@ -29,10 +29,14 @@ from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.model import load_model
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.policy import Overrides
-from dbsync_pipeline.settings import Settings, load
+from dbsync_pipeline.settings import Settings
 
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
 """Receives the session's progress; the command line sets it around a run in its own process."""
+
+
+SYNC = "sync"
+"""The key of the resource."""
 
 
 class Sync(ConfigurableResource[None]):
@@ -46,14 +50,19 @@ class Sync(ConfigurableResource[None]):
     _diffs: dict[str, TableDiff] = PrivateAttr(default_factory=dict)
 
     def open(
-        self, context: OpExecutionContext, tables: Sequence[str], overrides: Overrides
+        self,
+        context: OpExecutionContext,
+        settings: Settings,
+        tables: Sequence[str],
+        overrides: Overrides,
     ) -> Work:
         """Start the run's work on its partition's database; tag the run with source and target.
+
+        `settings` have the databases that the run's resources name.
 
         Raise SettingsError if the run names no database, an unknown one, or the same one twice.
         Raise Refused if the target is paused and no person launched the run.
         """
-        settings = load()
         name = target_name(context, settings)
         primary = term.primary(settings) if self.source in ("", name) else ""
         round_id = round_of(context.run)

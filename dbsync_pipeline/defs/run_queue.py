@@ -1,9 +1,9 @@
 """The queue of runs: Dagster's own, with each sync tagged by its target before it waits.
 
-`dagster.yaml` limits the runs per value of `dbsync/target`, so the syncs of one target run one after
-the other. A limit on Dagster's own `dagster/partition` would also throttle the partitioned jobs of
-other projects in the same deployment. Schedules and the command line set the tag themselves; a
-materialization from the pages has only its partition, and gets the tag here.
+`dagster.yaml` limits the runs per value of `dbsync/target`, so the syncs of one target run one
+after the other. A limit on Dagster's own `dagster/partition` would also throttle the partitioned
+jobs of other projects in the same deployment. Schedules and the command line set the tag
+themselves; a materialization from the pages has only its partition, and gets the tag here.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ _LAUNCHERS = {
 
 
 def is_sync(run: DagsterRun) -> bool:
-    """Return whether the run is one of this project's syncs: by its job, its tag, or the tables that
-    it selects. The name of the code location does not matter."""
+    """Return whether the run is one of this project's syncs: by its job, its tag, or the tables
+    that it selects. The name of the code location does not matter."""
     if run.job_name == JOB or TARGET_TAG in run.tags:
         return True
     # A materialization from the pages that ended before its first step has neither.
@@ -109,7 +109,8 @@ def target_of(run: DagsterRun) -> str | None:
 
 
 def round_of(run: DagsterRun) -> str:
-    """Return the round that the run belongs to: that of its request, tick or backfill, else the run itself.
+    """Return the round that the run belongs to: that of its request, tick or backfill, else the run
+    itself.
 
     An automatic retry stays in the round of its parent. A run that a person executes again does
     not, although it inherits the tags: it may be days later.

@@ -21,13 +21,14 @@ from dagster import (
 )
 from dagster._utils.schedules import is_valid_cron_schedule
 
+from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.run_tags import JOB, ROUND_TAG, TARGET_TAG, active_run
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
-from dbsync_pipeline.settings import Settings, load
+from dbsync_pipeline.settings import Settings
 
 DAILY = "0 2 * * *"
 READINESS = "*/15 * * * *"
@@ -75,6 +76,11 @@ def upkeep_schedules(
 def _schedule(
     name: str, cron: str, settings: Settings, status: DefaultScheduleStatus
 ) -> ScheduleDefinition:
+    names = settings.names
+
+    def run_requests(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+        yield from tick(context, settings_of(context.resources, names))
+
     return ScheduleDefinition(
         name=name,
         job_name=JOB,
@@ -82,17 +88,19 @@ def _schedule(
         execution_timezone=settings.timezone,
         default_status=status,
         description="One sync for each standby, from the database that is then the primary.",
-        execution_fn=tick,
+        execution_fn=run_requests,
+        required_resource_keys=set(names),
     )
 
 
-def tick(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+def tick(
+    context: ScheduleEvaluationContext, settings: Settings
+) -> Iterator[RunRequest | SkipReason]:
     """Request a run for each target that is due.
 
     The tick's log has the reason for each target that is skipped; if none is due, the reasons are
     the tick's own.
     """
-    settings = load()
     configured = databases(settings)
     primary = term.standing(configured, settings).primary
     active = {

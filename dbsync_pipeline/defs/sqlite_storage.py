@@ -5,8 +5,8 @@ which is most of the fixed cost of a run. These classes keep one engine per file
 method of each store that opens it; Dagster has no setting for that.
 
 They also do not wait for the disk at each commit (`synchronous=NORMAL`). In WAL mode the files stay
-consistent; after a power loss the last events may be missing. The ledgers, not these files, say what
-was published.
+consistent; after a power loss the last events may be missing. The ledgers, not these files, say
+what was published.
 """
 
 from __future__ import annotations

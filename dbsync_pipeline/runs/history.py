@@ -224,11 +224,11 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
         tables=dict(map(_table, materializations)),
         reason=reason(events),
         published=_published(run, metadata),
-        number=metadata.get("publish number"),
+        number=metadata.get("publish_number"),
         phases={
-            key.removeprefix("seconds "): value
+            key.removeprefix("seconds_"): value
             for key, value in metadata.items()
-            if key.startswith("seconds ")
+            if key.startswith("seconds_")
         },
         verdicts=_verdicts(events),
         allowed=overrides_of(run),
@@ -246,23 +246,24 @@ def _events(instance: DagsterInstance, run_id: str) -> list[DagsterEvent]:
 def _published(run: DagsterRun, metadata: Mapping[str, Any]) -> bool | None:
     """Return whether the run published; None if Dagster does not know."""
     if metadata:
-        return "publish number" in metadata
+        return "publish_number" in metadata
     return False if run.status == DagsterRunStatus.SUCCESS else None
 
 
 def _metadata(materialization: AssetMaterialization) -> dict[str, Any]:
-    return {key: value.value for key, value in materialization.metadata.items()}
+    # Former versions wrote blanks in the names.
+    return {key.replace(" ", "_"): value.value for key, value in materialization.metadata.items()}
 
 
 def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
     metadata = _metadata(materialization)
     name = str(metadata.get("dagster/table_name") or materialization.asset_key.to_user_string())
     keys = {
-        "rows": "dagster/row_count",
+        "rows": "dagster/partition_row_count",
         "inserted": "inserted",
         "updated": "updated",
         "deleted": "deleted",
-        "bytes": "bytes moved",
+        "bytes": "bytes_moved",
     }
     numbers = {field: int(str(metadata.get(key) or 0)) for field, key in keys.items()}
     return name, TableCounts(**numbers)

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from dbsync_pipeline import signals
 from dbsync_pipeline.defs.failover import REPORT
-from dbsync_pipeline.defs.keys import asset_key
+from dbsync_pipeline.defs.keys import asset_keys
 from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG, ROUND_TAG, TARGET_TAG
 from dbsync_pipeline.errors import SettingsError
@@ -98,7 +98,7 @@ def sync(
             instance,
             run_config=_run_config(request),
             tags=tags,
-            asset_selection=[asset_key(table) for table in request.tables],
+            asset_selection=list(asset_keys(request.tables).values()),
             raise_on_error=False,
         ) as result:
             return history.read_one(instance, result.run_id)

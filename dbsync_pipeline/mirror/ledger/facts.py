@@ -109,7 +109,7 @@ class Facts:
         lacking = [
             getattr(self._t, name).c[column] for name, column in self._lacking if column is not None
         ]
-        return [column for column in table.columns if not any(column is one for one in lacking)]
+        return [column for column in table.columns if not any(column is new for new in lacking)]
 
     @property
     def _lacking(self) -> Sequence[tuple[str, str | None]]:
