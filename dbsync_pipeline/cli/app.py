@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dbsync_pipeline import redact
-from dbsync_pipeline.cli import failover, migrate, rescue, serve, sync, tables
+from dbsync_pipeline.cli import doctor, failover, migrate, rescue, serve, sync, tables
 from dbsync_pipeline.cli.verb import fail, may_ask, verb
 from dbsync_pipeline.errors import DbsyncError, SettingsError
 
@@ -57,6 +57,7 @@ def build() -> typer.Typer:
     app.command()(verb(sync.status))
     app.command()(verb(sync.history))
     app.command()(verb(sync.verify))
+    app.command()(verb(doctor.doctor))
     app.command()(verb(rescue.undo))
     app.command()(verb(rescue.pause))
     app.command()(verb(rescue.resume))

@@ -185,7 +185,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
         counter.name for counter in dialect.counters(model.tables) if counter.next_is_taken
     )
     dialect.connection.rollback()
-    return Facts((), orphans, taken, tuple(_unwritable(dialect, model)), last, age, held)
+    return Facts((), orphans, taken, tuple(unwritable(dialect, model)), last, age, held)
 
 
 def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
@@ -219,7 +219,7 @@ def _orphan(key: sa.ForeignKeyConstraint) -> sa.Select[Any]:
 # A write that is rolled back -------------------------------------------------------------------------------------------
 
 
-def _unwritable(dialect: Dialect, model: Model) -> Iterator[str]:
+def unwritable(dialect: Dialect, model: Model) -> Iterator[str]:
     """Per table why no row can be written. Whoever holds a lock writes there himself, which shows that one can."""
     dialect.limit_lock_wait(_WAIT_SECONDS)
     for table in model.tables:

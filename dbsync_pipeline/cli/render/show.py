@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from dbsync_pipeline.cli.render import failover, rescue, status, sync, tables
+from dbsync_pipeline.cli.render import doctor, failover, rescue, status, sync, tables
 from dbsync_pipeline.cli.render.base import say
 from dbsync_pipeline.output.base import Result
 from dbsync_pipeline.output.serve import Server
@@ -30,6 +30,7 @@ for function in (
     rescue.rescued_rows,
     rescue.exported,
     rescue.merged,
+    doctor.diagnosis,
     failover.promoted,
     failover.rehearsed,
     failover.ended,
