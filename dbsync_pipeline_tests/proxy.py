@@ -34,6 +34,7 @@ class Connection:
         self._swallowing: set[str] = set()
         self._answering = threading.RLock()
         self._seen = {TO_SERVER: 0, TO_CLIENT: 0}
+        self._piece = 0
         self._tail = {TO_SERVER: b"", TO_CLIENT: b""}
         self.delay_seconds = {TO_SERVER: 0.0, TO_CLIENT: 0.0}
         for direction in self._open:
@@ -80,6 +81,8 @@ class Connection:
         reader, writer = ends if direction == TO_SERVER else ends[::-1]
         with contextlib.suppress(OSError):
             while data := self._received(reader, direction):
+                if direction == TO_SERVER:
+                    self._piece = self.proxy.next_piece()
                 self._forward(data, writer, direction)
             writer.shutdown(socket.SHUT_WR)
 
@@ -89,9 +92,8 @@ class Connection:
 
     def _forward(self, data: bytes, writer: socket.socket, direction: str) -> None:
         """Forward a piece, up to the first trigger in it, which fires; then the rest of it."""
-        trigger, length = self.proxy.next_trigger(
-            direction, self._seen[direction], self._tail[direction], data
-        )
+        place = Place(direction, self._seen[direction], self._tail[direction], self._piece)
+        trigger, length = self.proxy.next_trigger(place, data)
         if trigger is None:
             return self._send(data, writer, direction)
         with self._answering:  # no answer to what is sent here overtakes the action
@@ -118,24 +120,46 @@ _LONGEST = 100
 Action = Callable[[Connection], None]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a connection's stream is, in bytes of one direction, with the end of what was seen; `piece` counts those to the server."""
+
+    direction: str
+    seen: int
+    tail: bytes
+    piece: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The n-th piece that is sent to the server, by whichever connection: about one statement, or a part of a COPY."""
+
+    n: int
+
+
 @dataclass(eq=False)
 class Trigger:
     """What is done, and at which byte or text of a connection's stream in one direction."""
 
     direction: str
-    at: int | bytes
+    at: int | bytes | Piece
     action: Action
     before: bool
     fired: threading.Event = field(default_factory=threading.Event)
 
-    def found(self, seen: int, tail: bytes, data: bytes) -> int | None:
+    def found(self, place: Place, data: bytes) -> int | None:
         """How many bytes of `data` go through before the action; None if the trigger is not in `data`."""
-        if isinstance(self.at, int):
-            return self.at - seen if seen < self.at <= seen + len(data) else None
-        place = (tail + data).find(self.at, max(0, len(tail) - len(self.at) + 1))
-        if place < 0:
+        if self.direction != place.direction:
             return None
-        return max(0, place - len(tail)) if self.before else len(data)
+        if isinstance(self.at, Piece):
+            return (0 if self.before else len(data)) if self.at.n == place.piece else None
+        if isinstance(self.at, int):
+            return self.at - place.seen if 0 < self.at - place.seen <= len(data) else None
+        tail = place.tail
+        start = (tail + data).find(self.at, max(0, len(tail) - len(self.at) + 1))
+        if start < 0:
+            return None
+        return max(0, start - len(tail)) if self.before else len(data)
 
     def fire(self, connection: Connection) -> None:
         self.fired.set()
@@ -153,6 +177,7 @@ class Proxy:
         self._port = 0
         self._listener: socket.socket | None = None
         self.connections: list[Connection] = []
+        self.pieces = 0
         self.listen()
 
     @property
@@ -162,29 +187,32 @@ class Proxy:
             host="127.0.0.1", port=self._port, query=_without_host(self._server)
         )
 
-    def after(self, at: int | bytes, direction: str, action: Action) -> threading.Event:
-        """Act when so many bytes, or the piece that holds this text, have been forwarded."""
+    def after(self, at: int | bytes | Piece, direction: str, action: Action) -> threading.Event:
+        """Act when this number of bytes, the piece that holds this text, or that piece was forwarded."""
         return self._add(Trigger(direction, at, action, before=False))
 
-    def before(self, text: bytes, direction: str, action: Action) -> threading.Event:
-        """Act when this text has arrived at the proxy, before any of it is forwarded."""
-        return self._add(Trigger(direction, text, action, before=True))
+    def before(self, at: bytes | Piece, direction: str, action: Action) -> threading.Event:
+        """Act when this text or piece has arrived at the proxy, before any of it is forwarded."""
+        return self._add(Trigger(direction, at, action, before=True))
 
     def _add(self, trigger: Trigger) -> threading.Event:
         with self._lock:
             self._triggers.append(trigger)
         return trigger.fired
 
-    def next_trigger(
-        self, direction: str, seen: int, tail: bytes, data: bytes
-    ) -> tuple[Trigger | None, int]:
+    def next_piece(self) -> int:
+        """Count a piece that arrived for the server."""
+        with self._lock:
+            self.pieces += 1
+            return self.pieces
+
+    def next_trigger(self, place: Place, data: bytes) -> tuple[Trigger | None, int]:
         """The first trigger in `data`, which is used up, and how many bytes go before it."""
         with self._lock:
             found = [
                 (length, trigger)
                 for trigger in self._triggers
-                if trigger.direction == direction
-                and (length := trigger.found(seen, tail, data)) is not None
+                if (length := trigger.found(place, data)) is not None
             ]
             if not found:
                 return None, len(data)
