@@ -54,7 +54,7 @@ reference: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(call sync,--group docs)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "the pages are in site/; open site/index.html"
 
 ui: $(BASE)
