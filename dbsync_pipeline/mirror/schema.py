@@ -97,9 +97,12 @@ def recreate(database: Database, model: Model) -> list[str]:
     """Drop the models' tables and the ledger and create them again; return the tables' names.
 
     All rows are lost. Dropping the tables, dropping the ledger and creating both are transactions
-    of their own; a call that was interrupted is completed by a second one.
+    of their own; a call that was interrupted is completed by a second one. Raise StructureError,
+    with nothing changed, if a view has the name of a table; DatabaseError if something that is not
+    in the models depends on a table.
     """
     with database.connect(create=True) as dialect:
+        _require_no_views(dialect, model)
         with (
             _rules_kept(model),
             outcome.transaction(
@@ -113,6 +116,25 @@ def recreate(database: Database, model: Model) -> list[str]:
         Ledger(dialect).drop()
     ensure(database, model)
     return list(model.names)
+
+
+def _require_no_views(dialect: Dialect, model: Model) -> None:
+    with dialect.doing("read the structure"):
+        inspector = sa.inspect(dialect.connection)
+        views = {
+            schema: set(inspector.get_view_names(schema))
+            for schema in {table.sa.schema for table in model.tables}
+        }
+    dialect.connection.rollback()
+    for table in model.tables:
+        if table.sa.name in views[table.sa.schema]:
+            raise StructureError(
+                "a view has the name of this table, and views are not dropped",
+                operation="recreate tables",
+                database=dialect.name,
+                table=table.name,
+                remedy=f"keep its definition, `DROP VIEW {table.name}`, and run the command again",
+            )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ GRANT = "grant it; docs/security.md lists what a role needs"
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _NO_RIGHT = "42501"
 _DISK_FULL = "53100"
+_DEPENDED_ON = "2BP01"
 _ENDED = ("57P", "08", "40")
 
 
@@ -46,6 +47,14 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
             operation=operation,
             database=name,
             remedy=GRANT,
+        )
+    if code == _DEPENDED_ON:
+        dependents = getattr(getattr(original, "diag", None), "message_detail", None) or ""
+        return DatabaseError(
+            f"{message}: {'; '.join(dependents.splitlines())}",
+            operation=operation,
+            database=name,
+            remedy="drop what depends on it first, and create it again afterwards",
         )
     return DatabaseError(
         f"{message} (SQLSTATE {code})" if code else message,
