@@ -745,6 +745,7 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(
     ]
     (tmp_path / "a_file").touch()
     assert "cannot be written to" in dbsync("rescue", "export", run, str(tmp_path / "a_file")).err
+    assert "the name of the folder is empty" in dbsync("rescue", "export", run, "").err
     assert dbsync("undo", run, "--json").json["error"]["remedy"] == f"dbsync undo {run} --yes"
     undone = dbsync("undo", run, "--yes", "--json")
     assert undone.status == 0 and content(places.named("linux")) == before
@@ -797,6 +798,9 @@ def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
     assert "(1 row changed, " in dbsync("sync", "--target", "linux", "--overwrite").out
     run = dbsync("history", "--json", "--limit", "1").json[0]["run_id"]
     assert "(1 row); this needs confirmation" in dbsync("undo", run).err
+    first = dbsync("history", "--json").json[-1]["run_id"]
+    refused = dbsync("undo", first).err
+    assert "other publishes stand on top" in refused and "confirmation" not in refused
     assert "(1 row restored)" in dbsync("undo", run, "--yes").out
 
 

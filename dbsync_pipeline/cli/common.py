@@ -33,12 +33,18 @@ def names(settings: Settings, only: str | None) -> tuple[str, ...]:
     return (settings.database(only).name,) if only else settings.names
 
 
+def chosen(settings: Settings, only: str | None) -> list[Database]:
+    """Return the named database, or all. Raise SettingsError if the name is unknown."""
+    from dbsync_pipeline.mirror.database import database
+
+    return [database(settings, name) for name in names(settings, only)]
+
+
 def find_publish(settings: Settings, run: str, only: str | None) -> tuple[Database, Publish]:
     """Return the database that received the publish of a run, and the publish."""
-    from dbsync_pipeline.mirror.database import database
     from dbsync_pipeline.mirror.rescue.read import find
 
-    return find([database(settings, name) for name in names(settings, only)], run)
+    return find(chosen(settings, only), run, settings.answer_seconds)
 
 
 def confirm(question: str, remedy: str, operation: str, preview: Result | None = None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbsync_pipeline.cli.common import configured, confirm, names
+from dbsync_pipeline.cli.common import chosen, configured, confirm, names
 from dbsync_pipeline.cli.options import AsJson, OnlyDatabase, Yes
 from dbsync_pipeline.cli.verb import verb
 from dbsync_pipeline.errors import SettingsError
@@ -69,7 +70,7 @@ def apply(
     from_start: FromStart = False,
 ) -> Migrated:
     """Apply the revisions that each database lacks, the primary first."""
-    from dbsync_pipeline.mirror.fanout import one_by_one
+    from dbsync_pipeline.mirror.fanout import ask
     from dbsync_pipeline.mirror.migrate import revisions
     from dbsync_pipeline.mirror.migrate.apply import migrate_each
 
@@ -80,8 +81,7 @@ def apply(
     settings, model = configured()
     places = _primary_first(settings, only)
     how: How | None = "as-applied" if as_applied else "from-start" if from_start else None
-    by_name = {place.name: place for place in places}
-    lacking = one_by_one(tuple(by_name), lambda name: revisions.lacking(by_name[name], model))
+    lacking = ask(places, lambda place: revisions.lacking(place, model), settings.answer_seconds)
     if not yes and any(lacking.good.values()):
         again = [f"--database {only}" * bool(only), f"--{how}" if how else ""]
         what = "revisions are recorded and not run" if as_applied else "tables are altered"
@@ -168,12 +168,11 @@ def list_revisions() -> Revisions:
 
     The exit status is 0 if none lacks any.
     """
-    from dbsync_pipeline.mirror.database import database
-    from dbsync_pipeline.mirror.fanout import one_by_one
+    from dbsync_pipeline.mirror.fanout import ask
     from dbsync_pipeline.mirror.migrate import revisions
 
     settings, model = configured()
-    return Revisions(
-        revisions.line(model),
-        one_by_one(settings.names, lambda name: revisions.lacking(database(settings, name), model)),
+    lacking: PerDatabase[Sequence[Revision]] = ask(
+        chosen(settings, None), lambda one: revisions.lacking(one, model), settings.answer_seconds
     )
+    return Revisions(revisions.line(model), lacking)

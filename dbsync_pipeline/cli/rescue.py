@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dbsync_pipeline.cli.common import configured, confirm, find_publish, names
+from dbsync_pipeline.cli.common import chosen, configured, confirm, find_publish
 from dbsync_pipeline.cli.options import OnlyDatabase, Run, Target, Yes
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.output.rescue import (
@@ -34,11 +34,13 @@ def undo(
     only: OnlyDatabase = None,
 ) -> Undone:
     """Restore a target to what it was before a run, and pause it until `dbsync resume TARGET`."""
+    from dbsync_pipeline.mirror.rescue.undo import require_undoable
     from dbsync_pipeline.mirror.rescue.undo import undo as undo_publish
 
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
     if not yes:
+        require_undoable(target, model, publish.run_id, overwrite=overwrite)
         again = ["dbsync undo", run, f"--database {only}" * bool(only), "--overwrite" * overwrite]
         confirm(
             f"{target.name} goes back to its state before run {publish.run_id}"
@@ -86,14 +88,11 @@ def resume(name: Target) -> Resumed:
 
 def list_runs(only: OnlyDatabase = None) -> RescuedRuns:
     """List the runs whose deleted or replaced rows are still kept, newest first."""
-    from dbsync_pipeline.mirror.database import database
-    from dbsync_pipeline.mirror.fanout import one_by_one
+    from dbsync_pipeline.mirror.fanout import ask
     from dbsync_pipeline.mirror.rescue.read import kept
 
     settings, _ = configured()
-    return RescuedRuns(
-        one_by_one(names(settings, only), lambda name: kept(database(settings, name)))
-    )
+    return RescuedRuns(ask(chosen(settings, only), kept, settings.answer_seconds))
 
 
 def show(run: Run, only: OnlyDatabase = None) -> RescuedRows:
@@ -107,7 +106,7 @@ def show(run: Run, only: OnlyDatabase = None) -> RescuedRows:
 
 def export(
     run: Run,
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder without such files.")],
     only: OnlyDatabase = None,
 ) -> Exported:
     """Write the rows that a run deleted or replaced to Parquet files, one per table."""
@@ -116,7 +115,7 @@ def export(
     settings, model = configured()
     target, publish = find_publish(settings, run, only)
     try:
-        files = export_rows(target, model, publish.run_id, folder)
+        files = export_rows(target, model, publish.run_id, _folder(folder))
     except OSError as error:
         raise SettingsError(
             f"the files cannot be written to {folder}: {error.strerror or type(error).__name__}",
@@ -124,6 +123,16 @@ def export(
             remedy="name a folder that can be created and written to",
         ) from None
     return Exported(publish.run_id, files)
+
+
+def _folder(name: str) -> Path:
+    if not name.strip():
+        raise SettingsError(
+            "the name of the folder is empty",
+            operation="export rescued rows",
+            remedy="name a folder; `.` is the working folder",
+        )
+    return Path(name)
 
 
 def merge(run: Run, only: OnlyDatabase = None) -> Merged:

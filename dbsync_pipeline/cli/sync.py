@@ -117,8 +117,8 @@ def _plan(
     from dbsync_pipeline.mirror.sync.session import Session
 
     with Session(
-        database(settings, request.source),
-        database(settings, target),
+        database(settings, request.source).at_once,
+        database(settings, target).at_once,
         model,
         request.tables,
         run_id="plan",
@@ -139,12 +139,12 @@ def verify(options: CompareOptions) -> Verified:
 
     settings, model = configured()
     request = options.resolve(settings, model)
-    source = database(settings, request.source)
+    source = database(settings, request.source).at_once
     return Verified(
         request.source,
         one_by_one(
             request.targets,
-            lambda name: compare(source, database(settings, name), model, request.tables),
+            lambda name: compare(source, database(settings, name).at_once, model, request.tables),
         ),
     )
 

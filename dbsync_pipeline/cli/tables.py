@@ -6,25 +6,24 @@ from typing import Annotated
 
 import typer
 
-from dbsync_pipeline.cli.common import configured, names
+from dbsync_pipeline.cli.common import chosen, configured
 from dbsync_pipeline.cli.options import OnlyDatabase
 from dbsync_pipeline.cli.verb import may_ask
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.output.tables import Checked, Created, Recreated
 
+_CHECK_SECONDS = 120.0
+"""How long a database may take to describe all its tables."""
+
 
 def create(only: OnlyDatabase = None) -> Created:
     """Create the tables that are missing, on every database that answers."""
     from dbsync_pipeline.mirror import schema
-    from dbsync_pipeline.mirror.database import database
     from dbsync_pipeline.mirror.fanout import one_by_one
 
     settings, model = configured()
-    return Created(
-        one_by_one(
-            names(settings, only), lambda name: schema.ensure(database(settings, name), model)
-        )
-    )
+    databases = {database.name: database.at_once for database in chosen(settings, only)}
+    return Created(one_by_one(tuple(databases), lambda name: schema.ensure(databases[name], model)))
 
 
 def check(only: OnlyDatabase = None) -> Checked:
@@ -33,15 +32,11 @@ def check(only: OnlyDatabase = None) -> Checked:
     The exit status is 0 if all are equal in structure.
     """
     from dbsync_pipeline.mirror import schema
-    from dbsync_pipeline.mirror.database import database
-    from dbsync_pipeline.mirror.fanout import one_by_one
+    from dbsync_pipeline.mirror.fanout import ask
 
     settings, model = configured()
-    return Checked(
-        one_by_one(
-            names(settings, only), lambda name: schema.check(database(settings, name), model)
-        )
-    )
+    databases = chosen(settings, only)
+    return Checked(ask(databases, lambda one: schema.check(one, model), _CHECK_SECONDS))
 
 
 def recreate(

@@ -23,7 +23,7 @@ from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.export import export
 from dbsync_pipeline.mirror.rescue.merge import merge
 from dbsync_pipeline.mirror.rescue.read import find, rescued_rows
-from dbsync_pipeline.mirror.rescue.undo import undo
+from dbsync_pipeline.mirror.rescue.undo import require_undoable, undo
 from dbsync_pipeline.output.rescue import RescuedRows, rows_json
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import NewDatabase
@@ -188,6 +188,9 @@ def test_an_undo_is_refused_when_the_target_was_written_to_since(twins: Pair) ->
     second = sync(source, target)
     execute(target, users.update().where(users.c.id == 900).values(name="since"))
     with pytest.raises(Refused, match="has local writes since"):
+        require_undoable(target, MODEL, second.run_id)
+    require_undoable(target, MODEL, second.run_id, overwrite=True)
+    with pytest.raises(Refused, match="has local writes since"):
         undo_run(target, second)
 
 
@@ -263,6 +266,10 @@ def test_rescued_rows_are_shown_exported_and_merged(pair: Pair, tmp_path: Path) 
     assert "precious ñ" in {row["name"] for row in rows["users"]}
     files = export(target, MODEL, run.run_id, tmp_path / "rescued")
     assert sorted(file.name for file in files) == ["chats.parquet", "users.parquet"]
+    first = {file: file.read_bytes() for file in (tmp_path / "rescued").iterdir()}
+    with pytest.raises(SettingsError, match=r"already has \w+.parquet, \w+.parquet"):
+        export(target, MODEL, run.run_id, tmp_path / "rescued")
+    assert {file: file.read_bytes() for file in (tmp_path / "rescued").iterdir()} == first
     assert set(pq.read_table(tmp_path / "rescued" / "users.parquet")["name"].to_pylist()) == {
         "precious ñ",
         "replaced",

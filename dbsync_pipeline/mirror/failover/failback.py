@@ -93,9 +93,10 @@ def failback(
     with former.connect(f"dbsync run {run_id}") as fence:
         # before the source's snapshot: what writers committed is in it, and later ones wait
         fence.begin(model.tables, wait_seconds=settings.lock_seconds)
+        # no waiting for a server that starts: writers are blocked meanwhile
         session = Session(
-            former,
-            target,
+            former.at_once,
+            target.at_once,
             model,
             run_id=run_id,
             settings=settings,
@@ -159,7 +160,7 @@ def _become_standby(fence: Dialect, primary: Database, publish: Publish, new: Te
     Without that record everything written there since its own last publish would count as local writes from now on.
     """
     ledger = Ledger(fence)
-    with primary.connect() as dialect:
+    with primary.at_once.connect() as dialect:
         source = Ledger(dialect)
         identity = source.identity()
         for name in publish.tables:

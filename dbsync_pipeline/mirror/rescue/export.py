@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import decimal
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 from dbsync_pipeline import extras
 from dbsync_pipeline.dialects.table import Column, Kind, Table
+from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.read import as_text, batches
@@ -21,16 +23,32 @@ if TYPE_CHECKING:
 
 
 def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
-    """Write the before-images of a run, one file per table; return the files. Files of those names are overwritten.
+    """Write the before-images of a run, one file per table; return the files. Overwrites no file.
 
     A file is called `<table>.parquet`, with characters that are special in URLs as %XX. A column is text if its type, or one of its values,
-    has no exact form in Parquet: JSON, a decimal NaN, an infinite moment.
+    has no exact form in Parquet: JSON, a decimal NaN, an infinite moment. The files appear when all of them are complete. Raise
+    SettingsError if the folder has a file of such a name, for example from an earlier export.
     """
     extras.require("parquet", "pyarrow", operation="export rescued rows")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dbsync-", dir=folder) as unfinished:
+        written = _write(target, model, run_id, Path(unfinished))
+        files = [folder / path.name for path in written]
+        if existing := [path.name for path in files if path.exists()]:
+            raise SettingsError(
+                f"{folder} already has {', '.join(existing)}",
+                operation="export rescued rows",
+                remedy="name another folder, or remove the files",
+            )
+        for path, file in zip(written, files, strict=True):
+            path.rename(file)
+    return files
+
+
+def _write(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths: dict[str, Path] = {}
     with contextlib.ExitStack() as open_files:
         writers: dict[str, Any] = {}

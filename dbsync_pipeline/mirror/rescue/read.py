@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import decimal
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.errors import SettingsError, Unavailable
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, Rescued
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.tables import DELETED, INSERTED, REPLACED, as_stored, clause
@@ -44,21 +44,27 @@ class BeforeImages:
         return self.query.selected_columns["dbsync_change"]
 
 
-def find(databases: Iterable[Database], run: str) -> tuple[Database, Publish]:
+def find(databases: Sequence[Database], run: str, seconds: float = 15) -> tuple[Database, Publish]:
     """Return the database that received the publish of this run, given by the beginning of its id, and the publish.
 
-    Raise SettingsError if no database that answers has such a run, if more than one run begins so, or if the run published to several of
+    All databases are asked at the same time, each within `seconds`. Raise SettingsError if no database that answers has such a run, if more than one run begins so, or if the run published to several of
     these databases.
     """
-    found: list[tuple[Database, Publish]] = []
-    for database in databases:
-        with contextlib.suppress(Unavailable), database.connect() as dialect:
-            ledger = Ledger(dialect)
-            entries = ledger.beginning(run) if ledger.exists() else []
-            found += [(database, entry) for entry in entries]
+    replies = ask(databases, lambda database: _beginning(database, run), seconds)
+    for error in replies.failed.values():
+        if not isinstance(error, Unavailable):
+            raise error
+    found = [
+        (database, entry) for database in databases for entry in replies.good.get(database.name, ())
+    ]
     if len(found) != 1:
         raise _not_one(run, found)
     return found[0]
+
+
+def _beginning(database: Database, run: str) -> list[Publish]:
+    with database.connect() as dialect:
+        return Ledger(dialect).beginning(run)
 
 
 def _not_one(run: str, found: list[tuple[Database, Publish]]) -> SettingsError:

@@ -76,6 +76,19 @@ def undo(
     return publish
 
 
+def require_undoable(
+    target: Database, model: Model, run_id: str, *, overwrite: bool = False
+) -> None:
+    """Raise what `undo` would raise for this run now, before anybody is asked to confirm it.
+
+    Reads every row of the tables that the run published, in one snapshot; locks and changes nothing.
+    """
+    with target.connect() as dialect:
+        schema.require(dialect, model)
+        dialect.snapshot()
+        _require_undoable(dialect, model, run_id, overwrite)
+
+
 def _require_undoable(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> _Undoable:
     """Return the publish of that run; raise if it cannot be undone."""
     ledger = Ledger(dialect)
