@@ -28,7 +28,7 @@ from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.failover.decide import decide
 from dbsync_pipeline.mirror.failover.failback import Failback, back_note, failback
-from dbsync_pipeline.mirror.failover.observe import Observation, observe, probe
+from dbsync_pipeline.mirror.failover.observe import Observation, observe, probe, probe_known
 from dbsync_pipeline.mirror.failover.outage import Outage, count_probe, is_due
 from dbsync_pipeline.mirror.failover.promote import consequences, promote
 from dbsync_pipeline.mirror.failover.run import Report, failover
@@ -255,6 +255,24 @@ def test_a_slow_primary_is_silent_to_the_sensor_and_answers_the_job(
         assert [one.answers for one in probed] == [False, True, True]
         assert failover(hasty, MODEL, "r", patience=60).note == "windows answers"
         assert three.terms()["linux"] is None
+
+
+def test_standbys_are_not_probed_while_the_known_primary_answers(files: Three) -> None:
+    def probed(known: str) -> list[str]:
+        among = databases(files.settings)
+        return [one.name for one in probe_known(among, files.settings, 10, known)]
+
+    assert probed("windows") == ["windows"]
+    files.silent = {"windows"}
+    assert probed("windows") == ["windows", "linux", "azure"]
+    promote(files.settings, "linux")
+    files.silent = set()
+    assert probed("linux") == ["windows", "linux"]
+    assert back_note(
+        probe_known(databases(files.settings), files.settings, 10, "linux"), files.settings
+    )
+    term.give(Term(1, "linux"), [files.windows], 10)
+    assert probed("windows") == ["windows", "linux", "azure"], "windows knows that it was replaced"
 
 
 # Promotion --------------------------------------------------------------------------------------------------------------

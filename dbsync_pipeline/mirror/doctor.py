@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError
-from dbsync_pipeline.mirror import ready, schema
+from dbsync_pipeline.mirror import schema, trial
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
@@ -130,10 +130,11 @@ def _write(dialect: Dialect, model: Model) -> None:
     ledger = Ledger(dialect)
     if ledger.exists():
         ledger.note(_FACT, "checked")
+    counters = dialect.counters(model.tables)
     dialect.connection.rollback()
-    if unwritable := tuple(ready.unwritable(dialect, model)):
+    if refused := tuple(trial.refusals(dialect, model, counters)):
         raise DatabaseError(
-            "; ".join(unwritable),
+            "; ".join(refused),
             database=dialect.name,
             remedy="docs/security.md lists the rights of a standby's role",
         )

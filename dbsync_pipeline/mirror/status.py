@@ -1,4 +1,4 @@
-"""How each database stands now: reachable, how large, what it last received, and how far it is from the primary."""
+"""The status of each database: whether it answers, its size, what it last received, and how far it is from the primary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dbsync_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class LastPublish:
-    """The newest publish that a standby received; `age_seconds` counts from the moment of the source's state that it holds."""
+    """The last publish that a standby received; `age_seconds` counts from the source's snapshot."""
 
     number: int
     run_id: str
@@ -34,11 +34,12 @@ class LastPublish:
 
 @dataclass(frozen=True)
 class DatabaseStatus:
-    """One database. `behind` has the rows of each table that a sync from the primary would insert, update or delete.
+    """One database. The names of the fields are those of the JSON. What could not be read is None, and `reason` says why.
 
-    `ready` says of a standby whether the application could write there now, and `not_ready` by check why not; a check may also say that
-    a ready standby is old. `term` is the highest that the database took. `lacks` says of the primary which state each standby holds that it
-    does not know: it was restored from a backup. What could not be found out is None, with the reason in `reason`.
+    `behind` has by table the rows that a sync from the primary would insert, update or delete. `ready` says whether the application could
+    write to a standby now; `not_ready` has a reason for each check that fails. `held` is why it is paused. `term` is the highest term
+    that it recorded. `lacks` has, for the primary, the states that standbys hold and it does not know: it was restored from a backup.
+    `size_mb` is in 1,000,000 bytes.
     """
 
     name: str
@@ -60,19 +61,19 @@ class DatabaseStatus:
 
 
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
-    """The status of every configured database, in their order; all are asked at the same time, and none is changed."""
+    """Return the status of every configured database, in their order. All are read at the same time, and no row is changed."""
     known = [database.at_once for database in databases(settings)]
     standing = term.standing(known, settings)
     with ThreadPoolExecutor(len(known), thread_name_prefix="dbsync-status") as pool:
-        found = list(pool.map(lambda one: _alone(one, standing, settings, model), known))
-        primary = next((one for one in found if one.role == "primary"), None)
+        statuses = list(pool.map(lambda one: _by_itself(one, standing, settings, model), known))
+        primary = next((one for one in statuses if one.role == "primary"), None)
         if primary is None or not primary.available:
-            return found
+            return statuses
         source = next(one for one in known if one.name == primary.name)
         compared = list(
             pool.map(
-                lambda one, database: _compared(one, database, source, settings, model),
-                found,
+                lambda status, database: _compared(status, database, source, settings, model),
+                statuses,
                 known,
             )
         )
@@ -80,83 +81,73 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
     return [replace(one, lacks=lacks) if one.name == source.name else one for one, _ in compared]
 
 
-def _alone(
+def _by_itself(
     database: Database, standing: term.Standing, settings: Settings, model: Model
 ) -> DatabaseStatus:
-    role, taken = (
-        "primary" if database.name == standing.primary else "standby",
-        standing.taken.get(database.name),
-    )
+    """The status of a database without a comparison with the primary."""
+    name = database.name
+    role = "primary" if name == standing.primary else "standby"
+    recorded = standing.taken.get(name)
     result = DatabaseStatus(
-        database.name, database.engine_name, role, available=False, term=taken.n if taken else None
+        name, database.engine_name, role, available=False, term=recorded.n if recorded else None
     )
     started = time.monotonic()
     try:
         with database.connect() as dialect:
-            result = replace(
-                result, available=True, latency_ms=round((time.monotonic() - started) * 1000, 1)
-            )
+            latency = round((time.monotonic() - started) * 1000, 1)
+            result = replace(result, available=True, latency_ms=latency)
             equal = False
             if role == "standby":
-                facts = ready.read(dialect, model)
+                facts = replace(ready.read(dialect, model), same_as=standing.duplicates.get(name))
                 result, equal = _judged(result, facts, settings), not facts.structure
             if not equal:
                 require(dialect, model)
             dialect.snapshot()
-            size, rows = (
-                dialect.size_bytes(),
-                {table.name: dialect.rows(table) for table in model.tables},
-            )
-            return replace(result, size_mb=round(size / 1e6, 2), rows=rows)
+            rows = {table.name: dialect.rows(table) for table in model.tables}
+            return replace(result, size_mb=round(dialect.size_bytes() / 1e6, 2), rows=rows)
     except DbsyncError as error:
         if role == "primary":
             return replace(result, reason=str(error))
-        return replace(
-            result,
-            reason=str(error),
-            ready=False,
-            not_ready=result.not_ready or {ready.REACHABLE: error.cause},
-        )
+        not_ready = result.not_ready or {ready.REACHABLE: error.cause}
+        return replace(result, reason=str(error), ready=False, not_ready=not_ready)
 
 
 def _judged(result: DatabaseStatus, facts: ready.Facts, settings: Settings) -> DatabaseStatus:
     verdict = ready.judge(facts, settings.max_age_seconds)
-    last = (
-        None
-        if facts.last is None or facts.age_seconds is None
-        else _last(facts.last, facts.age_seconds)
-    )
+    last = None
+    if facts.last is not None and facts.age_seconds is not None:
+        last = _last(facts.last, facts.age_seconds)
     return replace(
         result, last_publish=last, held=facts.held, ready=verdict.ready, not_ready=verdict.reasons
     )
 
 
-def _last(last: Publish, age: float) -> LastPublish:
+def _last(last: Publish, age_seconds: float) -> LastPublish:
     return LastPublish(
         last.number,
         last.run_id,
         last.source,
         last.published_at,
-        round(age, 1),
+        round(age_seconds, 1),
         last.partial,
         last.numbered,
     )
 
 
 def _compared(
-    one: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model
+    status: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model
 ) -> tuple[DatabaseStatus, int | None]:
-    """The status of a standby beside the primary, and the number of its state where the primary does not know it and differs."""
-    if one.name == source.name or one.reason is not None:
-        return one, None
+    """The status of a standby compared with the primary, and its state if the primary does not know it and differs."""
+    if status.name == source.name or status.reason is not None:
+        return status, None
     try:
         with Session(source, database, model, run_id="status", settings=settings) as session:
             plan, _ = session.plan()
     except DbsyncError as error:
-        return replace(one, reason=str(error)), None
+        return replace(status, reason=str(error)), None
     behind = {
         name: table.insert + table.update + table.delete
         for name, table in plan.tables.items()
         if not table.empty
     }
-    return replace(one, in_sync=not behind, behind=behind), plan.unknown if behind else None
+    return replace(status, in_sync=not behind, behind=behind), plan.unknown if behind else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from dbsync_pipeline.errors import DbsyncError, Unavailable
 from dbsync_pipeline.mirror import drift, pausing
 from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.distinct import duplicates
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Term
@@ -56,12 +57,36 @@ class Observation:
 
 
 def probe(among: Sequence[Database], seconds: float) -> tuple[Observation, ...]:
-    """Read the ledger of every database at the same time, each within `seconds`. Changes nothing."""
+    """Read the ledger of every database at the same time, each within `seconds`. Changes nothing.
+
+    The second of two names of one database cannot be used, and has no vote.
+    """
     replies = ask(among, _read, seconds)
+    identities = {name: identity for name, (_, identity) in replies.good.items()}
+    same = duplicates(among, identities, seconds)
     return tuple(
-        _failed(name, reply) if isinstance(reply, DbsyncError) else reply
+        Observation(name, True, term.same_database(name, same[name]))
+        if name in same
+        else _observation(name, reply)
         for name, reply in replies.items()
     )
+
+
+def probe_known(
+    among: Sequence[Database], settings: Settings, seconds: float, primary: str
+) -> tuple[Observation, ...]:
+    """Probe only the last known `primary` and the configured one; all databases if that one does not answer or was replaced.
+
+    Standbys that sleep while nobody uses them (serverless) are not woken. A replacement that neither of the two has recorded is not seen,
+    so a caller must probe all databases from time to time, and whenever it does not know the primary.
+    """
+    few = [database for database in among if database.name in (primary, settings.primary)]
+    seen = probe(few, seconds)
+    terms = [database.term for database in seen if database.term is not None]
+    replaced = bool(terms) and max(terms).primary != primary
+    if answers(seen, primary) and not replaced:
+        return seen
+    return probe(among, seconds)
 
 
 def answers(seen: Sequence[Observation], name: str) -> bool:
@@ -69,17 +94,20 @@ def answers(seen: Sequence[Observation], name: str) -> bool:
     return any(database.answers for database in seen if database.name == name)
 
 
-def _failed(name: str, error: DbsyncError) -> Observation:
-    return Observation(name, not isinstance(error, Unavailable), error.cause)
+def _observation(name: str, reply: tuple[Observation, str] | DbsyncError) -> Observation:
+    if isinstance(reply, DbsyncError):
+        return Observation(name, not isinstance(reply, Unavailable), reply.cause)
+    return reply[0]
 
 
-def _read(database: Database) -> Observation:
+def _read(database: Database) -> tuple[Observation, str]:
+    """What the ledger has, and its identity."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
         if not ledger.exists():
-            return Observation(database.name, True)
+            return Observation(database.name, True), ""
         last = ledger.last()
-        return Observation(
+        observation = Observation(
             database.name,
             True,
             term=ledger.term(),
@@ -89,6 +117,7 @@ def _read(database: Database) -> Observation:
             mixed=bool(last and last.partial),
             round=last.round if last else None,
         )
+        return observation, ledger.identity()
 
 
 def standing(seen: Sequence[Observation], settings: Settings) -> term.Standing:

@@ -9,11 +9,12 @@ publish, and the term counts once the former primary has recorded it too.)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from dbsync_pipeline.errors import Refused, SettingsError
 from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database, databases
+from dbsync_pipeline.mirror.distinct import duplicates
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.settings import Settings
@@ -26,6 +27,7 @@ class Standing:
     `primary` has the term `term`; its n is 0 if only the settings name it. `taken` has the recorded term of each database that answers,
     None for none; `silent` has the reason of each that does not. `pending` is a higher term that does not count: a promotion or a
     failback that did not finish. `certain` is true if a majority answers, so that none of the silent ones can know a newer primary.
+    `duplicates` has names that lead to the same database as an earlier one; they have no vote, and are among the silent.
     """
 
     primary: str
@@ -34,6 +36,7 @@ class Standing:
     silent: Mapping[str, str]
     pending: Term | None
     certain: bool
+    duplicates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def highest(self) -> int:
@@ -53,8 +56,18 @@ def standing(
     Raises nothing for databases that are silent. If less than a majority answers, the primary is that of the highest term among those:
     the best that is known, and good enough for the source of a sync, which the term guard refuses if a database knows a newer one.
     """
-    replies = ask(among, read_term, settings.connect_seconds if seconds is None else seconds)
-    return judge(replies.good, replies.reasons, settings.primary)
+    limit = settings.connect_seconds if seconds is None else seconds
+    replies = ask(among, _read, limit)
+    identities = {name: identity for name, (_, identity) in replies.good.items()}
+    same = duplicates(among, identities, limit)
+    taken = {name: term for name, (term, _) in replies.good.items() if name not in same}
+    silent = replies.reasons | {name: same_database(name, other) for name, other in same.items()}
+    return replace(judge(taken, silent, settings.primary), duplicates=same)
+
+
+def same_database(name: str, other: str) -> str:
+    """The reason why the second of two names of one database has no vote."""
+    return f"it is the same database as {other}: correct DBSYNC_{name.upper()}_URL"
 
 
 def judge(taken: Mapping[str, Term | None], silent: Mapping[str, str], configured: str) -> Standing:
@@ -115,6 +128,13 @@ def read_term(database: Database) -> Term | None:
     with database.connect() as dialect:
         ledger = Ledger(dialect)
         return ledger.term() if ledger.exists() else None
+
+
+def _read(database: Database) -> tuple[Term | None, str]:
+    """The recorded term, and the identity of the ledger."""
+    with database.connect() as dialect:
+        ledger = Ledger(dialect)
+        return ledger.term(), ledger.identity()
 
 
 def primary(settings: Settings) -> str:
