@@ -1,4 +1,4 @@
-"""Names and structures that break what is put together by hand: every kind syncs, changes, and is undone like any other."""
+"""Unusual names and structures are synced, changed and undone like any other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def files(new_database: NewDatabase) -> Pair:
 
 
 def walk(pair: Pair, model: Model, first: Callable[[], None], change: Callable[[], None]) -> None:
-    """First sync, incremental sync, undo, and the same again; at every step the target is what it must be, and the plan agrees."""
+    """First sync, second sync, undo, and the same again.
+
+    At every step the target is what it must be, and the plan agrees.
+    """
     source, target = pair
     schema.ensure(source, model)
     assert schema.ensure(source, model) == []
@@ -82,7 +85,7 @@ def walk(pair: Pair, model: Model, first: Callable[[], None], change: Callable[[
     assert all(verdict.equal for verdict in verify.verify(source, target, model))
 
 
-# Names --------------------------------------------------------------------------------------------------------------------
+# -- names
 
 
 def _odd(names: Sequence[str]) -> Model:
@@ -231,7 +234,7 @@ def test_tables_of_one_name_in_two_schemas(servers: Pair) -> None:
     assert counter.position >= 77 + SETTINGS.key_gap
 
 
-# Keys and references ------------------------------------------------------------------------------------------------------
+# -- keys and references
 
 _keys = sa.MetaData()
 
@@ -409,7 +412,7 @@ def test_with_foreign_keys_held_off_a_selection_that_would_leave_orphans_is_refu
     assert content(target, CASCADE) == before
 
 
-# Columns that the database fills ------------------------------------------------------------------------------------------
+# -- columns that the database fills
 
 _filled = sa.MetaData()
 sa.Table(
@@ -476,7 +479,7 @@ def test_a_computed_column_between_any_two_engines(pair: Pair) -> None:
     assert (3, 30, 900) in content(target, COMPUTED)["things"]
 
 
-# Types that only PostgreSQL has -------------------------------------------------------------------------------------------
+# -- types that only PostgreSQL has
 
 _types = sa.MetaData()
 _OPAQUE: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Between two PostgreSQL databases everything that PostgreSQL can hold is carried, structure included."""
+"""Between two PostgreSQL databases all that PostgreSQL can hold is carried, and structure stays."""
 
 from __future__ import annotations
 
@@ -203,7 +203,8 @@ ORDER BY 1, 2"""
 
 def test_a_first_load_leaves_every_index_and_constraint_as_it_was(two: Ready) -> None:
     source, target, model = two(
-        "CREATE TABLE part (id int, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+        "CREATE TABLE part (id int, day date, v text, PRIMARY KEY (id, day)) "
+        "PARTITION BY RANGE (day)",
         "CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')",
         "CREATE TABLE part_2 PARTITION OF part DEFAULT",
         "CREATE INDEX part_v ON part (v); CREATE INDEX part_1_own ON part_1 (v, id)",
@@ -211,7 +212,8 @@ def test_a_first_load_leaves_every_index_and_constraint_as_it_was(two: Ready) ->
         "CREATE TABLE rooms (id int PRIMARY KEY, room int, during tstzrange, "
         "EXCLUDE USING gist (room WITH =, during WITH &&))",
         "CREATE TABLE places (id int PRIMARY KEY, place int UNIQUE DEFERRABLE, a text, b jsonb, "
-        "room int REFERENCES rooms, CONSTRAINT apart UNIQUE NULLS NOT DISTINCT (a, id) INCLUDE (b))",
+        "room int REFERENCES rooms, "
+        "CONSTRAINT apart UNIQUE NULLS NOT DISTINCT (a, id) INCLUDE (b))",
         "CREATE INDEX ON places USING gin (b); CREATE INDEX ON places (lower(a)) WHERE a <> ''",
         "CREATE INDEX described ON places (a); COMMENT ON INDEX described IS 'for the report'",
         "CREATE INDEX clustered ON places (a, id); ALTER TABLE places CLUSTER ON clustered",
@@ -221,7 +223,8 @@ def test_a_first_load_leaves_every_index_and_constraint_as_it_was(two: Ready) ->
     run(
         source,
         "INSERT INTO part VALUES (1, '2020-05-05', 'a'), (2, '2022-05-05', 'b')",
-        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)'), (2, 1, '[2020-01-02,2020-01-03)')",
+        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)')",
+        "INSERT INTO rooms VALUES (2, 1, '[2020-01-02,2020-01-03)')",
         "INSERT INTO places VALUES (1, 1, 'a', '{}', 1), (2, 2, 'b', '[]', 2)",
     )
     sync(source, target, model=model)
@@ -241,7 +244,8 @@ def test_rows_that_exclude_or_displace_each_other_are_swapped(two: Ready) -> Non
     )
     run(
         source,
-        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)'), (2, 1, '[2020-01-02,2020-01-03)')",
+        "INSERT INTO rooms VALUES (1, 1, '[2020-01-01,2020-01-02)')",
+        "INSERT INTO rooms VALUES (2, 1, '[2020-01-02,2020-01-03)')",
         "INSERT INTO places VALUES (1, 1), (2, 2)",
         "INSERT INTO part VALUES (1, 'a'), (20, 'b')",
     )

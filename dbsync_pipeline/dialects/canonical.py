@@ -5,7 +5,7 @@ bytes; bytes carry their length and the first 16 bytes of their own SHA-256 in h
 different rows never have the same form. The digest is the first 16 bytes of the SHA-256 of the form
 in UTF-8. Its halves, as signed 64-bit integers, are what buckets sum.
 
-    (7, 'añ', None, 1.5, b'')   ->   7|3:añ|~|4609434218613702656|0:e3b0c44298fc1c149afbf4c8996fb924|
+    (7, 'añ', None, 1.5, b'')  ->  7|3:añ|~|4609434218613702656|0:e3b0c44298fc1c149afbf4c8996fb924|
 
 Minus zero is written as zero, since SQLite cannot store it.
 """

@@ -1,4 +1,4 @@
-"""After a sync the standby's counters give numbers that are free, within what their columns hold."""
+"""After a sync the standby's counters give free numbers that their columns can hold."""
 
 from __future__ import annotations
 

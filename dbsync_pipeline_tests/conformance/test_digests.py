@@ -1,4 +1,7 @@
-"""Digests are equal exactly where rows are: the canonical form in every engine, and each engine's own form proved against it."""
+"""Digests are equal exactly if the rows are equal.
+
+The canonical form agrees on every engine, and each engine's own format is tested against it.
+"""
 
 from __future__ import annotations
 
@@ -213,7 +216,8 @@ def test_rows_of_one_bucket_that_swap_a_value_are_noticed(
     for one, two, column in (("1", "2", "name"), ("3", "4", "password_hash")):
         execute(
             database,
-            f"UPDATE users SET {column} = CASE id WHEN {one} THEN (SELECT {column} FROM users WHERE id = {two}) "
+            f"UPDATE users SET {column} = CASE id WHEN {one} "
+            f"THEN (SELECT {column} FROM users WHERE id = {two}) "
             f"ELSE (SELECT {column} FROM users WHERE id = {one}) END WHERE id IN ({one}, {two})",
         )
         dialect = open_dialect(database)

@@ -1,4 +1,4 @@
-"""What every pair of engines keeps: the standby becomes the source's state, whatever stood there and whatever changed."""
+"""Every pair of engines: the standby becomes equal to the source, whatever it contained before."""
 
 from __future__ import annotations
 
@@ -402,14 +402,15 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
 def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(
     new_database: NewDatabase,
 ) -> None:
-    """On SQLite, where keys are enforced only for those who ask for it; the others prove what a key vouches for."""
+    """SQLite enforces foreign keys only for connections that ask for it, so rows may violate them."""
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     prepare(source, small_world())
     insert(source, {"users": [user(950)]})
     sync(source, target)
     with closing(sqlite3.connect(str(target.url.database))) as raw:
         raw.execute(
-            "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES Users (id), other REFERENCES nowhere (id))"
+            "CREATE TABLE audit (id int PRIMARY KEY, user_id bigint REFERENCES Users (id), "
+            "other REFERENCES nowhere (id))"
         )
         raw.execute("INSERT INTO audit VALUES (1, 901, NULL), (2, NULL, 7), (3, 950, NULL)")
         raw.commit()

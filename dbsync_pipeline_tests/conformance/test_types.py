@@ -1,4 +1,7 @@
-"""Every type that both sides hold arrives exactly, at its extremes; what one side cannot hold is refused by table, key and column."""
+"""Every type that both sides hold arrives exactly, at its extremes.
+
+What one side cannot hold is refused by table, key and column.
+"""
 
 from __future__ import annotations
 
@@ -241,7 +244,8 @@ def test_what_sqlite_lets_in_past_the_models_is_refused_by_key_and_column_and_no
     sync(source, target, model=KINDS)
     execute(
         source,
-        f"UPDATE kinds SET {column} = {stored} WHERE id IN (SELECT id FROM kinds LIMIT 1 OFFSET 222)",
+        f"UPDATE kinds SET {column} = {stored} "
+        "WHERE id IN (SELECT id FROM kinds LIMIT 1 OFFSET 222)",
     )
     with source.connect() as dialect:
         id_ = dialect.connection.scalar(sa.text("SELECT id FROM kinds LIMIT 1 OFFSET 222"))

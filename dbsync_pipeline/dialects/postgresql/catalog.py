@@ -79,7 +79,8 @@ WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
 mirrored AS (
   SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
 SELECT f.conname, f.conrelid::regclass::text, f.confrelid::regclass::text,
-       array_agg(quote_ident(c.attname) ORDER BY k.n), array_agg(quote_ident(p.attname) ORDER BY k.n)
+       array_agg(quote_ident(c.attname) ORDER BY k.n),
+       array_agg(quote_ident(p.attname) ORDER BY k.n)
 FROM pg_constraint f
 CROSS JOIN unnest(f.conkey, f.confkey) WITH ORDINALITY k (child, parent, n)
 JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.child
@@ -145,7 +146,7 @@ SELECT n.nspname, c.relname, n.nspname = current_schema()
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'r'
 JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE i.inhparent = %s::regclass"""
-"""(schema, table, whether a name alone finds it) of the tables that inherit from an ordinary one."""
+"""(schema, table, whether a name alone finds it) of tables that inherit from an ordinary one."""
 
 ANCESTORS = """
 SELECT n.nspname, c.relname, n.nspname = current_schema()
@@ -173,7 +174,8 @@ CROSS JOIN LATERAL (
   WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
     AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
   UNION SELECT d.refobjid FROM pg_attrdef f JOIN pg_depend d
-    ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass
+    ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+      AND d.refclassid = 'pg_class'::regclass
   WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
   UNION SELECT to_regclass(w.sequence_name)::oid) s
 JOIN pg_sequence q ON q.seqrelid = s.oid

@@ -108,8 +108,9 @@ def pipe(
     """Connect one COPY's output to another's input; hold no more than a buffer of it.
 
     `send_to` writes to a file in a thread of its own while `receive_from` reads from one. `source`
-    is the session that sends; it is not silent while it waits for the receiver. A sender that fails ends the pipe early, which the receiver may take for the end of the rows: its failure
-    is therefore raised last.
+    is the session that sends; it is not silent while it waits for the receiver. A sender that fails
+    ends the pipe early, which the receiver may take for the end of the rows: its failure is
+    therefore raised last.
     """
     moved, failures = Moved(), list[Exception]()
     reading, writing = os.pipe()

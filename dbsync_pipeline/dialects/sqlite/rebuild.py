@@ -159,7 +159,8 @@ class _Shape:
         )
         indexes = raw.execute(
             'SELECT i.name, k.cid, k."desc", k.coll '
-            "FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) k WHERE i.origin <> 'c' AND k.key ORDER BY i.seq, k.seqno",
+            "FROM pragma_index_list(?) i, pragma_index_xinfo(i.name) k "
+            "WHERE i.origin <> 'c' AND k.key ORDER BY i.seq, k.seqno",
             (table,),
         ).fetchall()
         keys = raw.execute(
