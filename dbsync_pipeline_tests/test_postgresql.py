@@ -442,3 +442,15 @@ def test_a_trigger_of_a_partition_does_not_fire_or_is_refused(two: Ready, enable
     else:
         sync(source, target, model=model)
         assert rows(target, "part") == rows(source, "part") == ["(1,a)"]
+
+
+def test_a_row_that_is_deleted_is_noticed_beside_one_that_inherits(two: Ready) -> None:
+    """Rows of a table that inherits must not stand in for the table's own."""
+    source, target, model = two(*INHERITANCE)
+    run(source, "INSERT INTO base VALUES (1, 'b')", "INSERT INTO child VALUES (2, 'c', 9)")
+    for _ in range(2):
+        sync(source, target, model=model)
+    run(source, "DELETE FROM ONLY base")
+    sync(source, target, model=model, policy=ANYTHING)
+    assert rows(target, "ONLY base") == []
+    assert rows(target, "child") == rows(source, "child") != []

@@ -1,8 +1,8 @@
 """Values that prove, without reading the rows, which parts of a table are as they were earlier.
 
-A `Moment` names one visible state of a database, and a `Stamp` the moment at which digests of a table
-held. An engine that can compare rows with a moment implements `Stamps`; the rows of every other
-engine are digested.
+A `Moment` names one visible state of a database, and a `Stamp` the moment at which digests of a
+table held. An engine that can compare rows with a moment implements `Stamps`; the rows of every
+other engine are digested.
 """
 
 from __future__ import annotations

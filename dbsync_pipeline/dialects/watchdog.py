@@ -93,7 +93,7 @@ class Watched(ABC):
 
     @property
     def waiting_since(self) -> float | None:
-        """When (monotonic seconds) the session began to wait for its server; None if it does not."""
+        """When (monotonic seconds) the session began to wait for its server; None if it has not."""
         waits = list(self._waits.values())
         return min(waits) if waits else None
 

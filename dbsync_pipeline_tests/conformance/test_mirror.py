@@ -402,7 +402,7 @@ def test_a_table_outside_the_models_that_refers_to_rows_that_go_is_named(pair: P
 def test_what_a_table_outside_the_models_had_lost_before_is_not_the_syncs_fault(
     new_database: NewDatabase,
 ) -> None:
-    """SQLite enforces foreign keys only for connections that ask for it, so rows may violate them."""
+    """SQLite enforces foreign keys only if a connection asks for it, so rows may violate them."""
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     prepare(source, small_world())
     insert(source, {"users": [user(950)]})

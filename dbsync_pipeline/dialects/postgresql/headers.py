@@ -1,10 +1,11 @@
-"""What PostgreSQL's row headers prove: which rows were written since a moment, without reading them.
+"""What PostgreSQL's row headers prove: which rows were written since a moment, without reading it.
 
-The header of every row version names the transaction that wrote it (`xmin`). At a look with snapshot
-S, every transaction below `pg_snapshot_xmin(S)` had ended. A row that is visible later and whose
-`xmin` is below that horizon was therefore visible in S as well, unchanged: an update writes a new
-version. Such rows can only become fewer. So if a bucket had n rows at S, and has n rows later, all of
-them below the horizon, then these are the rows that it had: nothing was inserted, updated or deleted.
+The header of every row version names the transaction that wrote it (`xmin`). At a look with
+snapshot S, every transaction below `pg_snapshot_xmin(S)` had ended. A row that is visible later and
+whose `xmin` is below that horizon was therefore visible in S as well, unchanged: an update writes a
+new version. Such rows can only become fewer. So if a bucket had n rows at S, and has n rows later,
+all of them below the horizon, then these are the rows that it had: nothing was inserted, updated or
+deleted.
 
 The snapshot's own list of running transactions proves nothing: savepoints are not in it.
 """
@@ -30,10 +31,16 @@ the distance at which an old row would look new."""
 
 
 class Headers:
-    """The stamps of one open connection. `query` runs a statement and returns its rows."""
+    """The stamps of one open connection.
 
-    def __init__(self, query: Query, expressions: Expressions) -> None:
-        self._query, self._sql = query, expressions
+    `query` runs a statement and returns its rows. `relation` returns a table as a FROM clause names
+    it: digests and row headers must be of the same rows.
+    """
+
+    def __init__(
+        self, query: Query, expressions: Expressions, relation: Callable[[Table], str]
+    ) -> None:
+        self._query, self._sql, self._relation = query, expressions, relation
 
     def moment(self) -> Moment | None:
         """The state that the open transaction sees. None on a server that replays another's log,
@@ -65,7 +72,7 @@ class Headers:
         """Rows of the table: all, and those written before the horizon. Reads the row headers."""
         ((rows, before),) = self._query(
             f"SELECT count(*), count(*) FILTER (WHERE {_before('t.xmin', horizon)}) "
-            f"FROM {quote_table(table.sa)} t"
+            f"FROM {self._relation(table)} t"
         )
         return rows, before
 
@@ -74,12 +81,12 @@ class Headers:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same by bucket (int64). Reads the row headers and the keys."""
         counts = np.zeros((2, form.buckets), np.int64)
-        for bucket, *found in self._query(
+        for bucket, *rows_of_bucket in self._query(
             f"SELECT b, count(*), count(*) FILTER (WHERE {_before('x', horizon)}) FROM (SELECT "
-            f"{self._sql.bucket(table, form)} AS b, t.xmin AS x FROM {quote_table(table.sa)} t OFFSET 0) s "
-            "GROUP BY b"
+            f"{self._sql.bucket(table, form)} AS b, t.xmin AS x "
+            f"FROM {self._relation(table)} t OFFSET 0) s GROUP BY b"
         ):
-            counts[:, bucket] = found
+            counts[:, bucket] = rows_of_bucket
         return counts[0], counts[1]
 
     def written_by(self, table: Table, transaction: int, horizon: int) -> tuple[int, int, int]:
@@ -89,14 +96,16 @@ class Headers:
         ((rows, own, others),) = self._query(
             f"SELECT count(*), count(*) FILTER (WHERE {mine}), "
             f"count(*) FILTER (WHERE NOT ({mine} OR {_before('t.xmin', horizon)})) "
-            f"FROM {quote_table(table.sa)} t"
+            f"FROM {self._relation(table)} t"
         )
         return rows, own, others
 
 
 def _before(xmin: str, horizon: int) -> str:
-    """Whether a row's transaction is below the horizon, compared in the ring of 32-bit numbers. Rows
-    that an earlier turn of the ring has frozen may look newer than they are, never older."""
+    """Whether a row's transaction is below the horizon, compared in the ring of 32-bit numbers.
+
+    Rows that an earlier turn of the ring has frozen may look newer than they are, never older.
+    """
     return f"age({xmin}) > (SELECT age('{horizon % 2**32}'::xid))"
 
 
@@ -113,12 +122,13 @@ WITH RECURSIVE tree AS (
 ), kept AS (
     SELECT t.name, bool_and(c.relkind = 'p'
                OR (c.relkind = 'r' AND c.relpersistence = 'p' AND m.amname = 'heap')) AS usable
-    FROM tree t JOIN pg_class c ON c.oid = t.oid LEFT JOIN pg_am m ON m.oid = c.relam GROUP BY t.name
+    FROM tree t JOIN pg_class c ON c.oid = t.oid LEFT JOIN pg_am m ON m.oid = c.relam
+    GROUP BY t.name
 ), columns AS (
     SELECT t.name,
-           md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped,
-                                    a.attgenerated, a.xmin, a.attmissingval::text), ',' ORDER BY a.attrelid, a.attnum))
-               AS hash,
+           md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                    a.attisdropped, a.attgenerated, a.xmin, a.attmissingval::text),
+                          ',' ORDER BY a.attrelid, a.attnum)) AS hash,
            bool_or(y.typname LIKE 'reg%%' OR e.typname LIKE 'reg%%') AS refers
     FROM tree t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0
     LEFT JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
@@ -128,9 +138,12 @@ WITH RECURSIVE tree AS (
     SELECT md5(concat_ws(' ',
         (SELECT string_agg(concat_ws(' ', oid, typtype, xmin), ',' ORDER BY oid) FROM pg_type
          WHERE oid >= 16384 AND typrelid = 0 AND typelem = 0),
-        (SELECT string_agg(concat_ws(' ', oid, enumtypid, enumsortorder, enumlabel), ',' ORDER BY oid) FROM pg_enum),
-        (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.xmin), ',' ORDER BY a.attrelid, a.attnum)
-         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'c' WHERE a.attnum > 0))) AS hash
+        (SELECT string_agg(concat_ws(' ', oid, enumtypid, enumsortorder, enumlabel), ','
+                           ORDER BY oid) FROM pg_enum),
+        (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.xmin), ','
+                           ORDER BY a.attrelid, a.attnum)
+         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'c'
+         WHERE a.attnum > 0))) AS hash
 )
 SELECT k.name, CASE WHEN k.usable AND NOT coalesce(c.refers, false) THEN md5(c.hash || y.hash) END
 FROM kept k JOIN columns c USING (name) CROSS JOIN types y"""

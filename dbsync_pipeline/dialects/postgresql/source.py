@@ -129,7 +129,7 @@ class PostgreSQLSource(PostgreSQLConnection):
         """Return what row headers prove; None before version 13, which numbers transactions with
         64 bits.
         """
-        return Headers(self._read_headers, self._sql) if self._version >= 13 else None
+        return Headers(self._read_headers, self._sql, self._from) if self._version >= 13 else None
 
     @translated
     def _read_headers(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:
