@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-HIDDEN = "SELECT convert(int, relrowsecurity) FROM pg_catalog.pg_class WHERE oid = {0}"
+HIDDEN = "SELECT convert(int, relrowsecurity) AS hidden FROM pg_catalog.pg_class WHERE oid = {0}"
 
 _Found = dict[tuple[str | None, str], Any]
 

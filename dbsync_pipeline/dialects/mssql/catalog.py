@@ -35,25 +35,25 @@ SELECT CASE WHEN EXISTS (
     WHERE p.is_enabled = 1 AND f.predicate_type = 0 AND f.target_object_id = {0})
   OR (has_perms_by_name(quotename(db_name()), 'DATABASE', 'UNMASK') = 0 AND EXISTS (
     SELECT 1 FROM sys.masked_columns WHERE is_masked = 1 AND object_id = {0}))
-THEN 1 ELSE 0 END"""
+THEN 1 ELSE 0 END AS hidden"""
 """1 where a policy filters the rows of a table, or a mask hides values from this user; else 0."""
 
 IDENTITY = """
-SELECT name, convert(bigint, last_value), convert(bigint, increment_value)
+SELECT name, convert(bigint, last_value) AS last, convert(bigint, increment_value) AS step
 FROM sys.identity_columns WHERE object_id = {0}"""
 """(column, last number, increment) of the table's IDENTITY; the number is NULL before the first."""
 
 _SEQUENCE = """
-quotename(schema_name(s.schema_id)) + '.' + quotename(s.name), convert(bigint, s.current_value),
-convert(bigint, s.increment),
+quotename(schema_name(s.schema_id)) + '.' + quotename(s.name) AS sequence,
+convert(bigint, s.current_value) AS last, convert(bigint, s.increment) AS step,
 convert(bigint, CASE WHEN convert(bigint, s.increment) > 0 THEN s.maximum_value
-                     ELSE s.minimum_value END)"""
+                     ELSE s.minimum_value END) AS [end]"""
 
 COLUMN_SEQUENCES = f"""
 SELECT c.name, {_SEQUENCE} FROM sys.columns c
 INNER JOIN sys.sql_expression_dependencies d ON d.referencing_id = c.default_object_id
 INNER JOIN sys.sequences s ON s.object_id = d.referenced_id
-WHERE c.object_id = {{0}} ORDER BY c.name"""
+WHERE c.object_id = {{0}}"""
 """(column, sequence, last number, increment, end) of the sequences in defaults of a table.
 
 A sequence that has given no number says that its last one is that which it starts with.
@@ -79,7 +79,7 @@ WHERE schema_id = schema_id('dbsync') AND name LIKE 'loaded[_]%'"""
 """The staging tables of runs, live or dead."""
 
 LOCK_TRIGGERS = """
-SELECT 1 FROM sys.triggers
+SELECT 1 AS there FROM sys.triggers
 WHERE parent_id = {0} AND name LIKE 'dbsync[_]hold[_]%'"""
 """Babelfish: a row where the table has the trigger that locks it. Long names are cut there."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -57,13 +57,13 @@ class Server:
     version: tuple[int, ...]
     edition: int
     babelfish: bool
+    schema: str = "dbo"
 
     @classmethod
-    def of(cls, connection: sa.Connection) -> Server:
-        """Ask the server. Babelfish and Aurora may report any text as their @@VERSION."""
-        version, edition, babelfish = connection.exec_driver_sql(_SERVER).one()
+    def of(cls, version: str | None, edition: int | None, babelfish: int, schema: str) -> Server:
+        """Return what the query `_SERVER` found."""
         numbers = tuple(int(part) for part in re.findall(r"\d+", version or ""))
-        return cls(numbers or (OLDEST_VERSION,), edition or 0, bool(babelfish))
+        return cls(numbers or (OLDEST_VERSION,), edition or 0, bool(babelfish), schema)
 
     @property
     def is_too_old(self) -> bool:
@@ -75,7 +75,9 @@ class Server:
 _SERVER = """
 SELECT convert(nvarchar(40), serverproperty('ProductVersion')),
        convert(int, serverproperty('EngineEdition')),
-       CASE WHEN convert(nvarchar(10), serverproperty('Babelfish')) = '1' THEN 1 ELSE 0 END"""
+       CASE WHEN convert(nvarchar(10), serverproperty('Babelfish')) = '1' THEN 1 ELSE 0 END,
+       schema_name()"""
+"""Babelfish and Aurora may report any text as their @@VERSION, so it is not read."""
 
 
 class DDL(MSDDLCompiler):
@@ -135,20 +137,21 @@ class MSSQLConnection(Dialect):
         )
         dialect: Any = engine.dialect
         dialect.ddl_compiler = DDL
-        # SQLAlchemy would look it up in the server's views
-        dialect.get_default_isolation_level = lambda _: "READ COMMITTED"
         engine.update_execution_options(dbsync_label=label, dbsync_locks=locks)
-        pins = "; ".join((*PINS, f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"))
+        context = f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"
+        pins = "; ".join((*PINS, context, _SERVER))
 
-        dialect._get_server_version_info = partial(_server_version, dialect)
-
-        @sa.event.listens_for(engine, "connect")
+        # before SQLAlchemy's own listener, which would ask for the same by four statements
+        @sa.event.listens_for(engine, "connect", insert=True)
         def pin(connection: Any, record: Any) -> None:
             cursor = connection.cursor()
             cursor.execute(pins)
+            while cursor.description is None and cursor.nextset():
+                pass
+            server = record.info["server"] = Server.of(*cursor.fetchone())
             cursor.close()
             connection.commit()
-            record.info["server"] = dialect.dbsync_server
+            _describe(dialect, server)
 
         @sa.event.listens_for(engine, "do_executemany")
         def write_many(cursor: Any, statement: str, rows: Any, _context: object) -> bool:
@@ -233,10 +236,13 @@ class MSSQLConnection(Dialect):
         assert transaction is not None
         transaction.commit()
 
-    def _isolate(self, level: str) -> None:
-        """Set the isolation level, between transactions. The connection serves one sync only."""
+    def _isolate(self, level: str, *settings: str) -> None:
+        """Set the isolation level and more, between transactions.
+
+        The connection serves one sync only, so nothing is set back.
+        """
         self._raw.rollback()
-        self._run(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        self._run("; ".join((f"SET TRANSACTION ISOLATION LEVEL {level}", *settings)))
         self._raw.commit()
 
     def _take_lock(self, resource: str) -> bool:
@@ -286,8 +292,11 @@ class MSSQLConnection(Dialect):
             cursor.close()
 
     def _run(self, sql: str) -> None:
+        """Run one statement, or several: an error of a later one comes with its result."""
         with self._cursor() as cursor, self._in_call:
             cursor.execute(sql)
+            while cursor.nextset():
+                pass
 
     def _run_counted(self, sql: str) -> int:
         """Run a statement and return how many rows it changed.
@@ -350,6 +359,18 @@ class MSSQLConnection(Dialect):
         read_committed = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
         return self._all(f"EXEC sp_executesql {tsql.national(read_committed + sql)}")
 
+    def _catalog_of(self, query: str, tables: Sequence[Table]) -> list[list[Row]]:
+        """Return what a query of the catalog finds for each table, by one statement for 100."""
+        rows: list[list[Row]] = [[] for _ in tables]
+        for start in range(0, len(tables), 100):
+            parts = (
+                f"SELECT {number} AS n, q.* FROM ({query.format(object_id(table))}) q"
+                for number, table in enumerate(tables[start : start + 100], start)
+            )
+            for number, *row in self._catalog(" UNION ALL ".join(parts)):
+                rows[number].append(tuple(row))
+        return rows
+
     def _from(self, table: Table) -> str:
         """Return the table as a FROM clause names it: `t`, with the lock hint of a source."""
         return f"{quote_table(table.sa)} t{self._hint}"
@@ -370,15 +391,50 @@ def object_id(table: Table) -> str:
     return f"object_id({literal(quote_table(table.sa))})"
 
 
-def _server_version(dialect: Any, connection: sa.Connection) -> tuple[int, ...]:
-    """Return the server's version to SQLAlchemy, and keep what the server is; adapt to Babelfish.
+def _describe(dialect: Any, server: Server) -> None:
+    """Give SQLAlchemy's dialect what it would ask the server for when it first connects.
 
-    mssql-python's dialect would read the version from @@VERSION, and fails on an unknown text.
+    mssql-python's would read the version from @@VERSION, and fails on an unknown text.
     """
-    server = dialect.dbsync_server = Server.of(connection)
+    dialect._get_server_version_info = lambda _: server.version
+    dialect._get_default_schema_name = lambda _: server.schema
+    dialect.get_default_isolation_level = lambda _: "READ COMMITTED"
+    dialect._setup_supports_nvarchar_max = lambda _: None
+    dialect._setup_supports_comments = lambda _: None
+    dialect._supports_nvarchar_max = True
+    dialect.supports_comments = not server.babelfish
+    dialect.has_table = partial(_has_table, type(dialect).has_table, dialect)
     if server.babelfish:
         babelfish.adapt(dialect)
-    return server.version
+
+
+def _has_table(
+    inherited: Callable[..., bool],
+    dialect: Any,
+    connection: sa.Connection,
+    name: str,
+    schema: str | None = None,
+    **options: Any,
+) -> bool:
+    """Return whether there is a table or view of this name; an inspector lists a schema once.
+
+    A name that is not listed may differ in case only, which the server decides.
+    """
+    cache = options.get("info_cache")
+    if cache is not None and not name.startswith("#"):
+        key = ("tables and views", schema)
+        if key not in cache:
+            listed = connection.execute(_LISTED, {"schema": schema or dialect.default_schema_name})
+            cache[key] = frozenset(listed.scalars())
+        if name in cache[key]:
+            return True
+    return inherited(dialect, connection, name, schema, **options)
+
+
+_LISTED = sa.text(
+    "SELECT o.name FROM sys.objects o INNER JOIN sys.schemas s ON s.schema_id = o.schema_id "
+    "WHERE s.name = :schema AND o.type IN ('U', 'V')"
+)
 
 
 def _too_old(name: str, server: Server) -> DatabaseError:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.mssql import TINYINT
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.mssql import catalog
-from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_id, object_ids
+from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_ids
 from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
 from dbsync_pipeline.dialects.table import Column, Kind, Table, undecorated
 
@@ -28,10 +28,10 @@ class MSSQLCounters(MSSQLConnection):
         A sequence of the last sort is left out if this user may not alter it. Babelfish has no
         views of sequences.
         """
-        counters = [counter for table in tables for counter in self._identity(table)]
+        counters = list(self._identities(tables))
         if self._babelfish or not tables:
             return counters
-        counters += [counter for table in tables for counter in self._sequences(table)]
+        counters += self._sequences(tables)
         used = {counter.handle for counter in counters}
         free = catalog.FREE_SEQUENCES.format(tables=object_ids(tables))
         return counters + [
@@ -55,25 +55,36 @@ class MSSQLCounters(MSSQLConnection):
         else:
             self._run(f"DBCC CHECKIDENT ({literal(counter.handle)}, RESEED, {number})")
 
-    def _identity(self, table: Table) -> Iterator[Counter]:
-        by_name = {column.name: column for column in table.columns}
-        for name, last, step in self._catalog(catalog.IDENTITY.format(object_id(table))):
-            if name in by_name:
-                yield Counter(
-                    f"{table.name}.{name}",
-                    quote_table(table.sa),
-                    last,
-                    self._furthest(table, by_name[name], step),
-                    step,
-                    _end(by_name[name], step),
-                    sequence=False,
-                )
+    def _identities(self, tables: Sequence[Table]) -> Iterator[Counter]:
+        for table, column, (last, step) in self._filled(catalog.IDENTITY, tables):
+            yield Counter(
+                f"{table.name}.{column.name}",
+                quote_table(table.sa),
+                last,
+                self._furthest(table, column, step),
+                step,
+                _end(column, step),
+                sequence=False,
+            )
 
-    def _sequences(self, table: Table) -> Iterator[Counter]:
-        by_name = {column.name: column for column in table.columns}
-        for name, *sequence in self._catalog(catalog.COLUMN_SEQUENCES.format(object_id(table))):
-            if name in by_name:
-                yield self._sequence(table, by_name[name], sequence)
+    def _filled(
+        self, query: str, tables: Sequence[Table]
+    ) -> Iterator[tuple[Table, Column, tuple[Any, ...]]]:
+        """Yield each mirrored column that a query finds, by its name, with the rest of the row."""
+        for table, rows in zip(tables, self._catalog_of(query, tables), strict=True):
+            by_name = {column.name: column for column in table.columns}
+            for name, *rest in sorted(rows, key=lambda row: str(row[0])):
+                if name in by_name:
+                    yield table, by_name[name], tuple(rest)
+
+    def _sequences(self, tables: Sequence[Table]) -> Iterator[Counter]:
+        for table, column, sequence in self._filled(catalog.COLUMN_SEQUENCES, tables):
+            yield self._sequence(table, column, sequence)
+        for table in tables:
+            yield from self._client_sequences(table)
+
+    def _client_sequences(self, table: Table) -> Iterator[Counter]:
+        """Yield the sequences that the models name as a default, and no default of a column does."""
         for column in table.columns:
             default = table.sa_column(column.name).default
             if isinstance(default, sa.Sequence):

@@ -100,9 +100,8 @@ class MSSQLSource(MSSQLConnection):
         """
         self.require_visible(tables)
         query = babelfish.HIDDEN if self._babelfish else catalog.HIDDEN
-        return [
-            table.name for table in tables if self._catalog(query.format(object_id(table)))[0][0]
-        ]
+        found = self._catalog_of(query, tables)
+        return [table.name for table, rows in zip(tables, found, strict=True) if rows[0][0]]
 
     # -- rows
 

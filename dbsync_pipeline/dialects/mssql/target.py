@@ -44,6 +44,7 @@ class MSSQLTarget(MSSQLConnection):
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._staging: dict[str, int] = {}
+        self._created: set[int] = set()
         self._switched_off: list[str] = []
 
     # -- locks
@@ -55,8 +56,8 @@ class MSSQLTarget(MSSQLConnection):
         Raise Busy, naming the owner, where another sync has the database's lock, or where a
         table's lock is not free within `wait_seconds`.
         """
-        self._isolate("READ COMMITTED")
-        self._run("SET XACT_ABORT ON")
+        timeout = f"SET LOCK_TIMEOUT {round(wait_seconds * 1000)}"
+        self._isolate("READ COMMITTED", "SET XACT_ABORT ON", timeout)
         self.connection.begin()
         # the server begins a transaction with the first read of a table
         if not self._one("SELECT TOP (1) @@TRANCOUNT FROM sys.schemas")[0]:
@@ -74,7 +75,7 @@ class MSSQLTarget(MSSQLConnection):
                 database=self.name,
                 remedy="wait until it ends, then try again",
             )
-        self._run(f"SET LOCK_TIMEOUT {round(wait_seconds * 1000)}")
+        self._create_lock_triggers(tables)
         for table in tables:
             self._lock(table, tables)
         self._drop_leftovers()
@@ -100,13 +101,21 @@ class MSSQLTarget(MSSQLConnection):
         Babelfish ignores TABLOCK, but disabling a trigger there locks the table in that way. Each
         table gets a trigger that is never enabled.
         """
-        name, trigger = quote_table(table.sa), quote(f"dbsync_hold_{table.sa.name}")
-        if not self._babelfish:
+        name = quote_table(table.sa)
+        if self._babelfish:
+            self._run(f"DISABLE TRIGGER {_lock_trigger(table)} ON {name}")
+        else:
             self._all(f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)")
+
+    def _create_lock_triggers(self, tables: Sequence[Table]) -> None:
+        """Create the triggers that lock tables on Babelfish, where they are missing."""
+        if not self._babelfish:
             return
-        if not self._all(catalog.LOCK_TRIGGERS.format(object_id(table))):
-            self._run(f"CREATE TRIGGER {trigger} ON {name} AFTER INSERT AS RETURN")
-        self._run(f"DISABLE TRIGGER {trigger} ON {name}")
+        found = self._catalog_of(catalog.LOCK_TRIGGERS, tables)
+        for table, rows in zip(tables, found, strict=True):
+            if not rows:
+                name = quote_table(table.sa)
+                self._run(f"CREATE TRIGGER {_lock_trigger(table)} ON {name} AFTER INSERT AS RETURN")
 
     def _drop_leftovers(self) -> None:
         """Drop the staging tables of dead runs; under the target's lock no other run is alive."""
@@ -339,14 +348,23 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def create_staging(self, table: Table) -> None:
-        """Create this session's tables for new rows and for keys; a second call empties them."""
+        """Prepare this session's tables for new rows and for keys; a second call empties them.
+
+        They are created when first used: most tables of most syncs have nothing to stage.
+        """
         number = self._staging.setdefault(table.name, len(self._staging))
-        for name, columns in (
-            (f"#dbsync_new_{number}", table.columns),
-            (f"#dbsync_gone_{number}", table.key),
-        ):
-            self._run(f"IF object_id('tempdb..{name}') IS NOT NULL DROP TABLE {name}")
-            self._run(tsql.create_like(name, table, columns))
+        if number in self._created:
+            self._created.remove(number)
+            self._run(f"DROP TABLE #dbsync_new_{number}; DROP TABLE #dbsync_gone_{number}")
+
+    def _staged_number(self, table: Table) -> int:
+        """Return the number in the names of a table's staging, which is there from then on."""
+        number = self._staging[table.name]
+        if number not in self._created:
+            self._run(tsql.create_like(f"#dbsync_new_{number}", table, table.columns))
+            self._run(tsql.create_like(f"#dbsync_gone_{number}", table, table.key))
+            self._created.add(number)
+        return number
 
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
@@ -401,10 +419,10 @@ class MSSQLTarget(MSSQLConnection):
         )
 
     def _new(self, table: Table) -> str:
-        return f"#dbsync_new_{self._staging[table.name]}"
+        return f"#dbsync_new_{self._staged_number(table)}"
 
     def _gone(self, table: Table) -> str:
-        return f"#dbsync_gone_{self._staging[table.name]}"
+        return f"#dbsync_gone_{self._staged_number(table)}"
 
     @translated
     def create_like(self, name: str, table: Table) -> None:
@@ -412,6 +430,10 @@ class MSSQLTarget(MSSQLConnection):
         before = "convert(bigint, 0) AS dbsync_publish, convert(nvarchar(8), '') AS dbsync_change, "
         into = f"{quote(self.ledger_schema or '')}.{quote(name)}"
         self._run(tsql.create_like(into, table, table.columns, before))
+
+
+def _lock_trigger(table: Table) -> str:
+    return quote(f"dbsync_hold_{table.sa.name}")
 
 
 def _unique_texts(table: Table) -> Iterator[tuple[Sequence[Column], str]]:

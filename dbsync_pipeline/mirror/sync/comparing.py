@@ -178,7 +178,7 @@ def all_new(opened: Opened, table: Table) -> Comparison:
 
 def _published(opened: Opened, table: Table) -> Digests | None:
     """The digests of the last publish, if both sides still compute digests in that format."""
-    published = opened.ledger.digests(table.name) if opened.target_ledger.last else None
+    published = opened.published(table.name) if opened.target_ledger.last else None
     if published is None or published.form.digest_format != opened.digest_format:
         return None
     return published
@@ -235,7 +235,7 @@ def _local_writes(opened: Opened, comparison: Comparison) -> _LocalWrites:
     """
     if opened.target_ledger.last is None:
         return _LocalWrites(frozenset())
-    published = opened.ledger.digests(comparison.table.name)
+    published = opened.published(comparison.table.name)
     match drift.since_publish(opened.target, comparison.table, published, comparison.target):
         case drift.Unchanged():
             return _LocalWrites(frozenset())

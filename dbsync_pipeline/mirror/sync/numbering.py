@@ -100,13 +100,14 @@ def _is_as_received(opened: Opened, received: Publish, comparisons: Iterable[Com
 
     What it sends then is the state that it received, not a new one.
     """
+    ledger = Ledger(opened.source)
     return not received.partial and all(
-        _is_unchanged(opened.source, comparison) for comparison in comparisons
+        _is_unchanged(opened.source, ledger, comparison) for comparison in comparisons
     )
 
 
-def _is_unchanged(source: Dialect, comparison: Comparison) -> bool:
-    published = Ledger(source).digests(comparison.table.name)
+def _is_unchanged(source: Dialect, ledger: Ledger, comparison: Comparison) -> bool:
+    published = ledger.digests(comparison.table.name)
     computed = None if comparison.fills else comparison.source
     return isinstance(
         drift.since_publish(source, comparison.table, published, computed), drift.Unchanged

@@ -6,8 +6,10 @@ import datetime as dt
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
@@ -59,10 +61,20 @@ class Opened:
     source_view: Vantage
     target_view: Vantage
 
-    @property
+    @cached_property
     def ledger(self) -> Ledger:
         """The target's ledger, in the publishing transaction."""
         return Ledger(self.target)
+
+    @cached_property
+    def _published(self) -> dict[str, Digests | None]:
+        return {}
+
+    def published(self, table: str) -> Digests | None:
+        """Return a table's digests on the target as last published; read once for each table."""
+        if table not in self._published:
+            self._published[table] = self.ledger.digests(table)
+        return self._published[table]
 
     @property
     def unknown_state(self) -> int | None:

@@ -205,7 +205,7 @@ class Publishing:
     def _record_digests(self, ledger: Ledger, comparison: Comparison) -> None:
         """A version of the digests is kept only where they changed."""
         name, digests = comparison.table.name, comparison.source
-        last = ledger.digests(name)
+        last = self.opened.published(name)
         if last is None or last.form != digests.form or last.differing(digests).size:
             ledger.keep_digests(self.numbering.number, name, digests)
 
