@@ -4,7 +4,7 @@
 # own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint bench reference docs ui
+.PHONY: help install demo check test lint bench reference docs ui tsql-parser
 
 PYTHON ?=
 ARGS ?=
@@ -38,6 +38,17 @@ test: $(INSTALLED)
 
 check: lint
 	@$(BIN)/python -m pytest -m unit $(ARGS)
+
+# Microsoft's own T-SQL grammar, for test_mssql_parser.py: it needs Debian's mono-devel, and pip.
+tsql-parser:
+	@mkdir -p .cache/tsql
+	@python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+	    --platform manylinux1_x86_64 --dest .cache/tsql mssql-scripter==1.0.0a23
+	@cd .cache/tsql && python3 -m zipfile -e mssql_scripter-*.whl wheel && rm mssql_scripter-*.whl && \
+	    mv wheel/mssqlscripter/mssqltoolsservice/bin/Microsoft.SqlServer.SqlParser.dll \
+	       wheel/mssqlscripter/mssqltoolsservice/bin/NetCoreGlobalization.dll . && rm -r wheel
+	@cd .cache/tsql && mcs -out:parser.exe -r:Microsoft.SqlServer.SqlParser.dll \
+	    -r:/usr/lib/mono/4.5/Facades/netstandard.dll ../../dbsync_pipeline_tests/tsql/Parser.cs
 
 lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .
