@@ -1,0 +1,11 @@
+"""Each run in a Docker container of its own."""
+
+from __future__ import annotations
+
+from dagster_docker import DockerRunLauncher
+
+from dbsync_pipeline.launchers.monitoring import LeavesOtherRunsAlone
+
+
+class DockerLauncher(LeavesOtherRunsAlone, DockerRunLauncher):  # type: ignore[misc]  # not installed
+    """Dagster's Docker launcher, whose monitoring leaves runs of the command line alone."""

@@ -1,0 +1,64 @@
+"""Run launchers: runs of the command line are left alone, and a cancelled run is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.launcher import WorkerStatus
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+
+from dbsync_pipeline.launchers.celery import CeleryLauncher, worker_app
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+@pytest.fixture
+def launcher(instance: DagsterInstance) -> CeleryLauncher:
+    """A Celery launcher whose broker is in this process."""
+    launcher = CeleryLauncher("dagster", broker="memory://", backend="cache+memory://")
+    launcher.register_instance(instance)
+    return launcher
+
+
+def stored(instance: DagsterInstance, status: DagsterRunStatus) -> DagsterRun:
+    return instance.add_run(DagsterRun(job_name="sync_job", status=status))
+
+
+def test_monitoring_reports_a_run_of_the_command_line_as_running(
+    instance: DagsterInstance, launcher: CeleryLauncher
+) -> None:
+    run = stored(instance, DagsterRunStatus.STARTED)
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+
+
+def test_terminating_cancels_a_run_instead_of_failing_it(
+    instance: DagsterInstance, launcher: CeleryLauncher
+) -> None:
+    run = stored(instance, DagsterRunStatus.STARTED)
+    assert launcher.terminate(run.run_id)
+    canceling = instance.get_run_by_id(run.run_id)
+    assert canceling and canceling.status == DagsterRunStatus.CANCELING
+    assert DAGSTER_CELERY_TASK_ID_TAG not in canceling.tags
+
+
+def test_an_ended_or_unknown_run_is_not_terminated(
+    instance: DagsterInstance, launcher: CeleryLauncher
+) -> None:
+    run = stored(instance, DagsterRunStatus.SUCCESS)
+    assert not launcher.terminate(run.run_id) and not launcher.terminate("unknown")
+
+
+def test_a_worker_takes_one_run_at_a_time_and_acknowledges_it_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "memory://")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "cache+memory://")
+    app = worker_app()
+    assert app.conf.worker_prefetch_multiplier == 1 and app.conf.task_acks_late
+    assert "execute_job" in app.tasks
