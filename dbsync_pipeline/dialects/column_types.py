@@ -6,7 +6,7 @@ These modules import SQLAlchemy and no driver: an application's models import th
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -35,6 +35,13 @@ class ColumnTypes:
     def key(self) -> TypeEngine[Any] | None:
         """Return the type of a generated key, if it is not BIGINT."""
         return None
+
+    def enum_value_statements(self, type_: sa.Enum, values: Sequence[str]) -> list[str]:
+        """Return the SQL that adds these values to an enum; empty if the engine has no such type.
+
+        Each statement does nothing if the enum has its value already.
+        """
+        return []
 
     def distinct(self, length: int) -> TypeEngine[Any] | None:
         """Return a text type that compares by code points, if the usual one does not."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from alembic.autogenerate import renderers
 from alembic.operations import MigrateOperation, ops
-from sqlalchemy.dialects import postgresql
 
+from dbsync_pipeline.dialects import COLUMN_TYPES
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Kind, kind_of, undecorated
 from dbsync_pipeline.errors import SettingsError, StructureError
@@ -38,7 +38,7 @@ class ColumnChanges:
 
 
 class AddEnumValuesOp(MigrateOperation):
-    """Add values to an enum; only PostgreSQL has a type to alter."""
+    """Add values to an enum, on engines where it is a type of its own."""
 
     def __init__(self, type_: sa.Enum, values: Iterable[str]) -> None:
         self.type = type_
@@ -47,15 +47,13 @@ class AddEnumValuesOp(MigrateOperation):
 
 @renderers.dispatch_for(AddEnumValuesOp)
 def _render_enum_values(_context: Any, operation: AddEnumValuesOp) -> list[str]:
-    quote = postgresql.dialect().identifier_preparer.quote  # type: ignore[no-untyped-call]
-    name = ".".join(quote(part) for part in (operation.type.schema, operation.type.name) if part)
-    literals = ["'" + value.replace("'", "''") + "'" for value in operation.values]
-    statements = [f"ALTER TYPE {name} ADD VALUE IF NOT EXISTS {literal}" for literal in literals]
-    escaped = [statement.replace(":", r"\:") for statement in statements]
-    return [
-        f"if op.get_context().dialect.name == 'postgresql': op.execute({statement!r})"
-        for statement in escaped
-    ]
+    lines = []
+    for engine, types in COLUMN_TYPES.items():
+        for statement in types.enum_value_statements(operation.type, operation.values):
+            escaped = statement.replace(":", r"\:")
+            condition = f"op.get_context().dialect.name == {engine!r}"
+            lines.append(f"if {condition}: op.execute({escaped!r})")
+    return lines
 
 
 class Draft:
