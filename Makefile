@@ -4,7 +4,7 @@
 # own path may contain blanks.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test lint bench reference docs ui tsql-parser
+.PHONY: help install demo check test soak lint bench reference docs ui tsql-parser
 
 PYTHON ?=
 ARGS ?=
@@ -20,6 +20,7 @@ help:
 	@echo "make demo     install, make a sample database, and mirror it to two others"
 	@echo "make check    style, types, and the tests that need no server: 20 seconds of tests"
 	@echo "make test     the whole suite; ARGS='-k name' runs a part"
+	@echo "make soak     a writer, syncs and kills for ten minutes, or SOAK_SECONDS; nothing may grow"
 	@echo "make lint     style, types"
 	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
 	@echo "make ui       Dagster's web pages, on http://localhost:3000"
@@ -49,6 +50,9 @@ tsql-parser:
 	       wheel/mssqlscripter/mssqltoolsservice/bin/NetCoreGlobalization.dll . && rm -r wheel
 	@cd .cache/tsql && mcs -out:parser.exe -r:Microsoft.SqlServer.SqlParser.dll \
 	    -r:/usr/lib/mono/4.5/Facades/netstandard.dll ../../dbsync_pipeline_tests/tsql/Parser.cs
+
+soak: $(INSTALLED)
+	@SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -n 0 -s dbsync_pipeline_tests/test_soak.py $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .
