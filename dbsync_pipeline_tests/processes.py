@@ -29,7 +29,7 @@ def until(what: str, found: Callable[[], Any], seconds: float = 150) -> Any:
 
 
 def dbsync(places: Places, *words: str, status: int = 0) -> Any:
-    """What a command says, as JSON."""
+    """What a command prints, as JSON."""
     command = [sys.executable, "-m", "dbsync_pipeline.cli.entry", *words, "--json"]
     done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""`dbsync serve`: a real server, asked over HTTP, which says what the command line says."""
+"""`dbsync serve`: a real server over HTTP, which returns what the command line prints."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     assert TOKEN not in log.read_text() and "Traceback" not in log.read_text()
 
 
-def test_it_answers_what_the_command_line_answers(server: Server) -> None:
+def test_it_responds_with_what_the_command_line_prints(server: Server) -> None:
     places = server.places
     status, done = server.sync(source="windows", target=["linux"])
     assert (status, done["source"], done["equal"], [run["target"] for run in done["runs"]]) == (
@@ -109,7 +109,7 @@ def steady(place: dict[str, Any]) -> dict[str, Any]:
     return {**place, "latency_ms": None, "last_publish": last}
 
 
-def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(
+def test_a_refused_sync_has_its_reason_and_the_same_option_allows_it(
     server: Server,
 ) -> None:
     linux = server.places.named("linux")
@@ -127,7 +127,7 @@ def test_a_sync_that_is_refused_says_why_and_is_let_through_by_the_same_words(
     assert content(linux) == content(server.places.named("windows"))
 
 
-def test_nothing_is_said_without_the_token(server: Server) -> None:
+def test_nothing_is_served_without_the_token(server: Server) -> None:
     asked = (
         ("GET", "/admin/db-status", None),
         ("GET", "/admin/sync-history", None),
@@ -147,7 +147,7 @@ def test_nothing_is_said_without_the_token(server: Server) -> None:
     assert dbsync(server.places, "history") == []
 
 
-def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -> None:
+def test_an_invalid_request_is_refused_with_its_cause(server: Server) -> None:
     for method, path, body, status, cause in (
         ("POST", "/admin/sync", {"target": ["mars"]}, 400, "there is no database 'mars'"),
         (
@@ -179,7 +179,7 @@ def test_a_wrong_question_is_answered_by_what_is_wrong_with_it(server: Server) -
     assert dbsync(server.places, "history") == []
 
 
-def test_it_names_its_addresses_to_a_program(server: Server) -> None:
+def test_it_describes_its_addresses_to_a_program(server: Server) -> None:
     paths = server.ask("GET", "/admin/openapi.json")[1]["paths"]
     assert set(paths) == {
         "/admin/db-status",
@@ -189,7 +189,7 @@ def test_it_names_its_addresses_to_a_program(server: Server) -> None:
     }
 
 
-def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:
+def test_a_client_need_not_wait_for_a_sync(server: Server) -> None:
     status, answer = server.sync(target=["linux"], wait=False)
     assert (status, answer) == (202, {"source": "windows", "target": ["linux"]})
     until(
@@ -199,7 +199,7 @@ def test_nobody_has_to_wait_for_a_sync(server: Server) -> None:
     assert content(server.places.named("linux")) == content(server.places.named("windows"))
 
 
-def test_a_server_that_is_told_to_end_waits_for_a_sync_that_nobody_waits_for(
+def test_a_server_that_is_terminated_waits_for_a_sync_in_the_background(
     server: Server,
 ) -> None:
     assert server.sync(target=["linux"], wait=False)[0] == 202
@@ -208,14 +208,14 @@ def test_a_server_that_is_told_to_end_waits_for_a_sync_that_nobody_waits_for(
     assert content(server.places.named("linux")) == content(server.places.named("windows"))
 
 
-def test_a_ledger_that_is_not_read_is_named(server: Server) -> None:
+def test_a_ledger_that_cannot_be_read_is_named(server: Server) -> None:
     assert server.sync(target=["linux"])[0] == 200
     server.places.folder.joinpath(".dbsync", "azure.db").write_bytes(b"no database at all" * 100)
     status, found, headers = server.ask("GET", "/admin/sync-history")
     assert (status, len(found), headers["dbsync-unread"]) == (200, 1, "azure")
 
 
-def test_a_sync_whose_process_is_killed_is_told(server: Server) -> None:
+def test_a_sync_whose_process_is_killed_is_reported(server: Server) -> None:
     answers: list[tuple[int, Any]] = []
     asking = threading.Thread(target=lambda: answers.append(server.sync(target=["linux"])))
     asking.start()
@@ -235,7 +235,7 @@ def test_a_sync_whose_process_is_killed_is_told(server: Server) -> None:
     )
 
 
-def test_no_more_syncs_run_at_once_than_a_machine_bears(server: Server) -> None:
+def test_the_number_of_syncs_at_once_is_limited(server: Server) -> None:
     """Those that run all wait for the same target's lock."""
     with (
         closing(sqlite3.connect(server.places.folder / ".dbsync" / "linux.db")) as writer,

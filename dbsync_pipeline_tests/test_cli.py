@@ -76,12 +76,12 @@ def dbsync(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself_and_speaks_json(verb: str, dbsync: Dbsync) -> None:
+def test_every_command_has_help_and_a_json_option(verb: str, dbsync: Dbsync) -> None:
     done = dbsync(*verb.split(), "--help")
     assert done.status == 0 and "--json" in done.out
 
 
-def test_verify_tells_of_its_options_that_it_compares(dbsync: Dbsync) -> None:
+def test_the_help_of_verify_speaks_of_comparing(dbsync: Dbsync) -> None:
     shown = dbsync("verify", "--help").out
     assert "compare" in shown and "copy" not in shown
 
@@ -123,7 +123,7 @@ print([name for name in ("dagster", "pandas", "pyarrow") if name in sys.modules]
         ),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_ones(
+def test_an_unknown_name_is_refused_with_the_known_names(
     words: list[str], text: str, places: Places, dbsync: Dbsync
 ) -> None:
     done = dbsync(*words)
@@ -146,7 +146,7 @@ def test_a_wrong_word_is_answered_with_the_right_ones(
         (["nope"], "nope", "dbsync --help"),
     ],
 )
-def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
+def test_a_wrong_option_is_reported_as_json_with_json(
     words: list[str], text: str, remedy: str, places: Places, dbsync: Dbsync
 ) -> None:
     done = dbsync(*words, "--json")
@@ -172,7 +172,7 @@ def test_a_wrong_option_is_told_as_json_where_json_is_asked_for(
         ("DBSYNC_PRIMARY", "nosuch", ["plan"], "Remedy: name one of them in DBSYNC_PRIMARY"),
     ],
 )
-def test_a_setting_that_cannot_be_is_told_by_its_name(
+def test_an_impossible_setting_is_reported_by_name(
     variable: str,
     value: str,
     words: list[str],
@@ -207,7 +207,7 @@ def test_a_setting_that_cannot_be_is_told_by_its_name(
         ("DBSYNC_DAGSTERSTORAGE_URL", "probably DBSYNC_DAGSTER_STORAGE_URL)"),
     ],
 )
-def test_a_misspelt_setting_is_told_and_nothing_is_done(
+def test_a_misspelt_setting_is_refused_and_nothing_is_done(
     variable: str, meant: str, places: Places, dbsync: Dbsync
 ) -> None:
     (places.folder / ".env").write_text(f"{variable}=hunter2\n")
@@ -220,7 +220,9 @@ def test_a_misspelt_setting_is_told_and_nothing_is_done(
     assert not places.folder.joinpath(".dbsync", "linux.db").exists()
 
 
-def test_a_database_may_be_named_as_nothing_else_is(places: Places, dbsync: Dbsync) -> None:
+def test_a_database_may_have_any_name_that_resembles_no_setting(
+    places: Places, dbsync: Dbsync
+) -> None:
     names = [
         "windows",
         "linux",
@@ -239,7 +241,7 @@ def test_a_database_may_be_named_as_nothing_else_is(places: Places, dbsync: Dbsy
     assert [one["name"] for one in dbsync("status", "--json").json] == names
 
 
-def test_what_others_name_like_settings_is_left_alone(places: Places, dbsync: Dbsync) -> None:
+def test_variables_of_other_programs_are_ignored(places: Places, dbsync: Dbsync) -> None:
     """The tests' own, another database, a setting in another case, and what Kubernetes sets for services `dbsync` and `dbsync-ui`."""
     url = f"sqlite:///{places.folder / 'mars.db'}"
     places.set(
@@ -336,7 +338,9 @@ def test_a_selection_of_tables(places: Places, dbsync: Dbsync) -> None:
     assert len(rows["users"]) == 20 and len(rows["chats"]) == 40 and rows["messages"] == []
 
 
-def test_plan_says_what_a_sync_would_do_and_changes_nothing(places: Places, dbsync: Dbsync) -> None:
+def test_plan_shows_what_a_sync_would_do_and_changes_nothing(
+    places: Places, dbsync: Dbsync
+) -> None:
     assert dbsync("sync", "--target", "azure").status == 0
     execute(
         places.named("windows"),
@@ -357,9 +361,7 @@ def test_plan_says_what_a_sync_would_do_and_changes_nothing(places: Places, dbsy
     assert "user_memory" in dbsync("plan").out
 
 
-def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(
-    places: Places, dbsync: Dbsync
-) -> None:
+def test_plan_predicts_a_refusal_and_overwrite_allows_it(places: Places, dbsync: Dbsync) -> None:
     prepare(places.named("azure"), {"users": [user(99)]})
     foretold = dbsync("plan", "--target", "azure")
     assert (
@@ -373,10 +375,10 @@ def test_what_the_guards_refuse_plan_foretells_and_overwrite_lets_through(
     assert content(places.named("azure")) == content(places.named("windows"))
 
 
-def test_the_command_that_a_refusal_names_does_what_was_asked_for_and_no_more(
+def test_the_command_of_a_refusal_does_only_what_was_requested(
     places: Places, dbsync: Dbsync
 ) -> None:
-    """A table that was not chosen, and rows there that nobody was told of, are left."""
+    """A table that was not chosen, and its local writes, are left alone."""
     windows, linux = places.named("windows"), places.named("linux")
     assert dbsync("sync", "--target", "linux").status == 0
     execute(linux, (users.insert(), [user(300)]))
@@ -483,7 +485,7 @@ def test_demo_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dbsync: Dbs
 # status, tables --------------------------------------------------------------------------------------------------------
 
 
-def test_status_says_who_answers_and_how_far_off(places: Places, dbsync: Dbsync) -> None:
+def test_status_shows_who_answers_and_how_far_off(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     execute(places.named("windows"), "UPDATE users SET name = 'new' WHERE id = 1")
     places.out_of_reach("azure")
@@ -540,7 +542,7 @@ def test_check_names_the_difference(places: Places, dbsync: Dbsync) -> None:
     assert "azure: table users" in dbsync("tables", "check", "--database", "azure").err
 
 
-def test_recreate_wants_the_name_said_again(places: Places, dbsync: Dbsync) -> None:
+def test_recreate_requires_the_name_twice(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "azure").status == 0
     for words in ([], ["--yes-destroy", "linux"]):
         refused = dbsync("tables", "recreate", "--database", "azure", *words)
@@ -637,7 +639,7 @@ def test_where_the_primary_is_out_of_reach_no_database_is_altered(
     assert dbsync("migrate", "--database", "linux", "--yes").status == 0
 
 
-def test_what_was_altered_by_other_means_is_noted(changed: Places, dbsync: Dbsync) -> None:
+def test_changes_by_other_means_are_recorded(changed: Places, dbsync: Dbsync) -> None:
     assert dbsync("migrate", "new", "users phone").status == 0
     assert "phone is missing" in dbsync("migrate", "--as-applied", "--yes").err
     for name in ("windows", "linux", "azure"):
@@ -648,7 +650,7 @@ def test_what_was_altered_by_other_means_is_noted(changed: Places, dbsync: Dbsyn
     assert dbsync("migrate", "list").status == 0
 
 
-def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsync) -> None:
+def test_a_revision_that_cannot_be_written_is_an_error(changed: Places, dbsync: Dbsync) -> None:
     changed.set(DBSYNC_REVISIONS=str(changed.folder / "app" / "changing.py" / "no"))
     told = dbsync("migrate", "new", "users phone")
     assert told.status == 2 and "DBSYNC_REVISIONS" in told.err
@@ -656,9 +658,7 @@ def test_a_revision_that_cannot_be_written_is_told(changed: Places, dbsync: Dbsy
     assert dbsync("migrate", "new", " ").status == 2
 
 
-def test_an_option_of_migrate_that_would_not_be_heard_is_refused(
-    changed: Places, dbsync: Dbsync
-) -> None:
+def test_an_option_of_migrate_before_its_verb_is_refused(changed: Places, dbsync: Dbsync) -> None:
     for words in (
         ("--database", "linux", "new", "x"),
         ("--json", "list"),
@@ -668,7 +668,7 @@ def test_an_option_of_migrate_that_would_not_be_heard_is_refused(
         assert told.status == 2 and "migrate" in told.out + told.err, words
 
 
-def test_what_a_revision_prints_is_no_part_of_the_answer(changed: Places, dbsync: Dbsync) -> None:
+def test_what_a_revision_prints_is_not_in_the_json(changed: Places, dbsync: Dbsync) -> None:
     path = Path(dbsync("migrate", "new", "users phone", "--json").json["path"])
     path.write_text(
         path.read_text().replace(
@@ -722,7 +722,7 @@ def test_ui_serves_and_leaves_no_process_behind(places: Places) -> None:
 # What syncs took away --------------------------------------------------------------------------------------------------
 
 
-def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(
+def test_overwritten_rows_are_listed_shown_exported_merged_and_undone(
     places: Places, dbsync: Dbsync, tmp_path: Path
 ) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
@@ -756,7 +756,7 @@ def test_what_a_sync_overwrote_is_listed_shown_exported_merged_and_undone(
     assert content(places.named("linux")) == before
 
 
-def test_a_paused_target_is_synced_by_an_explicit_command_and_released(
+def test_a_paused_target_is_synced_by_an_explicit_command_and_resumed(
     places: Places, dbsync: Dbsync
 ) -> None:
     assert "dbsync tables create --database azure" in dbsync("pause", "azure").err
@@ -775,7 +775,7 @@ def test_a_paused_target_is_synced_by_an_explicit_command_and_released(
     }
 
 
-def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
+def test_verify_names_what_differs(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     assert dbsync("verify", "--target", "linux").status == 0
     execute(
@@ -787,7 +787,7 @@ def test_verify_says_what_differs(places: Places, dbsync: Dbsync) -> None:
     assert [table["keys"] for table in found.json[0]["tables"] if table["differing"]] == [[[3]]]
 
 
-def test_one_row_is_told_as_one(places: Places, dbsync: Dbsync) -> None:
+def test_one_row_is_singular(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     execute(
         places.named("linux"),
@@ -811,7 +811,7 @@ def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
     assert count(number, "row") == words
 
 
-def test_a_limit_of_rows_is_the_same_word_everywhere(places: Places, dbsync: Dbsync) -> None:
+def test_a_limit_of_rows_has_one_name_everywhere(places: Places, dbsync: Dbsync) -> None:
     assert dbsync("sync", "--target", "linux").status == 0
     execute(places.named("windows"), MODEL.table("users").sa.update().values(name="all of them"))
     strict = ("--target", "linux", "--max-change-rows", "5", "--json")
@@ -868,7 +868,7 @@ def _commands(text: str) -> list[list[str]]:
     return [command.split() for command in re.findall(r"`dbsync ([^`]+)`", text)]
 
 
-def test_a_restored_primary_is_told_of_and_the_remedy_brings_it_up(
+def test_status_names_a_restored_primary_and_the_remedy_brings_it_up(
     restored: Places, dbsync: Dbsync
 ) -> None:
     told = dbsync("status")
@@ -914,9 +914,7 @@ def test_each_refusal_of_a_restored_primary_names_a_way_out(
     assert dbsync("sync").status == 0
 
 
-def test_the_loss_of_what_a_restored_primary_lacks_is_accepted_by_name(
-    restored: Places, dbsync: Dbsync
-) -> None:
+def test_the_loss_of_newer_states_is_accepted_by_name(restored: Places, dbsync: Dbsync) -> None:
     refused = dbsync("sync", "--target", "azure")
     accept = _commands(refused.err)[-1]
     if accept[0] == "promote":

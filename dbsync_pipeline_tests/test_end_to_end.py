@@ -184,9 +184,7 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
         assert content(standby) == content(windows)
 
 
-def test_a_server_that_says_that_it_is_starting_is_waited_for(
-    server: Server, new_database: NewDatabase
-) -> None:
+def test_a_server_that_is_starting_is_waited_for(server: Server, new_database: NewDatabase) -> None:
     standby, source = Database("linux", server.url), new_database("sqlite", "windows")
     prepare(source, {"users": [user(1)]})
     sync(source, standby)

@@ -40,8 +40,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     return Places(tmp_path, monkeypatch)
 
 
-def hearing() -> None:
-    """Ctrl-C is heard, also where a shell started the tests in its background, which is deaf to it."""
+def interruptible() -> None:
+    """Make Ctrl-C work, also if a shell started the tests in the background, with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -54,7 +54,7 @@ def interrupted(places: Places, command: list[str], at: str) -> tuple[int, list[
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hearing,
+        preexec_fn=interruptible,
     ) as program:
         assert program.stderr is not None
         next(line for line in program.stderr if at in line)
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_a_sync_and_what_would_have_come_after(places: Places) -> No
 @pytest.mark.parametrize(
     "words", [["--help"], ["status"], ["status", "--json"], ["nope", "--json"]]
 )
-def test_output_that_cannot_be_written_is_told_in_one_line(
+def test_output_that_cannot_be_written_is_reported_in_one_line(
     words: list[str], places: Places
 ) -> None:
     with FULL.open("w") as full:
@@ -109,7 +109,7 @@ def test_output_that_cannot_be_written_is_told_in_one_line(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
-def test_a_closed_output_is_told_and_a_reader_that_has_gone_is_not(places: Places) -> None:
+def test_a_closed_output_is_reported_and_a_reader_that_ended_is_not(places: Places) -> None:
     for shell, said in (
         ('"$@" >&-', "the output could not be written: it is closed\n"),
         ('"$@" | true; exit ${PIPESTATUS[0]}', ""),

@@ -77,7 +77,9 @@ def test_a_run_that_published_has_its_rows(places: Places, instance: DagsterInst
     assert sync(instance, "azure").tables["users"].updated == 1
 
 
-def test_newest_first_and_no_more_than_asked(places: Places, instance: DagsterInstance) -> None:
+def test_newest_first_and_at_most_as_many_as_requested(
+    places: Places, instance: DagsterInstance
+) -> None:
     ids = [sync(instance, target).run_id for target in ("azure", "linux", "azure")]
     assert [one.run_id for one in history.read(instance)] == ids[::-1]
     assert [one.run_id for one in history.read(instance, HistoryOptions(limit=2))] == [
@@ -201,7 +203,7 @@ def test_a_refused_run_has_the_guards_verdicts_and_what_was_allowed(
     }
 
 
-def test_a_ledger_out_of_reach_is_said_and_hides_no_run(
+def test_a_ledger_out_of_reach_is_named_and_hides_no_run(
     places: Places, instance: DagsterInstance
 ) -> None:
     sync(instance, "azure")
@@ -259,7 +261,7 @@ def test_making_the_store_twice_changes_nothing(places: Places) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_ledger_is_asked_for_more_runs_than_a_statement_takes_parameters(
+def test_the_ledger_finds_more_runs_than_a_statement_has_parameters(
     engine: str, new_database: NewDatabase
 ) -> None:
     database, now = new_database(engine, "linux"), dt.datetime.now(dt.UTC)

@@ -70,7 +70,7 @@ class Place:
         return done
 
     def left(self) -> dict[str, bytes]:
-        """Every file by name, what Dagster has packed unpacked beside it; and all that was said."""
+        """Every file by name, with what Dagster compressed beside it, and all output."""
         found = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         for path in [
             Path(name) for name, data in found.items() if data.startswith(b"SQLite format 3")
@@ -293,7 +293,7 @@ def test_the_settings_do_not_show_urls(monkeypatch: pytest.MonkeyPatch, tmp_path
     )
 
 
-def test_the_rows_of_a_refused_value_are_not_told(files: tuple[Database, Database]) -> None:
+def test_the_rows_of_a_refused_value_are_not_shown(files: tuple[Database, Database]) -> None:
     source, target = files
     execute(
         source,

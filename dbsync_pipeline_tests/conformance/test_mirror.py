@@ -308,7 +308,7 @@ def test_a_foreign_write_that_the_source_has_too_is_no_risk(pair: Pair) -> None:
     assert sync(source, target).tables["users"].updated == 1
 
 
-def test_plan_says_what_a_sync_would_do_and_changes_nothing(pair: Pair) -> None:
+def test_plan_shows_what_a_sync_would_do_and_changes_nothing(pair: Pair) -> None:
     source, target = pair
     prepare(source, small_world())
     with (
