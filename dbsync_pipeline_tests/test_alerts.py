@@ -344,7 +344,7 @@ def test_readiness_covers_every_partition_and_alerts_once_per_change(
     assert (
         title == "dbsync: azure could not take over now"
         and ": a test" in body
-        and "dbsync release azure" in body
+        and "dbsync resume azure" in body
     )
     assert (
         passed(instance, "linux", RELEASED) is True and passed(instance, "azure", RELEASED) is False

@@ -60,7 +60,7 @@ def tick_schedule(instance: DagsterInstance) -> tuple[list[str], str]:
     ("paused", "active", "due", "reasons"),
     [
         ({}, {}, ["linux", "azure"], []),
-        ({"linux": "a test"}, {}, ["azure"], ["linux is paused: a test (`dbsync release linux`)"]),
+        ({"linux": "a test"}, {}, ["azure"], ["linux is paused: a test (`dbsync resume linux`)"]),
         ({}, {"azure": "r1"}, ["linux"], ["azure is skipped: its run r1 has not ended yet"]),
         (
             {"linux": "paused", "windows": "x"},

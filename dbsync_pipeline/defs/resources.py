@@ -135,7 +135,7 @@ def _refuse_paused(tags: Mapping[str, str], target: Database) -> None:
             f"paused: {reason}",
             operation="sync",
             database=target.name,
-            remedy=f"dbsync release {target.name}",
+            remedy=f"dbsync resume {target.name}",
         )
 
 

@@ -132,7 +132,7 @@ def due_targets(
         if name == primary:
             continue
         if name in paused:
-            skipped.append(f"{name} is paused: {paused[name]} (`dbsync release {name}`)")
+            skipped.append(f"{name} is paused: {paused[name]} (`dbsync resume {name}`)")
         elif name in active:
             skipped.append(f"{name} is skipped: its run {active[name]} has not ended yet")
         else:
