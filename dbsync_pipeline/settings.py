@@ -100,6 +100,7 @@ class Settings(Policy):
     silence_seconds: float = Field(
         default=60,
         ge=1,
+        le=86_400,
         description="For how many seconds an open connection may be silent while a reply is due. "
         "A statement that the server still executes is not silent.",
     )
@@ -221,7 +222,7 @@ class Settings(Policy):
     @classmethod
     def _owners(cls, value: str) -> str:
         if any(
-            not re.fullmatch(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+", one) for one in value.split()
+            not re.fullmatch(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+", owner) for owner in value.split()
         ):
             raise ValueError("mail addresses and teams, such as team:platform, between blanks")
         return value
@@ -229,7 +230,7 @@ class Settings(Policy):
     @field_validator("asset_tags")
     @classmethod
     def _tags(cls, value: str) -> str:
-        if any(not re.fullmatch(r"[\w.-]{1,63}=[\w.-]{0,63}", one) for one in value.split()):
+        if any(not re.fullmatch(r"[\w.-]{1,63}=[\w.-]{0,63}", tag) for tag in value.split()):
             raise ValueError("name=value between blanks, of letters, digits, _, . and -")
         return value
 
