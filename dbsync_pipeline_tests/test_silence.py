@@ -27,6 +27,7 @@ from dbsync_pipeline_tests.proxy import (
     TO_CLIENT,
     TO_SERVER,
     Action,
+    Connection,
     Proxy,
     proxy_to,
     stall,
@@ -123,6 +124,25 @@ def test_a_reply_that_does_not_arrive(pair: Pair, side: str) -> None:
         with pytest.raises(Unavailable, match="went silent"):
             sync(*((slow, target) if side == "source" else (source, slow)))
     assert sync(source, target).changed == 5
+
+
+def test_a_sync_ends_when_new_connections_are_silent_too(pair: Pair) -> None:
+    """The server cannot be asked, nor made to end the session; its locks are free once it can."""
+    source, target = pair
+    before = content(target)
+    with behind_proxy(target) as (far, proxy):
+
+        def lose_everything(connection: Connection) -> None:
+            proxy._connect_seconds = 600
+            connection.swallow()
+
+        proxy.before(PHASES["publish"], TO_SERVER, lose_everything)
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="went silent"):
+            sync(source, far)
+        assert time.monotonic() - started < SILENCE + 15
+    free_after(source, target, 10)
+    assert content(target) == before
 
 
 def test_a_statement_that_computes_for_long_is_not_silent(pair: Pair) -> None:

@@ -21,9 +21,10 @@ _IDENTITY = """
 SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 """
 _ACTIVITY = """
-SELECT state = 'active' AND coalesce(wait_event_type, '') <> 'Client'
+SELECT state NOT LIKE 'idle%%' AND coalesce(wait_event_type, '') <> 'Client'
 FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
+"""The state is `disabled` where the server does not track it (track_activities)."""
 _CANCEL = """
 SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
