@@ -117,14 +117,14 @@ def serves(buckets: int, rows: int) -> bool:
     return buckets / 8 <= buckets_for(rows) <= buckets * 8
 
 
-def both(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
+def both(left: Callable[[], A], right: Callable[[], B]) -> tuple[A, B]:
     """Return the results of two calls that run at the same time.
 
     If one raises an error, it is raised after both have ended.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="dbsync") as pool:
-        later = pool.submit(other)
-        first = one()
+        later = pool.submit(right)
+        first = left()
     return first, later.result()
 
 

@@ -351,7 +351,7 @@ def promote_anyway(name: str) -> str:
 
 
 def _command(plan: Plan, options: Sequence[str]) -> str:
-    """The command that carries out this plan, and no more, whatever the guards object."""
+    """The command that carries out exactly this plan, whatever the guards object."""
     if plan.returning:
         limits = [option for option in options if option.startswith("--max-change")]
         return failback(plan.target, limits)

@@ -70,23 +70,23 @@ def load_model(module: str, revisions: Path | None = None) -> Model:
     table cannot be mirrored.
     """
     try:
-        found = importlib.import_module(module)
+        imported = importlib.import_module(module)
     except Exception as error:  # the user's module may fail in any way
         why = redact.clean(f"{type(error).__name__}: {error}".splitlines()[0])
         raise SettingsError(
             f"the models' module {module!r} cannot be imported: {why}",
             remedy="fix the module, or set DBSYNC_MODELS to another one",
         ) from None
-    metadata = getattr(getattr(found, "Base", None), "metadata", None) or getattr(
-        found, "metadata", None
+    metadata = getattr(getattr(imported, "Base", None), "metadata", None) or getattr(
+        imported, "metadata", None
     )
     if not isinstance(metadata, sa.MetaData) or not metadata.tables:
         raise SettingsError(
             f"the module {module!r} has no Base.metadata and no metadata with tables in it",
             remedy="set DBSYNC_MODELS to the module that has the models",
         )
-    if revisions is None and found.__file__:
-        revisions = Path(found.__file__).with_name("dbsync_revisions")
+    if revisions is None and imported.__file__:
+        revisions = Path(imported.__file__).with_name("dbsync_revisions")
     model = Model(metadata, revisions and revisions.absolute())
     for table in model.tables:
         _ = table.key  # refuses a table without a key before anything is done

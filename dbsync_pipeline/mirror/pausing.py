@@ -38,7 +38,7 @@ def paused(database: Database) -> str | None:
 
 def reason(ledger: Ledger) -> str | None:
     """Return why the database of an open ledger is paused, None if it is not or has no ledger."""
-    return ledger.fact(FACT) if ledger.exists() else None
+    return ledger.fact(FACT)
 
 
 def _replace(database: Database, reason: str | None) -> str | None:

@@ -293,8 +293,6 @@ def _publishes(
     """Return the newest publishes, and those of Dagster's runs, which may be older."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
-        if not ledger.exists():
-            return []
         newest = []
         if not options.failed:
             newest = ledger.publishes(options.limit, source=options.source)

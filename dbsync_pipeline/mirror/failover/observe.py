@@ -104,8 +104,6 @@ def _read(database: Database) -> tuple[Observation, str]:
     """What the ledger has, and its identity."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
-        if not ledger.exists():
-            return Observation(database.name, True), ""
         last = ledger.last()
         observation = Observation(
             database.name,

@@ -110,7 +110,7 @@ def _is_unknown(received: Publish, ledger: Ledger) -> bool:
     if own is not None and _same_rows(own, received):
         return False
     if received.numbered:
-        return not (ledger.exists() and ledger.knows(received))
+        return not ledger.knows(received)
     return own is not None and own.snapshot_at < received.snapshot_at
 
 
@@ -159,7 +159,7 @@ def _lacking(
 def _last_publish(database: Database) -> Publish | None:
     with database.connect() as dialect:
         ledger = Ledger(dialect)
-        return ledger.last() if ledger.exists() else None
+        return ledger.last()
 
 
 def _states(lacking: Mapping[str, Publish]) -> str:

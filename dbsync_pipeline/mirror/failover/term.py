@@ -126,8 +126,7 @@ def _counts(
 def read_term(database: Database) -> Term | None:
     """Return the term that a database has recorded, None for none. Raise DbsyncError if it cannot be read."""
     with database.connect() as dialect:
-        ledger = Ledger(dialect)
-        return ledger.term() if ledger.exists() else None
+        return Ledger(dialect).term()
 
 
 def _read(database: Database) -> tuple[Term | None, str]:

@@ -56,13 +56,13 @@ class Publishes(Facts):
             if entry.number in undone:
                 continue
             if entry.undoes is None:
-                return self._one(publishes.c.number == entry.number)
+                return self._publish_with(publishes.c.number == entry.number)
             undone.add(entry.undoes)
         return None
 
     def of_run(self, run_id: str) -> Publish | None:
         """Return the publish of that run, None if it was not committed."""
-        return self._one(self._t.publishes.c.run_id == run_id)
+        return self._publish_with(self._t.publishes.c.run_id == run_id)
 
     def publishes(self, limit: int | None = None, *, source: str | None = None) -> list[Publish]:
         """Return the newest `limit` publishes (all without one), newest first.
@@ -94,7 +94,7 @@ class Publishes(Facts):
         kept = sa.select(self._t.rescues.c.publish)
         return self._many(self._t.publishes.c.number.in_(kept))
 
-    def _one(self, condition: sa.ColumnElement[bool]) -> Publish | None:
+    def _publish_with(self, condition: sa.ColumnElement[bool]) -> Publish | None:
         return next(iter(self._many(condition)), None)
 
     def _many(self, *conditions: sa.ColumnElement[bool], limit: int | None = None) -> list[Publish]:

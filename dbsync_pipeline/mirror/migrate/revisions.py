@@ -130,8 +130,7 @@ def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
 
 def noted(dialect: Dialect) -> str | None:
     """Return the number of the newest revision that the database has, `base` before the first; None if it recorded nothing."""
-    ledger = Ledger(dialect)
-    return ledger.fact(_NOTED) if ledger.exists() else None
+    return Ledger(dialect).fact(_NOTED)
 
 
 def note(dialect: Dialect, model: Model) -> None:

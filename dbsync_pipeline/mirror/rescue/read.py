@@ -83,8 +83,6 @@ def kept(target: Database) -> list[tuple[Publish, list[Rescued]]]:
     """Return the publishes of a target whose before-images are still kept, newest first, with what is kept of each table."""
     with target.connect() as dialect:
         ledger = Ledger(dialect)
-        if not ledger.exists():
-            return []
         rescued = ledger.rescues()
         return [
             (entry, [one for one in rescued if one.publish == entry.number])
@@ -98,7 +96,7 @@ def before_images(dialect: Dialect, model: Model, run_id: str) -> Iterator[Befor
     Raise SettingsError if the ledger has no such publish.
     """
     ledger = Ledger(dialect)
-    entry = ledger.of_run(run_id) if ledger.exists() else None
+    entry = ledger.of_run(run_id)
     if entry is None:
         raise SettingsError(
             f"no publish of run {run_id} is in the ledger",

@@ -92,7 +92,7 @@ def require_undoable(
 def _require_undoable(dialect: Dialect, model: Model, run_id: str, overwrite: bool) -> _Undoable:
     """Return the publish of that run; raise if it cannot be undone."""
     ledger = Ledger(dialect)
-    entry = ledger.of_run(run_id) if ledger.exists() else None
+    entry = ledger.of_run(run_id)
     if entry is None:
         raise SettingsError(
             f"no publish of run {run_id} is in the ledger",

@@ -198,7 +198,7 @@ def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:
     return SourceLedger(
         ledger.identity(),
         ledger.numbers() if ledger.exists() else None,
-        received is not None and ledger.exists() and ledger.knows(received),
+        received is not None and ledger.knows(received),
         ledger.last(),
         ledger.term(),
     )

@@ -61,7 +61,7 @@ class Publishing:
         Every bucket of a filled table and every changed bucket of another one is digested again.
         Foreign keys of all tables must hold.
         """
-        self._prove_filled([one for one in self.changing if one.fills], stripped)
+        self._prove_filled([table for table in self.changing if table.fills], stripped)
         for comparison in self.changing:
             if not comparison.fills:
                 self._prove_changed(comparison)
@@ -173,11 +173,12 @@ class Publishing:
         target = self.opened.target
 
         def of_source() -> list[Look]:
-            return [self.opened.source_view.look(one.table, one.form) for one in filled]
+            view = self.opened.source_view
+            return [view.look(filling.table, filling.form) for filling in filled]
 
         def of_target() -> list[Digests]:
             target.restore(stripped)
-            return [target.digests(one.table, one.form) for one in filled]
+            return [target.digests(filling.table, filling.form) for filling in filled]
 
         digested = compare.both(of_source, of_target)
         for comparison, expected, present in zip(filled, *digested, strict=True):
