@@ -167,15 +167,15 @@ class _Cursor:
 
 
 def _opened(babelfish: bool, locks: bool = False) -> tuple[MSSQL, Recorder]:
-    raw = Recorder()
+    raw, transaction = Recorder(), SimpleNamespace(commit=lambda: None)
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=raw),
         closed=True,
         info={"server": Server((15,), 3, babelfish)},
-        begin=lambda: None,
+        begin=lambda: transaction,
         get_execution_options=lambda: {"dbsync_label": "dbsync run 1234", "dbsync_locks": locks},
         engine=SimpleNamespace(raw_connection=lambda: raw),
-        get_transaction=lambda: SimpleNamespace(commit=lambda: None),
+        get_transaction=lambda: transaction,
     )
     return MSSQL("azure", connection), raw
 
@@ -314,6 +314,19 @@ def test_a_source_reads_a_table_before_it_sets_its_mark(locks: bool) -> None:
     dialect.set_marker(5)
     *_, before, mark = raw.statements
     assert "sp_getapplock" in mark and "SELECT TOP (1) 1 FROM [dbo].[users]" in before
+
+
+def test_whole_tables_are_digested_once_in_a_snapshot_and_every_time_outside_of_one() -> None:
+    table, form = MODEL.table("users"), Form(CANONICAL, 3)
+    for snapshot, times in ((True, 1), (False, 2)):
+        dialect, raw = _opened(babelfish=False)
+        if snapshot:
+            dialect.snapshot()
+        for _ in range(2):
+            dialect.digests(table, form), dialect.digests(table, form, np.arange(2))
+        digests = [statement for statement in raw.statements if "GROUP BY b" in statement]
+        assert len([statement for statement in digests if "OPENJSON" not in statement]) == times
+        assert len([statement for statement in digests if "OPENJSON" in statement]) == 2
 
 
 def test_a_snapshot_does_not_begin_with_a_table_that_forbids_it() -> None:
