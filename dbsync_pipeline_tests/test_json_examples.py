@@ -52,6 +52,7 @@ def scenario(places: Places, run: Run) -> None:
     synced = run("sync", "--target", "linux", "--overwrite")
     run_id = synced["runs"][0]["run_id"]
     run("status")
+    run("doctor")
     run("history", "--limit", "1")
     run("verify", "--target", "linux")
     run("rescue list")
