@@ -173,6 +173,8 @@ def list_revisions() -> Revisions:
 
     settings, model = configured()
     lacking: PerDatabase[Sequence[Revision]] = ask(
-        chosen(settings, None), lambda one: revisions.lacking(one, model), settings.answer_seconds
+        chosen(settings, None),
+        lambda database: revisions.lacking(database, model),
+        settings.answer_seconds,
     )
     return Revisions(revisions.line(model), lacking)

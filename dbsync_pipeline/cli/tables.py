@@ -36,7 +36,7 @@ def check(only: OnlyDatabase = None) -> Checked:
 
     settings, model = configured()
     databases = chosen(settings, only)
-    return Checked(ask(databases, lambda one: schema.check(one, model), _CHECK_SECONDS))
+    return Checked(ask(databases, lambda database: schema.check(database, model), _CHECK_SECONDS))
 
 
 def recreate(
