@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -18,42 +19,47 @@ SIDES: tuple[Side, Side] = ("source", "target")
 class Stamped(Facts):
     """The stamps that belong to the newest digests of each table."""
 
-    def stamp(self, table: str, side: Side) -> Stamp | None:
-        """Return the stamp beside the newest digests of a table; None if there is none."""
-        stamps = self._t.stamps
+    def stamps(self) -> dict[tuple[str, Side], Stamp]:
+        """Return the stamps beside the newest digests of all tables, by table and side."""
         if ("stamps", None) in self._lacking:  # no sync upgrades a source's ledger
-            return None
-        row = self._row(
-            sa.select(stamps).where(stamps.c.table_name == table, stamps.c.side == side)
-        )
-        if row is None:
-            return None
-        moment = Moment(row.identity, row.horizon, row.snapshot)
-        return Stamp(moment, row.fingerprint, row.digested_at.astimezone(dt.UTC))
+            return {}
+        rows = self._rows(sa.select(self._t.stamps))
+        return {(row.table_name, row.side): _stamp(row) for row in rows}
 
-    def keep_stamp(self, table: str, side: Side, stamp: Stamp | None) -> None:
-        """Replace the stamp beside the newest digests of a table, in the open transaction; None
-        deletes it.
-        """
+    def keep_stamps(self, kept: Mapping[tuple[str, Side], Stamp | None]) -> None:
+        """Replace the stamps of these tables and sides, in the open transaction; None deletes."""
         stamps = self._t.stamps
         with self._dialect.doing("write the ledger"):
-            self._connection.execute(
-                stamps.delete().where(stamps.c.table_name == table, stamps.c.side == side)
-            )
-            if stamp is not None:
+            for side in SIDES:
+                names = [name for name, of in kept if of == side]
                 self._connection.execute(
-                    stamps.insert().values(
-                        table_name=table,
-                        side=side,
-                        identity=stamp.moment.identity,
-                        horizon=stamp.moment.horizon,
-                        snapshot=stamp.moment.snapshot,
-                        fingerprint=stamp.fingerprint,
-                        digested_at=stamp.digested_at,
-                    )
+                    stamps.delete().where(stamps.c.side == side, stamps.c.table_name.in_(names))
                 )
+            rows = [_row(*key, stamp) for key, stamp in kept.items() if stamp is not None]
+            if rows:
+                self._connection.execute(stamps.insert(), rows)
+
+    def stamp(self, table: str, side: Side) -> Stamp | None:
+        """Return the stamp beside the newest digests of one table; None if there is none."""
+        return self.stamps().get((table, side))
 
     def _forget_stamps(self, table: str) -> None:
         """Stamps belong to digests: other digests have none until they are given some."""
-        for side in SIDES:
-            self.keep_stamp(table, side, None)
+        self.keep_stamps({(table, side): None for side in SIDES})
+
+
+def _stamp(row: sa.Row[Any]) -> Stamp:
+    moment = Moment(row.identity, row.horizon, row.snapshot)
+    return Stamp(moment, row.fingerprint, row.digested_at.astimezone(dt.UTC))
+
+
+def _row(table: str, side: Side, stamp: Stamp) -> dict[str, Any]:
+    return {
+        "table_name": table,
+        "side": side,
+        "identity": stamp.moment.identity,
+        "horizon": stamp.moment.horizon,
+        "snapshot": stamp.moment.snapshot,
+        "fingerprint": stamp.fingerprint,
+        "digested_at": stamp.digested_at,
+    }

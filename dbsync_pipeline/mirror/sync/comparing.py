@@ -166,7 +166,7 @@ def _known(opened: Opened, published: Digests, table: Table, side: Side) -> Know
     last = opened.target_ledger.last
     if side == "source" and not (last and last.numbered and opened.source_ledger.knows_target):
         return None
-    stamp = opened.ledger.stamp(table.name, side)
+    stamp = opened.stamps.get((table.name, side))
     return None if stamp is None else Known(published, stamp)
 
 

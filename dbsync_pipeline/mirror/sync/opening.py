@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
+from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
+from dbsync_pipeline.mirror.ledger.stamps import Side
 from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.sync.task import Task
@@ -46,7 +48,8 @@ class Opened:
     """Both connections, each in its transaction, and what was read at the beginning.
 
     `snapshot_at` is the time of the source's snapshot (UTC). The views are of each side's
-    transaction at that time, the target's after it was locked. `hidden` has (database, table) for
+    transaction at that time, the target's after it was locked; `stamps` are of the last publish.
+    `ledger` is the target's, in the publishing transaction. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows.
     """
 
@@ -55,16 +58,13 @@ class Opened:
     digest_format: str
     snapshot_at: dt.datetime
     same_database: bool
+    ledger: Ledger
     source_ledger: SourceLedger
     target_ledger: TargetLedger
     hidden: tuple[tuple[str, str], ...]
     source_view: Vantage
     target_view: Vantage
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        """The target's ledger, in the publishing transaction."""
-        return Ledger(self.target)
+    stamps: Mapping[tuple[str, Side], Stamp]
 
     @cached_property
     def _published(self) -> dict[str, Digests | None]:
@@ -167,7 +167,8 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
     mark = secrets.randbits(62)
     source.set_marker(mark)
     same_database = type(source) is type(target) and target.sees_marker(mark)
-    target_ledger = _target_ledger(target)
+    ledger = Ledger(target)
+    target_ledger = TargetLedger(ledger.last(), ledger.number(), ledger.term())
     source_ledger = _source_ledger(source, target_ledger.last)
     for side in (source, target):
         revisions.require_up(side, task.model)
@@ -180,16 +181,14 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
         digest_format,
         snapshot_at,
         same_database,
+        ledger,
         source_ledger,
         target_ledger,
         tuple((side.name, table) for side, tables in sides for table in side.hidden(tables)),
-        *(Vantage.of(side, tables, full_every) for side, tables in sides),
+        Vantage.of(source, task.tables, full_every),
+        Vantage.of(target, present, full_every),
+        ledger.stamps(),
     )
-
-
-def _target_ledger(target: Dialect) -> TargetLedger:
-    ledger = Ledger(target)
-    return TargetLedger(ledger.last(), ledger.number(), ledger.term())
 
 
 def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from dbsync_pipeline.dialects.stamps import Stamp, Stamps
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.ledger.stamps import Side
 from dbsync_pipeline.mirror.look import Look, Vantage
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
@@ -29,11 +30,12 @@ def record(opened: Opened, comparisons: Iterable[Comparison], claimed_in: int | 
     """
     stamps = opened.target.stamps()
     publishing = stamps.transaction() if stamps else None
+    kept: dict[tuple[str, Side], Stamp | None] = {}
     for one in comparisons:
-        name, ledger = one.table.name, opened.ledger
-        ledger.keep_stamp(name, "source", _after(one.source_look, claimed_in))
+        kept[one.table.name, "source"] = _after(one.source_look, claimed_in)
         unchanged_by = publishing if one.plan.empty else None
-        ledger.keep_stamp(name, "target", _after(one.target_look, unchanged_by))
+        kept[one.table.name, "target"] = _after(one.target_look, unchanged_by)
+    opened.ledger.keep_stamps(kept)
 
 
 def _after(look: Look | None, transaction: int | None) -> Stamp | None:
@@ -96,4 +98,5 @@ class Settling:
         digested = one.target_look.stamp if one.target_look else None
         stamp = Stamp(moment, fingerprint, digested.digested_at if digested else view.now)
         looked = Look(one.source, stamp, "", 0)
-        Ledger(view.dialect).keep_stamp(name, "target", _after(looked, stamps.transaction()))
+        following = _after(looked, stamps.transaction())
+        Ledger(view.dialect).keep_stamps({(name, "target"): following})
