@@ -7,6 +7,7 @@ with what this script would write.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -27,8 +28,14 @@ GROUPS = {
     "Databases and models": ("primary", "models", "revisions", "home"),
     "What every sync may do": tuple(Policy.model_fields),
     "Undo": ("rescue_days", "rescue_mb"),
-    "Waiting": ("connect_seconds", "lock_seconds"),
-    "Schedules, age and history": ("schedule", "timezone", "max_age_hours", "history_days"),
+    "Waiting": ("connect_seconds", "lock_seconds", "silence_seconds"),
+    "Schedules, age and history": (
+        "schedule",
+        "timezone",
+        "max_age_hours",
+        "full_every",
+        "history_days",
+    ),
     "Failover": (
         "failover",
         "failover_after_failures",
@@ -36,6 +43,7 @@ GROUPS = {
         "failover_probe_seconds",
         "key_gap",
     ),
+    "Assets in Dagster": ("asset_prefix", "asset_owners", "asset_tags"),
     "Alerts and surfaces": ("alert_urls", "heartbeat_url", "api_token", "dagster_storage_url"),
 }
 """The settings by subject. What is in none of them is listed last, so a new one is never left out."""
@@ -135,12 +143,15 @@ def commands_page() -> str:
     parts = [
         "# Commands",
         MADE,
-        "`dbsync` reads the [settings](settings.md), does one thing, and ends with an exit status: "
-        "0 when what was requested is\ntrue afterwards (for `sync`: every target equals the "
-        "source), 1 when it is not, 2 when the request was wrong, 3 when a database did not say whether\n"
-        "it committed, and 130 after Ctrl-C. "
-        "With `--json` a command prints one JSON value on stdout ([shapes](json.md)), progress "
-        "and messages go to\nstderr.",
+        textwrap.fill(
+            "`dbsync` reads the [settings](settings.md), does one thing, and ends with an exit "
+            "status: 0 if what was requested is true afterwards (for `sync`: every target equals "
+            "the source), 1 if it is not, 2 if the request was wrong, 3 if a database did not say "
+            "whether it committed, and 130 after Ctrl-C. With `--json` a command prints one JSON "
+            "value on stdout ([shapes](json.md), [examples](json-examples.md)); progress and "
+            "messages go to stderr.",
+            118,
+        ),
         *(_command(words, command) for words, command in _leaves("dbsync", root)),
     ]
     return "\n\n".join(parts) + "\n"
