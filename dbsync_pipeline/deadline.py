@@ -1,7 +1,8 @@
-"""Run several pieces of work at the same time, and wait for all of them no longer than one deadline.
+"""Run several pieces of work at the same time, and wait for all of them no longer than one
+deadline.
 
-A server that accepts a connection and never replies blocks its thread for good. The threads are therefore daemons and nobody joins
-them; a thread pool would wait for them when it closes.
+A server that accepts a connection and never replies blocks its thread for good. The threads are
+therefore daemons and nobody joins them; a thread pool would wait for them when it closes.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ Result = TypeVar("Result")
 def run_until(
     work: Mapping[str, Callable[[], Result]], seconds: float, *, label: str = "dbsync"
 ) -> dict[str, Result | BaseException]:
-    """Run every piece of `work` in a thread of its own; return by name what it returned or raised within `seconds`.
+    """Run every piece of `work` in a thread of its own; return by name what it returned or raised
+    within `seconds`.
 
-    A name that is missing from the result did not finish in time. Its work may continue in the background.
+    A name that is missing from the result did not finish in time. Its work may continue in the
+    background.
     """
     finished: queue.SimpleQueue[tuple[str, Result | BaseException]] = queue.SimpleQueue()
 

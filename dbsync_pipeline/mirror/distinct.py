@@ -1,8 +1,8 @@
 """Find configured names that lead to one database, under two URLs.
 
-Two such standbys would count as two votes and as two copies. Each ledger has a random identity, so equal identities are suspicious; but a
-database that was made from another one's backup has the same. A lock decides: one session takes it, and the other sees it only in the
-same database.
+Two such standbys would count as two votes and as two copies. Each ledger has a random identity, so
+equal identities are suspicious; but a database that was made from another one's backup has the
+same. A lock decides: one session takes it, and the other sees it only in the same database.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def duplicates(
 ) -> dict[str, str]:
     """Return each database that is the same as an earlier one, with the name of that one.
 
-    `identities` are those of the ledgers, by name; without any two equal ones no database is connected to. Pairs that cannot be compared
-    within `seconds` count as different.
+    `identities` are those of the ledgers, by name; without any two equal ones no database is
+    connected to. Pairs that cannot be compared within `seconds` count as different.
     """
     by_name = {database.name: database for database in among}
     same: dict[str, str] = {}

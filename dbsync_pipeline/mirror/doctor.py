@@ -130,9 +130,8 @@ def _write(dialect: Dialect, model: Model) -> None:
     ledger = Ledger(dialect)
     if ledger.exists():
         ledger.note(_FACT, "checked")
-    counters = dialect.counters(model.tables)
     dialect.connection.rollback()
-    if refused := tuple(trial.refusals(dialect, model, counters)):
+    if refused := tuple(trial.refusals(dialect, model)):
         raise DatabaseError(
             "; ".join(refused),
             database=dialect.name,

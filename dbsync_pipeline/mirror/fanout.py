@@ -1,7 +1,8 @@
-"""Ask several databases the same question, and keep one result for each: a value, or the DbsyncError that it failed with.
+"""Ask several databases the same question, and keep one result for each: a value, or the
+DbsyncError that it failed with.
 
-`ask` asks all at the same time, with one deadline that holds whatever a database does. `one_by_one` asks them in turn, for work that must
-not run at the same time. Both return a `PerDatabase`.
+`ask` asks all at the same time, with one deadline that holds whatever a database does. `one_by_one`
+asks them in turn, for work that must not run at the same time. Both return a `PerDatabase`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Other = TypeVar("Other")
 class PerDatabase(Generic[Value]):
     """One result for each database in `names`, which keeps the order of the request.
 
-    `good` has the values, `failed` the errors, both by the database's name. Every name is in exactly one of the two.
+    `good` has the values, `failed` the errors, both by the database's name. Every name is in
+    exactly one of the two.
     """
 
     names: tuple[str, ...]
@@ -34,8 +36,12 @@ class PerDatabase(Generic[Value]):
         """Sort results by name into values and errors."""
         return cls(
             tuple(results),
-            {name: one for name, one in results.items() if not isinstance(one, DbsyncError)},
-            {name: one for name, one in results.items() if isinstance(one, DbsyncError)},
+            {
+                name: result
+                for name, result in results.items()
+                if not isinstance(result, DbsyncError)
+            },
+            {name: result for name, result in results.items() if isinstance(result, DbsyncError)},
         )
 
     def map(self, transform: Callable[[Value], Other]) -> PerDatabase[Other]:
@@ -57,12 +63,14 @@ class PerDatabase(Generic[Value]):
 def ask(
     databases: Sequence[Database], question: Callable[[Database], Value], seconds: float
 ) -> PerDatabase[Value]:
-    """Ask all databases at the same time; a database that has not replied within `seconds` has failed with Unavailable.
+    """Ask all databases at the same time; a database that has not replied within `seconds` has
+    failed with Unavailable.
 
-    A server that is starting fails at once with Starting. A question that is late continues in the background, so it should change nothing
-    that a late reply would spoil. Raises an exception of a question that is no DbsyncError.
+    A server that is starting fails at once with Starting. A question that is late continues in the
+    background, so it should change nothing that a late reply would spoil. Raises an exception of a
+    question that is no DbsyncError.
     """
-    work = {one.name: _question(question, one.at_once) for one in databases}
+    work = {database.name: _question(question, database.at_once) for database in databases}
     finished = run_until(work, seconds, label="dbsync-ask")
     return PerDatabase.collect(
         {name: _reply(name, finished.get(name), name in finished, seconds) for name in work}
@@ -70,7 +78,9 @@ def ask(
 
 
 def one_by_one(names: Sequence[str], work: Callable[[str], Value]) -> PerDatabase[Value]:
-    """Do the work for each database in turn, to its end; the failure of one does not stop the others."""
+    """Do the work for each database in turn, to its end; the failure of one does not stop the
+    others.
+    """
     results: dict[str, Value | DbsyncError] = {}
     for name in names:
         try:

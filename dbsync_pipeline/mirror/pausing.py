@@ -1,4 +1,5 @@
-"""Pause and resume a target: while it is paused, schedules and sensors do not sync it. An explicit `dbsync sync` still does.
+"""Pause and resume a target: while it is paused, schedules and sensors do not sync it. An explicit
+`dbsync sync` still does.
 
 The reason is a fact in the target's own ledger, so every machine that looks at the target sees it.
 """
@@ -15,23 +16,29 @@ FACT = "held"
 
 
 def pause(database: Database, reason: str) -> str | None:
-    """Pause the target for this reason, in one transaction; return the reason it was paused for before, or None.
+    """Pause the target for this reason, in one transaction; return the reason it was paused for
+    before, or None.
 
-    A second call replaces the reason. Raise SettingsError if the database has no ledger, Unavailable if it does not answer.
+    A second call replaces the reason. Raise SettingsError if the database has no ledger,
+    Unavailable if it does not answer.
     """
     return _replace(database, reason)
 
 
 def resume(database: Database) -> str | None:
-    """Resume syncs of the target, in one transaction; return the reason it was paused for, None if it was not paused.
+    """Resume syncs of the target, in one transaction; return the reason it was paused for, None if
+    it was not paused.
 
-    A second call changes nothing. Raise SettingsError if the database has no ledger, Unavailable if it does not answer.
+    A second call changes nothing. Raise SettingsError if the database has no ledger, Unavailable if
+    it does not answer.
     """
     return _replace(database, None)
 
 
 def paused(database: Database) -> str | None:
-    """Return why the target is paused, None if it is not. Raise DbsyncError if the database cannot be read."""
+    """Return why the target is paused, None if it is not. Raise DbsyncError if the database cannot
+    be read.
+    """
     with database.connect() as dialect:
         return reason(Ledger(dialect))
 

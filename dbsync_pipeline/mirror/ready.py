@@ -1,6 +1,8 @@
-"""Whether the application could write to a standby now: facts read from the database, and one pure function that judges them.
+"""Whether the application could write to a standby now: facts read from the database, and one pure
+function that judges them.
 
-Only the standby itself is read, so the verdict does not depend on the primary. Whether it can be written to is tried: see `trial`.
+Only the standby itself is read, so the verdict does not depend on the primary. Whether it can be
+written to is tried: see `trial`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ CHECKS: Mapping[str, str] = {
     STRUCTURE: "Every table exists and equals the models.",
     KEYS: "Every foreign key holds.",
     COUNTERS: "The next number that the database gives to a new row is free.",
-    WRITES: "A row that takes its numbers from the database was inserted into every table, and rolled back.",
+    WRITES: "A row was inserted into every table with numbers of the database, and rolled back.",
     WHOLE: "It holds one past state of the primary for all tables together.",
     RELEASED: "It is not paused: schedules sync it.",
     AGE: "Its state is no older than DBSYNC_MAX_AGE_HOURS.",
@@ -64,9 +66,10 @@ _REMEDIES: Mapping[str, str] = {
 class Facts:
     """What was read. If the structure differs, nothing that depends on it was read.
 
-    `structure` lists the differences, `orphans` the foreign keys that do not hold, `taken` the counters whose next number is taken, and
-    `unwritable` why a table cannot be written to. `last` is the publish whose state it holds; `age_seconds` counts from the source's
-    snapshot. `held` is why it is paused, `same_as` another configured name of the same database.
+    `structure` lists the differences, `orphans` the foreign keys that do not hold, `taken` the
+    counters whose next number is taken, and `unwritable` why a table cannot be written to. `last`
+    is the publish whose state it holds; `age_seconds` counts from the source's snapshot. `held` is
+    why it is paused, `same_as` another configured name of the same database.
     """
 
     structure: tuple[str, ...] = ()
@@ -81,7 +84,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Readiness:
-    """`ready`: the application could write there now. `reasons` are by check; a standby that is only too old is ready."""
+    """`ready`: the application could write there now. `reasons` are by check; a standby that is
+    only too old is ready.
+    """
 
     ready: bool
     reasons: Mapping[str, str]
@@ -102,7 +107,9 @@ class Report:
 def survey(
     among: Sequence[Database], settings: Settings, model: Model, *, seconds: float
 ) -> list[Report]:
-    """Return a report on each database, in their order; all are read at the same time, each within `seconds`. Changes no row."""
+    """Return a report on each database, in their order; all are read at the same time, each within
+    `seconds`. Changes no row.
+    """
     standing = term.standing(among, settings)
 
     def report(database: Database) -> Report:
@@ -137,9 +144,11 @@ def _unreachable(name: str, primary: bool, error: DbsyncError) -> Report:
 
 
 def remedy(check: str, name: str, configured: str | None = None) -> str:
-    """Return how to fix a check that failed on the standby of that name; `configured` is the primary of the settings.
+    """Return how to fix a check that failed on the standby of that name; `configured` is the
+    primary of the settings.
 
-    If that is this standby, another database replaced it: a sync would be refused because of the rows that only it has.
+    If that is this standby, another database replaced it: a sync would be refused because of the
+    rows that only it has.
     """
     template = _REMEDIES[check]
     if name == configured and "`dbsync sync" in template:
@@ -176,7 +185,8 @@ def _reasons(facts: Facts, max_age_seconds: float) -> Iterator[tuple[str, str]]:
 
 
 def read(dialect: Dialect, model: Model) -> Facts:
-    """Return the facts of one database, read by an open connection outside of transactions. Leaves none open, and changes no row.
+    """Return the facts of one database, read by an open connection outside of transactions. Leaves
+    none open, and changes no row.
 
     Reads the columns of every foreign key. Raises DbsyncError if the database cannot be read.
     """

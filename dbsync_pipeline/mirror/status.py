@@ -1,4 +1,6 @@
-"""The status of each database: whether it answers, its size, what it last received, and how far it is from the primary."""
+"""The status of each database: whether it answers, its size, what it last received, and how far it
+is from the primary.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,14 @@ class LastPublish:
 
 @dataclass(frozen=True)
 class DatabaseStatus:
-    """One database. The names of the fields are those of the JSON. What could not be read is None, and `reason` says why.
+    """One database. The names of the fields are those of the JSON. What could not be read is None,
+    and `reason` says why.
 
-    `behind` has by table the rows that a sync from the primary would insert, update or delete. `ready` says whether the application could
-    write to a standby now; `not_ready` has a reason for each check that fails. `held` is why it is paused. `term` is the highest term
-    that it recorded. `lacks` has, for the primary, the states that standbys hold and it does not know: it was restored from a backup.
-    `size_mb` is in 1,000,000 bytes.
+    `behind` has by table the rows that a sync from the primary would insert, update or delete.
+    `ready` says whether the application could write to a standby now; `not_ready` has a reason for
+    each check that fails. `held` is why it is paused. `term` is the highest term that it recorded.
+    `lacks` has, for the primary, the states that standbys hold and it does not know: it was
+    restored from a backup. `size_mb` is in 1,000,000 bytes.
     """
 
     name: str
@@ -61,15 +65,17 @@ class DatabaseStatus:
 
 
 def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
-    """Return the status of every configured database, in their order. All are read at the same time, and no row is changed."""
+    """Return the status of every configured database, in their order. All are read at the same
+    time, and no row is changed.
+    """
     known = [database.at_once for database in databases(settings)]
     standing = term.standing(known, settings)
     with ThreadPoolExecutor(len(known), thread_name_prefix="dbsync-status") as pool:
-        statuses = list(pool.map(lambda one: _by_itself(one, standing, settings, model), known))
-        primary = next((one for one in statuses if one.role == "primary"), None)
+        statuses = list(pool.map(lambda entry: _by_itself(entry, standing, settings, model), known))
+        primary = next((entry for entry in statuses if entry.role == "primary"), None)
         if primary is None or not primary.available:
             return statuses
-        source = next(one for one in known if one.name == primary.name)
+        source = next(entry for entry in known if entry.name == primary.name)
         compared = list(
             pool.map(
                 lambda status, database: _compared(status, database, source, settings, model),
@@ -77,8 +83,10 @@ def status(settings: Settings, model: Model) -> list[DatabaseStatus]:
                 known,
             )
         )
-    lacks = {one.name: state for one, state in compared if state is not None}
-    return [replace(one, lacks=lacks) if one.name == source.name else one for one, _ in compared]
+    lacks = {entry.name: state for entry, state in compared if state is not None}
+    return [
+        replace(entry, lacks=lacks) if entry.name == source.name else entry for entry, _ in compared
+    ]
 
 
 def _by_itself(
@@ -137,7 +145,9 @@ def _last(last: Publish, age_seconds: float) -> LastPublish:
 def _compared(
     status: DatabaseStatus, database: Database, source: Database, settings: Settings, model: Model
 ) -> tuple[DatabaseStatus, int | None]:
-    """The status of a standby compared with the primary, and its state if the primary does not know it and differs."""
+    """The status of a standby compared with the primary, and its state if the primary does not know
+    it and differs.
+    """
     if status.name == source.name or status.reason is not None:
         return status, None
     try:

@@ -1,8 +1,9 @@
 """Insert one row into each table as the application would, and roll it back.
 
-Numbers come from where the application gets them: columns with an identity, a sequence or a server default get no value. A sequence of
-PostgreSQL, or an identity of SQL Server, does not take its number back at a rollback, so each trial uses up one number of every counter
-with at least 1,000,000 left; a narrower one is only read, by the check of the counters.
+Numbers come from where the application gets them: columns with an identity, a sequence or a server
+default get no value. A sequence of PostgreSQL, or an identity of SQL Server, does not take its
+number back at a rollback, so each trial uses up one number of every counter with at least 1,000,000
+left; a narrower one is only read, by the check of the counters.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ _PLENTY = 1_000_000
 """How many numbers a counter must have left for a trial to use one up."""
 
 
-def refusals(dialect: Dialect, model: Model, counters: Sequence[Counter]) -> Iterator[str]:
-    """Return a sentence for every table into which no row can be inserted. Call it outside of transactions; nothing stays changed.
+def refusals(
+    dialect: Dialect, model: Model, counters: Sequence[Counter] | None = None
+) -> Iterator[str]:
+    """Return a sentence for every table into which no row can be inserted. Call it outside of
+    transactions; nothing stays changed.
 
-    A table that is locked counts as writable, since another session is writing to it.
+    With the `counters` of the database, rows take their numbers from them; without, only the right
+    to write is tried, with numbers of the trial's own. A table that is locked counts as writable,
+    since another session is writing to it.
     """
-    narrow = {counter.name for counter in counters if _left(counter) < _PLENTY}
+    narrow = None
+    if counters is not None:
+        narrow = {counter.name for counter in counters if _left(counter) < _PLENTY}
     dialect.limit_lock_wait(_LOCK_SECONDS)
     for table in model.tables:
         try:
@@ -49,13 +57,14 @@ def _left(counter: Counter) -> int:
     return abs(counter.end - counter.position)
 
 
-def _refusal(dialect: Dialect, table: Table, narrow: Collection[str]) -> str | None:
+def _refusal(dialect: Dialect, table: Table, narrow: Collection[str] | None) -> str | None:
     """Return why the database refuses a row, None if it does not.
 
-    A constraint that refuses the trial's own values was reached, so the table can be written to. A number that the database gave is not
-    the trial's: if the same row with other numbers is accepted, the application's insert would fail.
+    A constraint that refuses the trial's own values was reached, so the table can be written to. A
+    number that the database gave is not the trial's: if the same row with other numbers is
+    accepted, the application's insert would fail.
     """
-    generated = _generated(table, narrow)
+    generated = () if narrow is None else _generated(table, narrow)
     try:
         return _try(dialect, table, generated)
     except (sa.exc.IntegrityError, sa.exc.DataError):
@@ -70,7 +79,9 @@ def _refusal(dialect: Dialect, table: Table, narrow: Collection[str]) -> str | N
 
 
 def _try(dialect: Dialect, table: Table, generated: Collection[str]) -> str | None:
-    """Insert a row and roll it back; return why the database refuses it. Raise what a constraint or a type raises."""
+    """Insert a row and roll it back; return why the database refuses it. Raise what a constraint or
+    a type raises.
+    """
     try:
         with dialect.connection.begin() as transaction:
             dialect.connection.execute(table.sa.insert().values(_row(table, generated)))
@@ -106,9 +117,11 @@ def _is_numbered(table: Table, column: Column) -> bool:
 
 
 def _row(table: Table, generated: Collection[str]) -> dict[str, Any]:
-    """Values for the columns that need one from the application; a number that the database does not give is negative.
+    """Values for the columns that need one from the application; a number that the database does
+    not give is negative.
 
-    On SQL Server a number above the identity's last one would move the identity, in spite of the rollback.
+    On SQL Server a number above the identity's last one would move the identity, in spite of the
+    rollback.
     """
     values: dict[str, Any] = {}
     for column in table.columns:

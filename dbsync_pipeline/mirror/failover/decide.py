@@ -1,7 +1,8 @@
 """The decision of a failover: a pure function of what was seen.
 
-Bringing the other standbys up to the newest one is always safe: all of them are past states of one primary. Promoting is not, so it takes
-evidence that the application has moved: local writes on exactly one standby. Without evidence a person decides, by `dbsync promote`.
+Bringing the other standbys up to the newest one is always safe: all of them are past states of one
+primary. Promoting is not, so it takes evidence that the application has moved: local writes on
+exactly one standby. Without evidence a person decides, by `dbsync promote`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dbsync_pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do: promote `promote` if it is named, then sync each of `targets` from `newest`. `primary` is the one before that."""
+    """What to do: promote `promote` if it is named, then sync each of `targets` from `newest`.
+    `primary` is the one before that.
+    """
 
     primary: str
     newest: str | None
@@ -38,30 +41,35 @@ class Decision:
 
 
 def decide(seen: Sequence[Observation], primary: str) -> Decision:
-    """Decide what to do about an outage of `primary`, given what was seen of all databases in their configured order.
+    """Decide what to do about an outage of `primary`, given what was seen of all databases in their
+    configured order.
 
-    Nothing is done while the primary answers, or if no database does. Otherwise the standbys are brought up to the newest, the first one
-    of several. The standby with local writes is promoted if it is the only one, a majority answers, and no other standby is newer,
-    except those of the same round: the standbys of one round are synced one after another, however long that takes. A standby that
-    has local writes and is not promoted is neither source nor target: a person has to look at it.
+    Nothing is done while the primary answers, or if no database does. Otherwise the standbys are
+    brought up to the newest, the first one of several. The standby with local writes is promoted if
+    it is the only one, a majority answers, and no other standby is newer, except those of the same
+    round: the standbys of one round are synced one after another, however long that takes. A
+    standby that has local writes and is not promoted is neither source nor target: a person has to
+    look at it.
     """
     if reason := _reason_to_wait(seen, primary):
         return _nothing(primary, reason)
-    standbys = [one for one in seen if one.name != primary and one.electable]
+    standbys = [database for database in seen if database.name != primary and database.electable]
     if not standbys:
-        obstacles = "; ".join(f"{one.name} {_unfit(one)}" for one in seen if one.name != primary)
+        obstacles = "; ".join(
+            f"{database.name} {_unfit(database)}" for database in seen if database.name != primary
+        )
         return _nothing(
             primary, f"{primary} does not answer, and no standby can replace it: {obstacles}"
         )
-    newest = max(standbys, key=lambda one: one.number)  # the first of several
-    writers = [one for one in standbys if one.own_writes]
+    newest = max(standbys, key=lambda database: database.number)  # the first of several
+    writers = [database for database in standbys if database.own_writes]
     if not writers:
-        targets = tuple(one.name for one in standbys if one.number < newest.number)
+        targets = tuple(database.name for database in standbys if database.number < newest.number)
         return Decision(primary, newest.name, targets, None, _no_evidence(primary, newest))
     if obstacle := _obstacle(seen, newest, writers):
         return _nothing(primary, f"{primary} does not answer; no standby is promoted: {obstacle}")
     (writer,) = writers
-    targets = tuple(one.name for one in standbys if one is not writer)
+    targets = tuple(database.name for database in standbys if database is not writer)
     tables = ", ".join(writer.own_writes or ())
     why = f"{primary} does not answer, and the application writes to {writer.name} ({tables})"
     return Decision(primary, writer.name, targets, writer.name, why)
@@ -73,11 +81,11 @@ def decide_for(seen: Sequence[Observation], settings: Settings) -> Decision:
 
 
 def _reason_to_wait(seen: Sequence[Observation], primary: str) -> str | None:
-    if not any(one.name == primary for one in seen):
+    if not any(database.name == primary for database in seen):
         return f"the primary is {primary}, which is not configured: correct DBSYNC_PRIMARY"
     if answers(seen, primary):
         return f"{primary} answers"
-    if not any(one.answers for one in seen):
+    if not any(database.answers for database in seen):
         return "no database answers: the monitor may be cut off from the network"
     return None
 
@@ -101,14 +109,14 @@ def _obstacle(
 ) -> str | None:
     """Return what speaks against promoting the standby with local writes; None if nothing does."""
     if len(writers) > 1:
-        return f"{' and '.join(one.name for one in writers)} have local writes"
+        return f"{' and '.join(database.name for database in writers)} have local writes"
     (writer,) = writers
     if writer.number < newest.number and not _same_round(writer, newest):
         return (
             f"{writer.name} has local writes, but {newest.name} has the newer state: "
             f"choose one with `dbsync promote`"
         )
-    answering, needed = sum(one.answers for one in seen), term.majority(len(seen))
+    answering, needed = sum(database.answers for database in seen), term.majority(len(seen))
     if answering < needed:
         return f"only {answering} of {len(seen)} databases answer, a majority is {needed}"
     return None

@@ -1,7 +1,8 @@
 """Make the configured primary the primary again, while nobody can write to the current one.
 
-The configured primary records the next term with the publish, the current one in the transaction that blocks its writers, and the others
-right after. The term counts once the current primary has recorded it, so a failback that is interrupted before that hands nothing over.
+The configured primary records the next term with the publish, the current one in the transaction
+that blocks its writers, and the others right after. The term counts once the current primary has
+recorded it, so a failback that is interrupted before that hands nothing over.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ _NAMED_KEYS = 20
 class Failback:
     """The configured primary is the primary again. The names of the fields are those of the JSON.
 
-    `rescued` has, by table, the keys of its rows that were `deleted` and `replaced`: rows that only it had, and rows that differed.
-    `missing` has the databases that did not record the term, with the reason.
+    `rescued` has, by table, the keys of its rows that were `deleted` and `replaced`: rows that only
+    it had, and rows that differed. `missing` has the databases that did not record the term, with
+    the reason.
     """
 
     primary: str
@@ -74,21 +76,23 @@ def failback(
     observe: Observer | None = None,
     watch: Callable[[Session], None] | None = None,
 ) -> Failback:
-    """Sync the configured primary from the current primary, and make it the primary, while writers to the current one wait.
+    """Sync the configured primary from the current primary, and make it the primary, while writers
+    to the current one wait.
 
-    Rows that only the configured primary had go into its rescue tables. If a call is interrupted before the current primary recorded the
-    term, nothing is handed over and a second call does all of it again. Raises SettingsError if the configured primary is the primary
-    already, Refused if there is no majority, if the current primary does not know a state that another standby holds, or if a guard
-    refuses, Busy if writers keep the locks, and what a database reports.
+    Rows that only the configured primary had go into its rescue tables. If a call is interrupted
+    before the current primary recorded the term, nothing is handed over and a second call does all
+    of it again. Raises SettingsError if the configured primary is the primary already, Refused if
+    there is no majority, if the current primary does not know a state that another standby holds,
+    or if a guard refuses, Busy if writers keep the locks, and what a database reports.
     """
     among = {database.name: database for database in databases(settings)}
-    found = term.standing(list(among.values()), settings)
-    _require_possible(settings, found)
-    former, target = among[found.primary], among[settings.primary]
+    current = term.standing(list(among.values()), settings)
+    _require_possible(settings, current)
+    former, target = among[current.primary], among[settings.primary]
     others = {name: database for name, database in among.items() if database is not target}
     if lacking := unknown_states(others, former.name, settings.connect_seconds):
         raise older(former.name, lacking, "failback")
-    new = Term(found.highest + 1, target.name, after=former.name)
+    new = Term(current.highest + 1, target.name, after=former.name)
     allowed = (policy or settings.policy).model_copy(update={"overwrite": True})
     with former.connect(f"dbsync run {run_id}") as fence:
         # before the source's snapshot: what writers committed is in it, and later ones wait
@@ -114,8 +118,12 @@ def failback(
             operation="failback",
         )
     new = _settled(target, new)
-    rest = [one for name, one in others.items() if name in found.taken and one is not former]
-    missing = {**found.silent, **term.give(new, rest, settings.connect_seconds)}
+    rest = [
+        database
+        for name, database in others.items()
+        if name in current.taken and database is not former
+    ]
+    missing = {**current.silent, **term.give(new, rest, settings.connect_seconds)}
     have, needed = len(among) - len(missing), term.majority(len(among))
     if have < needed:
         raise term.no_majority("failback", target.name, have, needed, missing)
@@ -124,40 +132,44 @@ def failback(
 
 
 def back_note(seen: Sequence[Observation], settings: Settings) -> str | None:
-    """Return what a person has to know if the configured primary answers while another database is the primary; else None."""
-    found = standing(seen, settings)
-    if found.primary == settings.primary or not answers(seen, settings.primary):
+    """Return what a person has to know if the configured primary answers while another database is
+    the primary; else None.
+    """
+    current = standing(seen, settings)
+    if current.primary == settings.primary or not answers(seen, settings.primary):
         return None
     return (
-        f"{settings.primary} answers again, but {found.primary} is the primary ({found.term}): "
+        f"{settings.primary} answers again, but {current.primary} is the primary ({current.term}): "
         f"syncs from {settings.primary} are refused. Make sure that no application writes to "
         f"{settings.primary}; `dbsync failback` makes it the primary again (docs/failover.md)"
     )
 
 
-def _require_possible(settings: Settings, found: term.Standing) -> None:
+def _require_possible(settings: Settings, current: term.Standing) -> None:
     name = settings.primary
-    if name in found.silent:
+    if name in current.silent:
         remedy = f"start {name} first"
-        raise Unavailable(found.silent[name], operation="failback", database=name, remedy=remedy)
-    needed = term.majority(len(found.taken) + len(found.silent))
-    if len(found.taken) < needed:
-        raise term.no_majority("failback", name, len(found.taken), needed, found.silent)
-    if found.primary == name:
+        raise Unavailable(current.silent[name], operation="failback", database=name, remedy=remedy)
+    needed = term.majority(len(current.taken) + len(current.silent))
+    if len(current.taken) < needed:
+        raise term.no_majority("failback", name, len(current.taken), needed, current.silent)
+    if current.primary == name:
         raise SettingsError(
             f"{name} is already the primary",
             operation="failback",
             database=name,
             remedy=f"`dbsync promote {name}` finishes the promotion that was interrupted"
-            if found.pending
+            if current.pending
             else None,
         )
 
 
 def _become_standby(fence: Dialect, primary: Database, publish: Publish, new: Term) -> None:
-    """Record in the former primary's ledger that it equals the new primary, as if it had received that publish.
+    """Record in the former primary's ledger that it equals the new primary, as if it had received
+    that publish.
 
-    Without that record everything written there since its own last publish would count as local writes from now on.
+    Without that record everything written there since its own last publish would count as local
+    writes from now on.
     """
     ledger = Ledger(fence)
     with primary.at_once.connect() as dialect:
@@ -184,7 +196,9 @@ def _become_standby(fence: Dialect, primary: Database, publish: Publish, new: Te
 
 
 def _settled(primary: Database, new: Term) -> Term:
-    """Record on the new primary that its term counts by itself now; if that fails, the former primary's ledger still proves it."""
+    """Record on the new primary that its term counts by itself now; if that fails, the former
+    primary's ledger still proves it.
+    """
     with (
         contextlib.suppress(DbsyncError),
         primary.connect() as dialect,

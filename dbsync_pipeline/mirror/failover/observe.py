@@ -1,7 +1,8 @@
-"""What each database looked like when it was probed: whether it answers, its term, its state, and whether it has local writes.
+"""What each database looked like when it was probed: whether it answers, its term, its state, and
+whether it has local writes.
 
-Probes read ledgers only. Whether a standby has local writes costs a read of all its rows, so that is only looked at where a decision needs
-it: when the primary does not answer.
+Probes read ledgers only. Whether a standby has local writes costs a read of all its rows, so that
+is only looked at where a decision needs it: when the primary does not answer.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.settings import Settings
 
 PATIENCE = 6
-"""How many times longer than a sensor's probe the job waits, so that a slow primary does not count as dead."""
+"""How many times longer than a sensor's probe the job waits, so that a slow primary does not count
+as dead.
+"""
 
 
 @dataclass(frozen=True)
 class Observation:
     """One database as a probe saw it. The names of the fields are those of the JSON.
 
-    `reason` says why the database does not answer, or why its ledger could not be read. `number` and `snapshot_at` (UTC) belong to the
-    state that it holds; 0 and None without one. `held` is why it is paused. `mixed` is true if its last publish was partial.
-    `own_writes` are the tables with local writes; None if nobody looked, or if it cannot be determined.
-    `round` is the round of its state: standbys of one round were synced one after another.
+    `reason` says why the database does not answer, or why its ledger could not be read. `number`
+    and `snapshot_at` (UTC) belong to the state that it holds; 0 and None without one. `held` is why
+    it is paused. `mixed` is true if its last publish was partial. `own_writes` are the tables with
+    local writes; None if nobody looked, or if it cannot be determined. `round` is the round of its
+    state: standbys of one round were synced one after another.
     """
 
     name: str
@@ -47,12 +51,16 @@ class Observation:
 
     @property
     def may_have_local_writes(self) -> bool:
-        """Whether it holds a consistent state of a primary and is not paused, so that it is worth looking for local writes."""
+        """Whether it holds a consistent state of a primary and is not paused, so that it is worth
+        looking for local writes.
+        """
         return self.answers and self.number > 0 and not self.held and not self.mixed
 
     @property
     def electable(self) -> bool:
-        """Whether a failover may use it: it holds a consistent state, is not paused, and its local writes are known."""
+        """Whether a failover may use it: it holds a consistent state, is not paused, and its local
+        writes are known.
+        """
         return self.may_have_local_writes and self.own_writes is not None
 
 
@@ -75,10 +83,12 @@ def probe(among: Sequence[Database], seconds: float) -> tuple[Observation, ...]:
 def probe_known(
     among: Sequence[Database], settings: Settings, seconds: float, primary: str
 ) -> tuple[Observation, ...]:
-    """Probe only the last known `primary` and the configured one; all databases if that one does not answer or was replaced.
+    """Probe only the last known `primary` and the configured one; all databases if that one does
+    not answer or was replaced.
 
-    Standbys that sleep while nobody uses them (serverless) are not woken. A replacement that neither of the two has recorded is not seen,
-    so a caller must probe all databases from time to time, and whenever it does not know the primary.
+    Standbys that sleep while nobody uses them (serverless) are not woken. A replacement that
+    neither of the two has recorded is not seen, so a caller must probe all databases from time to
+    time, and whenever it does not know the primary.
     """
     few = [database for database in among if database.name in (primary, settings.primary)]
     seen = probe(few, seconds)
@@ -126,7 +136,8 @@ def standing(seen: Sequence[Observation], settings: Settings) -> term.Standing:
 
 
 def local_writes(database: Database, model: Model) -> tuple[str, ...] | None:
-    """Return the tables of a standby that differ from its last publish; None if that cannot be determined.
+    """Return the tables of a standby that differ from its last publish; None if that cannot be
+    determined.
 
     Reads the row headers, or every row if the engine has none, in one snapshot.
     """
@@ -149,7 +160,8 @@ def local_writes(database: Database, model: Model) -> tuple[str, ...] | None:
 def observe(
     settings: Settings, model: Model, *, patience: float = PATIENCE, down: bool = False
 ) -> tuple[Observation, ...]:
-    """Probe every database, `patience` times longer than usual; if the primary does not answer, look for local writes on the standbys.
+    """Probe every database, `patience` times longer than usual; if the primary does not answer,
+    look for local writes on the standbys.
 
     `down` treats the primary as if it did not answer, for a rehearsal. Changes nothing.
     """
@@ -161,14 +173,17 @@ def observe(
     seen = probe(list(among.values()), seconds)
     primary = standing(seen, settings).primary
     if down:
-        seen = tuple(_taken_down(one) if one.name == primary else one for one in seen)
+        seen = tuple(
+            _taken_down(observation) if observation.name == primary else observation
+            for observation in seen
+        )
     if answers(seen, primary):
         return seen
     return tuple(
-        replace(one, own_writes=local_writes(among[one.name], model))
-        if one.may_have_local_writes
-        else one
-        for one in seen
+        replace(observation, own_writes=local_writes(among[observation.name], model))
+        if observation.may_have_local_writes
+        else observation
+        for observation in seen
     )
 
 

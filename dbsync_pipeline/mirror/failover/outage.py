@@ -1,4 +1,6 @@
-"""How long the primary has not answered, counted probe by probe, and whether that is long enough to act."""
+"""How long the primary has not answered, counted probe by probe, and whether that is long enough to
+act.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def count_probe(
 ) -> Outage | None:
     """Return the outage after one more probe of all databases at `now`; None if there is no outage.
 
-    There is none if the primary answers or is not configured, and none that can be seen if no database answers.
+    There is none if the primary answers or is not configured, and none that can be seen if no
+    database answers.
     """
     primary = standing(seen, settings).primary
     configured = any(database.name == primary for database in seen)

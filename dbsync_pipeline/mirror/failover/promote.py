@@ -1,7 +1,8 @@
-"""Make a standby the primary: a majority of the databases records the next term, and the new primary records it last.
+"""Make a standby the primary: a majority of the databases records the next term, and the new
+primary records it last.
 
-A promotion moves no rows. It is refused if another database holds a state that the new primary does not know, since the next sync would
-overwrite that newer state with the older one.
+A promotion moves no rows. It is refused if another database holds a state that the new primary does
+not know, since the next sync would overwrite that newer state with the older one.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from dbsync_pipeline.text import count
 
 @dataclass(frozen=True)
 class Promotion:
-    """`primary` has `term`; `took` are all databases that recorded it. `missing` did not, and why; they record it with their next sync.
+    """`primary` has `term`; `took` are all databases that recorded it. `missing` did not, and why;
+    they record it with their next sync.
 
-    `held_at` (UTC) is the moment of the former primary's state that the new one holds: later writes there are not in it.
+    `held_at` (UTC) is the moment of the former primary's state that the new one holds: later writes
+    there are not in it.
     """
 
     primary: str
@@ -37,20 +40,21 @@ class Promotion:
 
 
 def consequences(settings: Settings, name: str, overwrite: bool = False) -> str:
-    """Return what a promotion of this database would mean, for the person who confirms it. Reads ledgers only.
+    """Return what a promotion of this database would mean, for the person who confirms it. Reads
+    ledgers only.
 
     Raises what `promote` would raise, so that nobody confirms what is refused afterwards.
     """
     settings.database(name)
     among = {database.name: database for database in databases(settings)}
     seen = probe(list(among.values()), settings.connect_seconds)
-    found = standing(seen, settings)
-    chosen = next(one for one in seen if one.name == name)
-    if found.is_primary(name):
+    current = standing(seen, settings)
+    chosen = next(observation for observation in seen if observation.name == name)
+    if current.is_primary(name):
         return f"{name} is already the primary; databases that have not recorded this do so now"
     _require_fit(chosen)
-    lacking = _lacking(settings, among, found, chosen, overwrite)
-    parts = [f"{name} replaces {found.primary} as the primary. {_age(chosen, found.primary)}"]
+    lacking = _lacking(settings, among, current, chosen, overwrite)
+    parts = [f"{name} replaces {current.primary} as the primary. {_age(chosen, current.primary)}"]
     if chosen.mixed:
         parts.append("its last publish was partial, so its tables are of different states")
     if lacking:
@@ -61,39 +65,44 @@ def consequences(settings: Settings, name: str, overwrite: bool = False) -> str:
 
 
 def promote(settings: Settings, name: str, *, overwrite: bool = False) -> Promotion:
-    """Make a database the primary: the others record the next term, then it does, if that makes a majority. A second call does the same.
+    """Make a database the primary: the others record the next term, then it does, if that makes a
+    majority. A second call does the same.
 
-    Moves no rows and does not repoint the application. Raises SettingsError for an unknown name, Unavailable if the database does not
-    answer, Refused if it is paused, if there is no majority, or if another database holds a newer state that it does not know (unless
-    `overwrite`).
+    Moves no rows and does not repoint the application. Raises SettingsError for an unknown name,
+    Unavailable if the database does not answer, Refused if it is paused, if there is no majority,
+    or if another database holds a newer state that it does not know (unless `overwrite`).
     """
     settings.database(name)
     among = {database.name: database for database in databases(settings)}
-    seen = {one.name: one for one in probe(list(among.values()), settings.connect_seconds)}
-    found = standing(list(seen.values()), settings)
+    seen = {
+        observation.name: observation
+        for observation in probe(list(among.values()), settings.connect_seconds)
+    }
+    current = standing(list(seen.values()), settings)
     chosen = seen[name]
-    if found.is_primary(name):
-        return _repeat(settings, among, found, chosen)
+    if current.is_primary(name):
+        return _repeat(settings, among, current, chosen)
     _require_fit(chosen)
     needed = term.majority(len(among))
-    if len(found.taken) < needed:
-        raise term.no_majority("promote", name, len(found.taken), needed, found.silent)
-    _lacking(settings, among, found, chosen, overwrite)
-    new = Term(found.highest + 1, name)
-    others = [among[other] for other in found.taken if other != name]
-    missing = {**found.silent, **term.give(new, others, settings.connect_seconds)}
+    if len(current.taken) < needed:
+        raise term.no_majority("promote", name, len(current.taken), needed, current.silent)
+    _lacking(settings, among, current, chosen, overwrite)
+    new = Term(current.highest + 1, name)
+    others = [among[other] for other in current.taken if other != name]
+    missing = {**current.silent, **term.give(new, others, settings.connect_seconds)}
     took = [other.name for other in others if other.name not in missing]
     if len(took) + 1 < needed:
         raise term.no_majority("promote", name, len(took) + 1, needed, missing)
-    _become_primary(among[name], new, max(one.number for one in seen.values()))
-    return Promotion(name, found.primary, new, (*took, name), missing, chosen.snapshot_at)
+    _become_primary(among[name], new, max(observation.number for observation in seen.values()))
+    return Promotion(name, current.primary, new, (*took, name), missing, chosen.snapshot_at)
 
 
 def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> dict[str, Publish]:
-    """Return the states that other databases hold and this one does not know, by who holds them, the newest first.
+    """Return the states that other databases hold and this one does not know, by who holds them,
+    the newest first.
 
-    This database was restored from a backup, or is behind them. A state with the same rows is known, whatever its number; a state that
-    its source could not number is compared by its time.
+    This database was restored from a backup, or is behind them. A state with the same rows is
+    known, whatever its number; a state that its source could not number is compared by its time.
     """
     others = [database for database in among.values() if database.name != name]
     replies = ask(others, _last_publish, seconds)
@@ -114,17 +123,20 @@ def _is_unknown(received: Publish, ledger: Ledger) -> bool:
     return own is not None and own.snapshot_at < received.snapshot_at
 
 
-def _same_rows(one: Publish, other: Publish) -> bool:
+def _same_rows(first: Publish, other: Publish) -> bool:
     """Whether both publishes left the same rows, by the digests of all tables."""
-    if one.partial or other.partial or one.tables.keys() != other.tables.keys():
+    if first.partial or other.partial or first.tables.keys() != other.tables.keys():
         return False
-    return all(table.digest == other.tables[name].digest for name, table in one.tables.items())
+    return all(table.digest == other.tables[name].digest for name, table in first.tables.items())
 
 
 def older(name: str, lacking: Mapping[str, Publish], operation: str, also: str = "") -> Refused:
-    """The refusal of an operation on a database that does not know the states in `lacking`; `also` goes behind the remedy."""
+    """The refusal of an operation on a database that does not know the states in `lacking`; `also`
+    goes behind the remedy.
+    """
     return Refused(
-        f"it does not know {_states(lacking)}: it was restored from a backup, or is an older standby",
+        f"it does not know {_states(lacking)}: it was restored from a backup, or is an older "
+        "standby",
         operation=operation,
         database=name,
         remedy=guard.bring_up(name, next(iter(lacking))) + also,
@@ -134,17 +146,19 @@ def older(name: str, lacking: Mapping[str, Publish], operation: str, also: str =
 def _lacking(
     settings: Settings,
     among: Mapping[str, Database],
-    found: term.Standing,
+    current: term.Standing,
     chosen: Observation,
     overwrite: bool,
 ) -> dict[str, Publish]:
-    """Return the states of others that the chosen database does not know. Raise Refused for one of another round, unless `overwrite`.
+    """Return the states of others that the chosen database does not know. Raise Refused for one of
+    another round, unless `overwrite`.
 
-    The standbys of one round are synced one after another, so one of them may be newer than the chosen one. Any other unknown state
-    means that the chosen database was restored from a backup, or missed a round.
+    The standbys of one round are synced one after another, so one of them may be newer than the
+    chosen one. Any other unknown state means that the chosen database was restored from a backup,
+    or missed a round.
     """
     unknown = unknown_states(among, chosen.name, settings.connect_seconds)
-    is_primary = chosen.name == found.primary
+    is_primary = chosen.name == current.primary
     lacking = {
         name: last
         for name, last in unknown.items()
@@ -198,7 +212,9 @@ def _require_fit(chosen: Observation) -> None:
 
 
 def _become_primary(database: Database, new: Term, above: int) -> None:
-    """Record the new primary's own term, and reserve a number above all published ones: no standby then knows a state that it does not."""
+    """Record the new primary's own term, and reserve a number above all published ones: no standby
+    then knows a state that it does not.
+    """
     with (
         database.connect() as dialect,
         outcome.transaction(
@@ -217,14 +233,14 @@ def _become_primary(database: Database, new: Term, above: int) -> None:
 
 
 def _repeat(
-    settings: Settings, among: Mapping[str, Database], found: term.Standing, chosen: Observation
+    settings: Settings, among: Mapping[str, Database], current: term.Standing, chosen: Observation
 ) -> Promotion:
     """The database is the primary already: let those record the term that have not."""
     behind = [
         among[name]
-        for name, recorded in found.taken.items()
-        if found.term.n and recorded != found.term
+        for name, recorded in current.taken.items()
+        if current.term.n and recorded != current.term
     ]
-    missing = {**found.silent, **term.give(found.term, behind, settings.connect_seconds)}
-    took = tuple(name for name in found.taken if name not in missing) if found.term.n else ()
-    return Promotion(chosen.name, chosen.name, found.term, took, missing, chosen.snapshot_at)
+    missing = {**current.silent, **term.give(current.term, behind, settings.connect_seconds)}
+    took = tuple(name for name in current.taken if name not in missing) if current.term.n else ()
+    return Promotion(chosen.name, chosen.name, current.term, took, missing, chosen.snapshot_at)

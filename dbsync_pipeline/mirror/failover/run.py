@@ -19,7 +19,9 @@ from dbsync_pipeline.text import count
 
 @dataclass(frozen=True)
 class Report:
-    """What a failover saw, decided and did. `failed` are targets that were not synced, with the reason."""
+    """What a failover saw, decided and did. `failed` are targets that were not synced, with the
+    reason.
+    """
 
     seen: tuple[Observation, ...]
     decision: Decision
@@ -66,11 +68,13 @@ def failover(
     patience: float = PATIENCE,
     watch: Callable[[Session], None] | None = None,
 ) -> Report:
-    """Probe with `patience`, decide, and do what was decided; without `act` only report the decision.
+    """Probe with `patience`, decide, and do what was decided; without `act` only report the
+    decision.
 
-    Each sync is a publish of that run in its target, and the failure of one does not stop the others. `watch` gets every session before it
-    begins, so that a caller can cancel it. Raises Refused if a promotion that was decided has no majority; nothing is synced then, since
-    the newest standby has local writes that belong to no term yet.
+    Each sync is a publish of that run in its target, and the failure of one does not stop the
+    others. `watch` gets every session before it begins, so that a caller can cancel it. Raises
+    Refused if a promotion that was decided has no majority; nothing is synced then, since the
+    newest standby has local writes that belong to no term yet.
     """
     seen = observe(settings, model, patience=patience)
     decision = decide_for(seen, settings)

@@ -1,9 +1,10 @@
 """Who the primary is: the term that each database has recorded, and what all of them say together.
 
-A term is the pair (n, primary). As in Raft, each database keeps the highest term that it recorded and accepts only a higher one, so it
-votes at most once for each n. A primary records its own term last, when a majority has it: two databases never hold one n. If no
-database has a term, the primary is the one that the settings name. (A failback is the exception: the primary records its term with the
-publish, and the term counts once the former primary has recorded it too.)
+A term is the pair (n, primary). As in Raft, each database keeps the highest term that it recorded
+and accepts only a higher one, so it votes at most once for each n. A primary records its own term
+last, when a majority has it: two databases never hold one n. If no database has a term, the primary
+is the one that the settings name. (A failback is the exception: the primary records its term with
+the publish, and the term counts once the former primary has recorded it too.)
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from dbsync_pipeline.settings import Settings
 class Standing:
     """The current primary, as far as the databases know it.
 
-    `primary` has the term `term`; its n is 0 if only the settings name it. `taken` has the recorded term of each database that answers,
-    None for none; `silent` has the reason of each that does not. `pending` is a higher term that does not count: a promotion or a
-    failback that did not finish. `certain` is true if a majority answers, so that none of the silent ones can know a newer primary.
-    `duplicates` has names that lead to the same database as an earlier one; they have no vote, and are among the silent.
+    `primary` has the term `term`; its n is 0 if only the settings name it. `taken` has the recorded
+    term of each database that answers, None for none; `silent` has the reason of each that does
+    not. `pending` is a higher term that does not count: a promotion or a failback that did not
+    finish. `certain` is true if a majority answers: then no silent one can know a
+    newer primary. `duplicates` has names that lead to the same database as an earlier one; they
+    have no vote, and are among the silent.
     """
 
     primary: str
@@ -51,10 +54,12 @@ class Standing:
 def standing(
     among: Sequence[Database], settings: Settings, seconds: float | None = None
 ) -> Standing:
-    """Read the terms of all databases at the same time, each within `seconds` (`DBSYNC_CONNECT_SECONDS`). Changes nothing.
+    """Read the terms of all databases at the same time, each within `seconds`
+    (`DBSYNC_CONNECT_SECONDS`). Changes nothing.
 
-    Raises nothing for databases that are silent. If less than a majority answers, the primary is that of the highest term among those:
-    the best that is known, and good enough for the source of a sync, which the term guard refuses if a database knows a newer one.
+    Raises nothing for databases that are silent. If less than a majority answers, the primary is
+    that of the highest term among those: the best that is known, and good enough for the source of
+    a sync, which the term guard refuses if a database knows a newer one.
     """
     limit = settings.connect_seconds if seconds is None else seconds
     replies = ask(among, _read, limit)
@@ -71,7 +76,9 @@ def same_database(name: str, other: str) -> str:
 
 
 def judge(taken: Mapping[str, Term | None], silent: Mapping[str, str], configured: str) -> Standing:
-    """Return the standing that follows from the terms that were read; `configured` is the primary of the settings."""
+    """Return the standing that follows from the terms that were read; `configured` is the primary
+    of the settings.
+    """
     needed = majority(len(taken) + len(silent))
     known = sorted({term for term in taken.values() if term}, reverse=True)
     holding = next((term for term in known if _counts(term, taken, silent, needed)), None)
@@ -91,7 +98,9 @@ def majority(configured: int) -> int:
 def no_majority(
     operation: str, name: str, have: int, needed: int, missing: Mapping[str, str]
 ) -> Refused:
-    """The refusal of an operation on that database because too few databases take part; `missing` has the others and why."""
+    """The refusal of an operation on that database because too few databases take part; `missing`
+    has the others and why.
+    """
     absent = "; ".join(f"{other}: {why}" for other, why in missing.items())
     return Refused(
         f"only {have} of the {needed} databases that make a majority take part ({absent})",
@@ -107,9 +116,10 @@ def _counts(
 ) -> bool:
     """Whether a majority recorded the term, as far as can be determined.
 
-    A primary records its own term last, so its record alone is sufficient, except during a failback, when the former primary's record is
-    needed too. If the primary is silent, the votes of the others decide. A database with a higher term counts as a vote for a lower
-    one, since the higher one replaced its record.
+    A primary records its own term last, so its record alone is sufficient, except during a
+    failback, when the former primary's record is needed too. If the primary is silent, the votes of
+    the others decide. A database with a higher term counts as a vote for a lower one, since the
+    higher one replaced its record.
     """
     votes = {name for name, other in taken.items() if other and (other == term or other.n > term.n)}
     if term.primary not in silent:
@@ -124,7 +134,9 @@ def _counts(
 
 
 def read_term(database: Database) -> Term | None:
-    """Return the term that a database has recorded, None for none. Raise DbsyncError if it cannot be read."""
+    """Return the term that a database has recorded, None for none. Raise DbsyncError if it cannot
+    be read.
+    """
     with database.connect() as dialect:
         return Ledger(dialect).term()
 
@@ -137,7 +149,9 @@ def _read(database: Database) -> tuple[Term | None, str]:
 
 
 def primary(settings: Settings) -> str:
-    """Return the name of the primary, by the terms of the databases that answer, or by the settings. See `standing`."""
+    """Return the name of the primary, by the terms of the databases that answer, or by the
+    settings. See `standing`.
+    """
     known = databases(settings)
     return standing(known, settings).primary if len(known) > 1 else settings.primary
 

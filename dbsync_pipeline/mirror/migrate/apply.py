@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from alembic.migration import MigrationContext
 
 How = Literal["as-applied", "from-start"]
-"""Record the revisions without running them, or run all of them although the tables already equal the models."""
+"""Record the revisions without running them, or run all of them although the tables already equal
+the models.
+"""
 
 Migrated = PerDatabase[tuple[Revision, ...]]
 """What was applied to each database, or why nothing was."""
@@ -63,16 +66,19 @@ def _skipped(database: Database, first: Database) -> StructureError:
 def migrate(
     database: Database, model: Model, *, wait_seconds: float, how: How | None = None
 ) -> tuple[Revision, ...]:
-    """Apply the revisions that a database lacks, oldest first, and return them. A second call applies none.
+    """Apply the revisions that a database lacks, oldest first, and return them. A second call
+    applies none.
 
-    All of it is one transaction under the lock of a publish: others can read until a table is altered, and nobody can write. It commits
-    only if the tables then equal the models. What a revision does to the rows of a standby counts as published in buckets without local
-    writes; to know those, every row is digested before and after. A database without any of the tables gets them in their present form.
-    If a database equals the models and has never recorded a revision, `how` decides whether they are run or only recorded;
-    "as-applied" records them on any database.
+    All of it is one transaction under the lock of a publish: others can read until a table is
+    altered, and nobody can write. It commits only if the tables then equal the models. What a
+    revision does to the rows of a standby counts as published in buckets without local writes; to
+    know those, every row is digested before and after. A database without any of the tables gets
+    them in their present form. If a database equals the models and has never recorded a revision,
+    `how` decides whether they are run or only recorded; "as-applied" records them on any database.
 
-    Raises Busy if the lock is not free within `wait_seconds`, StructureError if the tables would differ from the models, and
-    DatabaseError with the number of the revision that the database refused.
+    Raises Busy if the lock is not free within `wait_seconds`, StructureError if the tables would
+    differ from the models, and DatabaseError with the number of the revision that the database
+    refused.
     """
     with database.connect() as dialect:
         absent, noted = schema.missing(dialect, model), revisions.noted(dialect)
@@ -118,21 +124,25 @@ def _bring_up(
 
 
 def _require_clear_start(dialect: Dialect, model: Model, pending: Sequence[Revision]) -> None:
-    """Refuse tables that equal the models before any revision is recorded: whether their rows had the revisions cannot be determined."""
+    """Refuse tables that equal the models before any revision is recorded: whether their rows had
+    the revisions cannot be determined.
+    """
     if any(schema.differences_within(dialect, model).values()):
         return
     raise StructureError(
         f"it equals the models, but has no record of whether it had {', '.join(map(str, pending))}",
         operation="migrate",
         database=dialect.name,
-        remedy=f"`dbsync migrate --database {dialect.name} --as-applied` if its rows have had them, "
-        "else `--from-start` to run them",
+        remedy=f"`dbsync migrate --database {dialect.name} --as-applied` if its rows have had "
+        "them, else `--from-start` to run them",
     )
 
 
 @dataclass(frozen=True)
 class _Published:
-    """The digests with which a table was last published, and the buckets (int64) that have no local writes since."""
+    """The digests with which a table was last published, and the buckets (int64) that have no local
+    writes since.
+    """
 
     digests: Digests
     unchanged: np.ndarray
@@ -141,21 +151,24 @@ class _Published:
 def _published(dialect: Dialect, model: Model, absent: Collection[str]) -> dict[str, _Published]:
     """Return by name the tables that were published, as they were before the revisions.
 
-    A table is left out if its local writes cannot be determined: a column was removed, or has another type now.
+    A table is left out if its local writes cannot be determined: a column was removed, or has
+    another type now.
     """
-    ledger, found = Ledger(dialect), {}
+    ledger, published = Ledger(dialect), {}
     for table in (table for table in model.tables if table.name not in absent):
         match drift.since_publish(dialect, table, ledger.digests(table.name)):
             case drift.Unchanged(now=last):
-                found[table.name] = _Published(last, np.arange(last.form.buckets))
+                published[table.name] = _Published(last, np.arange(last.form.buckets))
             case drift.Changed(published=last, buckets=written):
                 unchanged = np.setdiff1d(np.arange(last.form.buckets), written)
-                found[table.name] = _Published(last, unchanged)
-    return found
+                published[table.name] = _Published(last, unchanged)
+    return published
 
 
 def _publish_again(dialect: Dialect, table: Table, before: _Published) -> None:
-    """Count the present rows as published in buckets that had no local writes: what a revision did to them is no local write."""
+    """Count the present rows as published in buckets that had no local writes: what a revision did
+    to them is no local write.
+    """
     last = before.digests
     form = replace(last.form, columns=table.signatures)
     same = Digests(form, last.rows, last.first, last.second)
@@ -199,7 +212,8 @@ def _operations(dialect: Dialect, context: MigrationContext) -> Iterator[None]:
     from alembic.operations import Operations
 
     with Operations.context(context) as operations, _transaction_kept(dialect.connection):
-        operations.invoke = lambda operation: dialect.alter(operations, operation)  # type: ignore[method-assign]
+        invoke = functools.partial(dialect.alter, operations)
+        operations.invoke = invoke  # type: ignore[method-assign]
         op.batch_alter_table = _no_batch
         yield
 
@@ -239,7 +253,9 @@ def _transaction_kept(connection: sa.Connection) -> Iterator[None]:
 
 
 def _ends_transaction(statement: str) -> bool:
-    """Whether one of the statements ends a transaction. Comments and literals do not count; a trigger's body ends with END too."""
+    """Whether one of the statements ends a transaction. Comments and literals do not count; a
+    trigger's body ends with END too.
+    """
     bare = _COMMENTS_AND_LITERALS.sub(" ", statement)
     ends = _ENDS if re.search(r"\bBEGIN\b", bare, re.IGNORECASE) else _ENDS_OR_END
     return any(ends.match(part) for part in bare.split(";"))

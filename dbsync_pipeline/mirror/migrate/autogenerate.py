@@ -1,7 +1,9 @@
-"""Turn what Alembic finds between a database and the models into a revision that is right for every database and loses no values.
+"""Turn what Alembic finds between a database and the models into a revision that is right for every
+database and loses no values.
 
-Alembic sees a renamed column as one that was dropped and one that was added, and writes the types of the database that it compared with.
-Here values are dropped only if a person says so, and types are the models', which each engine translates.
+Alembic sees a renamed column as one that was dropped and one that was added, and writes the types
+of the database that it compared with. Here values are dropped only if a person says so, and types
+are the models', which each engine translates.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ _OPERATION = "write a revision"
 class ColumnChanges:
     """What a person says about columns that only the database has, each as `table.column`.
 
-    `drop` are those to drop with their values; `rename` has the new names of those that the models renamed.
+    `drop` are those to drop with their values; `rename` has the new names of those that the models
+    renamed.
     """
 
     drop: Collection[str] = ()
@@ -57,7 +60,9 @@ def _render_enum_values(_context: Any, operation: AddEnumValuesOp) -> list[str]:
 
 
 class Draft:
-    """A revision before it is written. After `complete`, `left` lists the differences that it leaves as they are."""
+    """A revision before it is written. After `complete`, `left` lists the differences that it
+    leaves as they are.
+    """
 
     def __init__(self, dialect: Dialect, model: Model, changes: ColumnChanges) -> None:
         self._dialect = dialect
@@ -71,13 +76,18 @@ class Draft:
         script: ops.MigrationScript,
         values: Sequence[AddEnumValuesOp],
     ) -> None:
-        """Replace Alembic's operations by those of the revision: renames first, then new enum values, then the rest.
+        """Replace Alembic's operations by those of the revision: renames first, then new enum
+        values, then the rest.
 
-        Raises StructureError if values would be lost, or be missing in existing rows, and the changes do not say so; SettingsError if the
-        changes name what does not differ.
+        Raises StructureError if values would be lost, or be missing in existing rows, and the
+        changes do not say so; SettingsError if the changes name what does not differ.
         """
         assert script.upgrade_ops is not None
-        tables = [one for one in script.upgrade_ops.ops if isinstance(one, ops.ModifyTableOps)]
+        tables = [
+            operation
+            for operation in script.upgrade_ops.ops
+            if isinstance(operation, ops.ModifyTableOps)
+        ]
         self._require_every_drop_named(tables)
         renamed = [operation for table in tables for operation in self._rename(context, table)]
         self._cancel_equal_keys(tables)
@@ -110,7 +120,9 @@ class Draft:
                     )
 
     def _require_every_drop_named(self, tables: Iterable[ops.ModifyTableOps]) -> None:
-        """Every column that only the database has is either dropped or renamed, and nothing else is."""
+        """Every column that only the database has is either dropped or renamed, and nothing else
+        is.
+        """
         dropped = [
             _name(table, operation.column_name)
             for table in tables
@@ -138,9 +150,17 @@ class Draft:
     def _rename(
         self, context: MigrationContext, table: ops.ModifyTableOps
     ) -> Iterator[ops.AlterColumnOp]:
-        """Replace the dropped column and the added one by an operation that renames, and one that alters what else differs."""
-        added = {one.column.name: one for one in table.ops if isinstance(one, ops.AddColumnOp)}
-        for dropped in [one for one in table.ops if isinstance(one, ops.DropColumnOp)]:
+        """Replace the dropped column and the added one by an operation that renames, and one that
+        alters what else differs.
+        """
+        added = {
+            operation.column.name: operation
+            for operation in table.ops
+            if isinstance(operation, ops.AddColumnOp)
+        }
+        for dropped in [
+            operation for operation in table.ops if isinstance(operation, ops.DropColumnOp)
+        ]:
             new = self._changes.rename.get(_name(table, dropped.column_name))
             if new is None:
                 continue
@@ -151,7 +171,9 @@ class Draft:
                     database=self._dialect.name,
                     remedy="give the new name as the models have it",
                 )
-            table.ops = [one for one in table.ops if one not in (dropped, added[new])]
+            table.ops = [
+                operation for operation in table.ops if operation not in (dropped, added[new])
+            ]
             before, after = dropped.to_column(), added[new].column
             yield ops.AlterColumnOp(
                 table.table_name,
@@ -171,23 +193,30 @@ class Draft:
                 table.ops = [change, *table.ops]
 
     def _cancel_equal_keys(self, tables: Iterable[ops.ModifyTableOps]) -> None:
-        """Remove foreign keys that differ only in a renamed column, which they follow, or in a deferral that the engine does not know."""
+        """Remove foreign keys that differ only in a renamed column, which they follow, or in a
+        deferral that the engine does not know.
+        """
         dropped = {
-            self._meaning(one) for table in tables for one in table.ops if _drops_foreign_key(one)
+            self._meaning(operation)
+            for table in tables
+            for operation in table.ops
+            if _drops_foreign_key(operation)
         }
         created = {
-            self._meaning(one)
+            self._meaning(operation)
             for table in tables
-            for one in table.ops
-            if isinstance(one, ops.CreateForeignKeyOp)
+            for operation in table.ops
+            if isinstance(operation, ops.CreateForeignKeyOp)
         }
         equal = dropped & created
         for table in tables:
             table.ops = [
-                one
-                for one in table.ops
-                if not (_drops_foreign_key(one) or isinstance(one, ops.CreateForeignKeyOp))
-                or self._meaning(one) not in equal
+                operation
+                for operation in table.ops
+                if not (
+                    _drops_foreign_key(operation) or isinstance(operation, ops.CreateForeignKeyOp)
+                )
+                or self._meaning(operation) not in equal
             ]
 
     def _meaning(self, operation: MigrateOperation) -> tuple[Any, ...]:
@@ -207,7 +236,9 @@ class Draft:
         return (child, parent, *columns, *referred, *actions, *deferral)
 
     def _belongs(self, table: ops.ModifyTableOps, operation: MigrateOperation) -> bool:
-        """Whether an operation belongs into the revision. An altered column gets the models' type, which every engine can translate."""
+        """Whether an operation belongs into the revision. An altered column gets the models' type,
+        which every engine can translate.
+        """
         match operation:
             case ops.AddColumnOp():
                 self._require_filled(table, operation.column)
@@ -252,7 +283,8 @@ class Draft:
             )
 
     def _is_dropped(self, table: ops.ModifyTableOps, what: str, thing: Any) -> bool:
-        """Whether an index or constraint that only the database has is dropped: with its column, or for one of the renamed columns.
+        """Whether an index or constraint that only the database has is dropped: with its column, or
+        for one of the renamed columns.
 
         Any other may be there on purpose and is left as it is.
         """
@@ -261,13 +293,14 @@ class Draft:
             return True
         renamed = [self._changes.rename.get(_name(table, column), column) for column in columns]
         created: list[Any] = [
-            one.to_diff_tuple()[1]
-            for one in table.ops
-            if isinstance(one, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
+            operation.to_diff_tuple()[1]
+            for operation in table.ops
+            if isinstance(operation, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
         ]
         if renamed != columns and any(
-            type(one) is type(thing) and [column.name for column in one.columns] == renamed
-            for one in created
+            type(operation) is type(thing)
+            and [column.name for column in operation.columns] == renamed
+            for operation in created
         ):
             return True
         self.left.append(f"{_table_key(table)} has {what}, which the models do not have")
@@ -283,7 +316,9 @@ def _name(table: ops.ModifyTableOps, column: str) -> str:
 
 
 def _keeps_every_value(before: Any, after: Any) -> bool:
-    """Whether every value of one type is the same in the other on every engine, or is refused there."""
+    """Whether every value of one type is the same in the other on every engine, or is refused
+    there.
+    """
     before, after = undecorated(before), undecorated(after)
     match kind_of(before), kind_of(after):
         case (Kind.TEXT, Kind.TEXT):

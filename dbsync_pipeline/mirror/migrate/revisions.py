@@ -1,8 +1,9 @@
 """The revisions of the models, in order, and the newest one that each database has.
 
-A revision is a file of Alembic's, `0002_users_phone.py`, whose `upgrade()` turns tables of the previous models into tables of its own; the
-only way back is another revision. All files are in one folder and follow each other in one line. Each database records its newest
-revision in its ledger. Without revisions, tables are created, compared and recreated, and never altered.
+A revision is a file of Alembic's, `0002_users_phone.py`, whose `upgrade()` turns tables of the
+previous models into tables of its own; the only way back is another revision. All files are in one
+folder and follow each other in one line. Each database records its newest revision in its ledger.
+Without revisions, tables are created, compared and recreated, and never altered.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _TEMPLATE = Path(__file__).parents[2] / "dbsync_revisions"
 
 @dataclass(frozen=True)
 class Revision:
-    """One revision: its number (four digits), its title, its file, and the function that does it."""
+    """One revision: its number (four digits), title, file, and the function that applies it."""
 
     number: str
     title: str
@@ -54,7 +55,9 @@ def directory(folder: Path) -> ScriptDirectory:
 
 
 def line(model: Model) -> tuple[Revision, ...]:
-    """Return all revisions of the models, oldest first. Raise SettingsError if the files cannot be read, or are not one line."""
+    """Return all revisions of the models, oldest first. Raise SettingsError if the files cannot be
+    read, or are not one line.
+    """
     folder = model.revisions
     if folder is None or not folder.is_dir():
         return ()
@@ -66,7 +69,7 @@ def line(model: Model) -> tuple[Revision, ...]:
             # about two files with one number, and a file that follows a number that does not exist
             warnings.simplefilter("error")
             heads = scripts.get_heads()
-            found = [
+            existing = [
                 Revision(
                     script.revision,
                     script.doc.rstrip("."),
@@ -84,14 +87,14 @@ def line(model: Model) -> tuple[Revision, ...]:
             folder,
             f"{' and '.join(sorted(heads))} are both the newest: let one of them follow the other",
         )
-    return tuple(reversed(found))
+    return tuple(reversed(existing))
 
 
 def next_number(model: Model) -> str:
     """Return the number of the revision that follows the newest."""
-    found = line(model)
-    newest = found[-1].number if found else "0"
-    return f"{int(newest) + 1 if newest.isdigit() else len(found) + 1:04}"
+    existing = line(model)
+    newest = existing[-1].number if existing else "0"
+    return f"{int(newest) + 1 if newest.isdigit() else len(existing) + 1:04}"
 
 
 def _wrong(folder: Path, why: str) -> SettingsError:
@@ -109,7 +112,8 @@ def lacking(database: Database, model: Model) -> tuple[Revision, ...]:
 
 
 def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
-    """Return the revisions that the database lacks, oldest first: all of them if it never recorded one.
+    """Return the revisions that the database lacks, oldest first: all of them if it never recorded
+    one.
 
     Raise StructureError if it has one that is not in the folder. Does not end the transaction.
     """
@@ -129,7 +133,9 @@ def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
 
 
 def noted(dialect: Dialect) -> str | None:
-    """Return the number of the newest revision that the database has, `base` before the first; None if it recorded nothing."""
+    """Return the number of the newest revision that the database has, `base` before the first; None
+    if it recorded nothing.
+    """
     return Ledger(dialect).fact(_NOTED)
 
 
@@ -145,7 +151,8 @@ def newest(model: Model) -> str:
 
 
 def require_up(dialect: Dialect, model: Model) -> None:
-    """Raise StructureError if the database has recorded revisions and lacks others: one of those may have changed rows.
+    """Raise StructureError if the database has recorded revisions and lacks others: one of those
+    may have changed rows.
 
     A source that has recorded none is accepted: it may be one that is only read.
     """

@@ -1,4 +1,6 @@
-"""Write the next revision: what makes a database equal to the models, as a file that a person can read and change."""
+"""Write the next revision: what makes a database equal to the models, as a file that a person can
+read and change.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _OPERATION = "write a revision"
 
 @dataclass(frozen=True)
 class Written:
-    """A revision that was written. `left` lists what only the database has and the revision leaves as it is."""
+    """A revision that was written. `left` lists what only the database has and the revision leaves
+    as it is.
+    """
 
     number: str
     path: Path
@@ -40,10 +44,12 @@ class Written:
 def write(
     database: Database, model: Model, title: str, changes: ColumnChanges | None = None
 ) -> Written:
-    """Write the revision that makes this database equal to the models, or an empty one without `changes`. Changes no database.
+    """Write the revision that makes this database equal to the models, or an empty one without
+    `changes`. Changes no database.
 
-    Raises StructureError if the database lacks revisions, if it does not differ, if the difference cannot be written, or if values would be
-    lost or missing and `changes` does not say so; SettingsError if the file cannot be written, or `changes` names what does not differ.
+    Raises StructureError if the database lacks revisions, if it does not differ, if the difference
+    cannot be written, or if values would be lost or missing and `changes` does not say so;
+    SettingsError if the file cannot be written, or `changes` names what does not differ.
     """
     if model.revisions is None:
         raise SettingsError(
@@ -126,9 +132,11 @@ def _generate(
 
 
 def _render(kind: str, thing: Any, context: AutogenContext) -> str | Literal[False]:
-    """Render a server default as the models have it, so that each engine can translate it; leave the rest to Alembic.
+    """Render a server default as the models have it, so that each engine can translate it; leave
+    the rest to Alembic.
 
-    Alembic would render it for the engine that it compares with. A type of the application's own module also gets its import.
+    Alembic would render it for the engine that it compares with. A type of the application's own
+    module also gets its import.
     """
     module = type(thing).__module__
     if kind == "type" and not module.startswith("sqlalchemy."):
@@ -148,33 +156,35 @@ def _missing_enum_values(dialect: Dialect, model: Model) -> list[AddEnumValuesOp
     """One operation for each enum type of which the database lacks values."""
     from dbsync_pipeline.mirror.migrate.autogenerate import AddEnumValuesOp
 
-    existing, found = schema.enums_here(dialect), {}
+    existing, listed = schema.enums_here(dialect), {}
     for column in (column for table in model.tables for column in table.sa.columns):
         if not isinstance(column.type, sa.Enum):
             continue
         if (values := schema.enum_values(existing, column.type)) is not None:
             missing = [value for value in column.type.enums if value not in values]
-            found[column.type.schema, column.type.name] = column.type, missing
-    return [AddEnumValuesOp(type_, missing) for type_, missing in found.values() if missing]
+            listed[column.type.schema, column.type.name] = column.type, missing
+    return [AddEnumValuesOp(type_, missing) for type_, missing in listed.values() if missing]
 
 
 def _for_a_person(dialect: Dialect, model: Model) -> list[str]:
-    """List differences that a person has to write: the primary key, and values that an enum should no longer have."""
+    """List differences that a person has to write: the primary key, and values that an enum should
+    no longer have.
+    """
     keys, enums = schema.keys_here(dialect, model), schema.enums_here(dialect)
     absent = schema.missing(dialect, model)
-    found = []
+    listed = []
     for table in (table for table in model.tables if table.name not in absent):
         differences = schema.keys(keys[table.sa.schema, table.sa.name], table.sa)
-        found += [f"{table.name}: {difference}" for difference in differences]
+        listed += [f"{table.name}: {difference}" for difference in differences]
         for column in table.sa.columns:
             if isinstance(column.type, sa.Enum):
                 values = schema.enum_values(enums, column.type) or []
                 if surplus := [value for value in values if value not in column.type.enums]:
-                    found.append(
+                    listed.append(
                         f"{table.name}: {column.type.name} has {', '.join(surplus)}, "
                         "which the models do not have"
                     )
-    return found
+    return listed
 
 
 def _require_something(dialect: Dialect, script: MigrationScript, left: Collection[str]) -> None:

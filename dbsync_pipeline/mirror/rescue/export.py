@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 def export(target: Database, model: Model, run_id: str, folder: Path) -> list[Path]:
     """Write the before-images of a run, one file per table; return the files. Overwrites no file.
 
-    A file is called `<table>.parquet`, with characters that are special in URLs as %XX. A column is text if its type, or one of its values,
-    has no exact form in Parquet: JSON, a decimal NaN, an infinite moment. The files appear when all of them are complete. Raise
-    SettingsError if the folder has a file of such a name, for example from an earlier export.
+    A file is called `<table>.parquet`, with characters that are special in URLs as %XX. A column is
+    text if its type, or one of its values, has no exact form in Parquet: JSON, a decimal NaN, an
+    infinite moment. The files appear when all of them are complete. Raise SettingsError if the
+    folder has a file of such a name, for example from an earlier export.
     """
     extras.require("parquet", "pyarrow", operation="export rescued rows")
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,14 +69,16 @@ def _write(target: Database, model: Model, run_id: str, folder: Path) -> list[Pa
 
 
 def _text_columns(target: Database, model: Model, run_id: str) -> dict[str, set[str]]:
-    """Return by table the columns with a value that their Parquet type cannot hold. A file's types are fixed before its first row."""
-    found: dict[str, set[str]] = {}
+    """Return by table the columns with a value that their Parquet type cannot hold. A file's types
+    are fixed before its first row.
+    """
+    as_text_columns: dict[str, set[str]] = {}
     for table, rows in batches(target, model, run_id):
         for column in table.columns:
             values = (row[column.name] for row in rows)
             if not all(value is None or _fits(column, value) for value in values):
-                found.setdefault(table.name, set()).add(column.name)
-    return found
+                as_text_columns.setdefault(table.name, set()).add(column.name)
+    return as_text_columns
 
 
 def _fits(column: Column, value: Any) -> bool:

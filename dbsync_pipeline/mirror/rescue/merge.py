@@ -1,4 +1,6 @@
-"""Put rows that a publish deleted back beside those that are there now, where nothing stands in their way."""
+"""Put rows that a publish deleted back beside those that are there now, where nothing stands in
+their way.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def merge(
 ) -> tuple[dict[str, int], dict[str, list[RowKey]]]:
     """Insert the deleted rows whose keys are free, parents first, in one transaction.
 
-    Return by table how many rows were put back, and the keys of the rest: rows that the publish replaced, whose key is taken, or that a
-    constraint refuses. A second call finds the keys taken. Raise Refused if the rows have a column that the models no longer have.
+    Return by table how many rows were put back, and the keys of the rest: rows that the publish
+    replaced, whose key is taken, or that a constraint refuses. A second call finds the keys taken.
+    Raise Refused if the rows have a column that the models no longer have.
     """
     put_back: dict[str, int] = {}
     rest: dict[str, list[RowKey]] = {}
@@ -74,7 +77,9 @@ class _TableMerge:
         return [(change, tuple(key)) for change, *key in self.dialect.connection.execute(query)]
 
     def insert_free(self) -> set[RowKey]:
-        """Insert the deleted rows whose keys no live row has; return the keys of those that no constraint refuses."""
+        """Insert the deleted rows whose keys no live row has; return the keys of those that no
+        constraint refuses.
+        """
         taken_query = self.images.query.with_only_columns(*self.images.key).where(self._is_taken)
         taken = {tuple(key) for key in self.dialect.connection.execute(taken_query)}
         free = [key for change, key in self.kept if change == DELETED and key not in taken]
@@ -92,7 +97,9 @@ class _TableMerge:
         return sa.exists(sa.select(sa.literal(1)).select_from(self.live.clause).where(*same_key))
 
     def _insert_one_by_one(self, keys: Sequence[RowKey]) -> set[RowKey]:
-        """Insert single rows, in rounds until a round inserts none: a row may refer to another one of its table."""
+        """Insert single rows, in rounds until a round inserts none: a row may refer to another one
+        of its table.
+        """
         inserted = set[RowKey]()
         while more := {key for key in keys if key not in inserted and self._insert_key(key)}:
             inserted |= more
@@ -103,7 +110,9 @@ class _TableMerge:
         return self._insert(sa.and_(*conditions))
 
     def _insert(self, condition: sa.ColumnElement[Any]) -> bool:
-        """Copy the deleted rows that meet the condition into the live table; return False, with nothing done, if a constraint refuses one."""
+        """Copy the deleted rows that meet the condition into the live table; return False, with
+        nothing done, if a constraint refuses one.
+        """
         stored = self.images.query.selected_columns
         names = [column.name for column in self.live.columns if column.name in stored]
         rows = self.images.query.with_only_columns(*(stored[name] for name in names)).where(

@@ -45,21 +45,23 @@ class BeforeImages:
 
 
 def find(databases: Sequence[Database], run: str, seconds: float = 15) -> tuple[Database, Publish]:
-    """Return the database that received the publish of this run, given by the beginning of its id, and the publish.
+    """Return the database that received the publish of this run, given by the beginning of its id,
+    and the publish.
 
-    All databases are asked at the same time, each within `seconds`. Raise SettingsError if no database that answers has such a run, if more than one run begins so, or if the run published to several of
-    these databases.
+    All databases are asked at the same time, each within `seconds`. Raise SettingsError if no
+    database that answers has such a run, if more than one run begins so, or if the run published to
+    several of these databases.
     """
     replies = ask(databases, lambda database: _beginning(database, run), seconds)
     for error in replies.failed.values():
         if not isinstance(error, Unavailable):
             raise error
-    found = [
+    publishes = [
         (database, entry) for database in databases for entry in replies.good.get(database.name, ())
     ]
-    if len(found) != 1:
-        raise _not_one(run, found)
-    return found[0]
+    if len(publishes) != 1:
+        raise _not_one(run, publishes)
+    return publishes[0]
 
 
 def _beginning(database: Database, run: str) -> list[Publish]:
@@ -67,25 +69,27 @@ def _beginning(database: Database, run: str) -> list[Publish]:
         return Ledger(dialect).beginning(run)
 
 
-def _not_one(run: str, found: list[tuple[Database, Publish]]) -> SettingsError:
-    names = [database.name for database, _ in found]
+def _not_one(run: str, publishes: list[tuple[Database, Publish]]) -> SettingsError:
+    names = [database.name for database, _ in publishes]
     cause = f"no database that answers has a publish of a run {run!r}"
     remedy = "`dbsync rescue list` lists the runs"
-    if len({entry.run_id for _, entry in found}) > 1:
-        cause = f"{len(found)} runs begin with {run!r}"
-    elif found:
+    if len({entry.run_id for _, entry in publishes}) > 1:
+        cause = f"{len(publishes)} runs begin with {run!r}"
+    elif publishes:
         cause = f"run {run} published to {' and '.join(names)}"
         remedy = f"choose one of them: `--database {names[0]}`"
     return SettingsError(cause, operation="find the run", remedy=remedy)
 
 
 def kept(target: Database) -> list[tuple[Publish, list[Rescued]]]:
-    """Return the publishes of a target whose before-images are still kept, newest first, with what is kept of each table."""
+    """Return the publishes of a target whose before-images are still kept, newest first, with what
+    is kept of each table.
+    """
     with target.connect() as dialect:
         ledger = Ledger(dialect)
         rescued = ledger.rescues()
         return [
-            (entry, [one for one in rescued if one.publish == entry.number])
+            (entry, [record for record in rescued if record.publish == entry.number])
             for entry in ledger.rescuing()
         ]
 
@@ -119,10 +123,11 @@ def before_images(dialect: Dialect, model: Model, run_id: str) -> Iterator[Befor
 def rescued_rows(
     target: Database, model: Model, run_id: str
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Return (table, rows) of what the publish of `run_id` deleted or replaced, in lists of at most 100 rows.
+    """Return (table, rows) of what the publish of `run_id` deleted or replaced, in lists of at most
+    100 rows.
 
-    A row has `dbsync_change` and the table's columns. Values are as the driver gives them, exactly; JSON, and what Python has no type for,
-    is the stored text.
+    A row has `dbsync_change` and the table's columns. Values are as the driver gives them, exactly;
+    JSON, and what Python has no type for, is the stored text.
     """
     return ((table.name, rows) for table, rows in batches(target, model, run_id))
 
@@ -146,7 +151,9 @@ def batches(
 
 
 def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[RowKey]]]:
-    """Return by table the keys of the rows that the publish of `run_id` `deleted` and `replaced`; integers as such, the rest as text."""
+    """Return by table the keys of the rows that the publish of `run_id` `deleted` and `replaced`;
+    integers as such, the rest as text.
+    """
     keys: dict[str, dict[str, list[RowKey]]] = {}
     with target.connect() as dialect:
         for images in before_images(dialect, model, run_id):
@@ -160,7 +167,9 @@ def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[
 
 
 def as_text(value: Any) -> str | None:
-    """Return a value as exact text: moments in ISO 8601, instants in UTC, decimals with all digits, bytes in hexadecimal; None stays."""
+    """Return a value as exact text: moments in ISO 8601, instants in UTC, decimals with all digits,
+    bytes in hexadecimal; None stays.
+    """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, (bytes, bytearray, memoryview)):

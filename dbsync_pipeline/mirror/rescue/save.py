@@ -1,4 +1,6 @@
-"""Keep before-images of the rows that a publish changes, in its own transaction, and forget those that are too old or too large."""
+"""Keep before-images of the rows that a publish changes, in its own transaction, and forget those
+that are too old or too large.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from dbsync_pipeline.settings import Settings
 
 
 def save(dialect: Dialect, publish: int, table: Table) -> Rescued:
-    """Keep the rows that the staged changes delete or replace, and the keys that they insert; return the counts.
+    """Keep the rows that the staged changes delete or replace, and the keys that they insert;
+    return the counts.
 
     Call it within the publishing transaction, before the live table changes.
     """
@@ -35,7 +38,8 @@ def save(dialect: Dialect, publish: int, table: Table) -> Rescued:
 
 
 def prune(dialect: Dialect, settings: Settings) -> None:
-    """Forget before-images older than DBSYNC_RESCUE_DAYS, and the oldest beyond DBSYNC_RESCUE_MB (1,000,000 bytes each).
+    """Forget before-images older than DBSYNC_RESCUE_DAYS, and the oldest beyond DBSYNC_RESCUE_MB
+    (1,000,000 bytes each).
 
     Call it within the publishing transaction.
     """

@@ -1,7 +1,9 @@
-"""The tables that hold before-images: one for each structure of a mirrored table, beside the ledger.
+"""The tables that hold before-images: one for each structure of a mirrored table, beside the
+ledger.
 
-A rescue table has the columns of the mirrored table with their exact types, the number of the publish (`dbsync_publish`) and what that
-publish did to the row (`dbsync_change`): `deleted` and `replaced` rows as they were before, and the keys of `inserted` ones.
+A rescue table has the columns of the mirrored table with their exact types, the number of the
+publish (`dbsync_publish`) and what that publish did to the row (`dbsync_change`): `deleted` and
+`replaced` rows as they were before, and the keys of `inserted` ones.
 """
 
 from __future__ import annotations
@@ -42,11 +44,14 @@ def clause(dialect: Dialect, name: str, table: Table) -> sa.TableClause:
 def as_stored(dialect: Dialect, name: str, table: Table) -> Table:
     """Return the mirrored table with the columns of the rescue table of that name.
 
-    It lacks columns that the models got since, and has those that they lost. The types are the models' where they have the column.
+    It lacks columns that the models got since, and has those that they lost. The types are the
+    models' where they have the column.
     """
     with dialect.doing("read rescued rows"):
-        found = sa.inspect(dialect.connection).get_columns(name, schema=dialect.ledger_schema)
-    stored = {column["name"]: column["type"] for column in found if column["name"] not in RESERVED}
+        reflected = sa.inspect(dialect.connection).get_columns(name, schema=dialect.ledger_schema)
+    stored = {
+        column["name"]: column["type"] for column in reflected if column["name"] not in RESERVED
+    }
     if stored.keys() == {column.name for column in table.columns}:
         return table
     modelled = {column.name: column.type for column in table.columns if column.name in stored}
@@ -58,13 +63,15 @@ def as_stored(dialect: Dialect, name: str, table: Table) -> Table:
     return Table(sa.Table(table.sa.name, sa.MetaData(), *columns, schema=table.sa.schema))
 
 
-def same_key(table: Table, one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+def same_key(table: Table, first: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     """The condition that rows of both have the same primary key."""
-    return sa.and_(*(one.c[column.name] == other.c[column.name] for column in table.key))
+    return sa.and_(*(first.c[column.name] == other.c[column.name] for column in table.key))
 
 
 def _name(table: Table, prefix: str) -> str:
-    """A readable name that depends on the columns and their types, so that another structure gets another table."""
+    """A readable name that depends on the columns and their types, so that another structure gets
+    another table.
+    """
     structure = repr([table.name, *((column.name, str(column.type)) for column in table.columns)])
     readable = re.sub(r"[^a-z0-9]+", "_", table.name.lower()).strip("_")[:30]
     return f"{prefix}rescued_{readable}_{hashlib.sha256(structure.encode()).hexdigest()[:8]}"

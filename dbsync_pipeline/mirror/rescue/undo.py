@@ -1,6 +1,7 @@
 """Put a target back to its state before a publish, from its before-images.
 
-An undo is a publish of its own: it keeps before-images of what it changes, so it can be undone too. Publishes are undone newest first.
+An undo is a publish of its own: it keeps before-images of what it changes, so it can be undone too.
+Publishes are undone newest first.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ def undo(
     settings: Settings,
     overwrite: bool = False,
 ) -> Publish:
-    """Put the target and its ledger back to before the publish of `run_id`, in one transaction, and pause the target.
+    """Put the target and its ledger back to before the publish of `run_id`, in one transaction, and
+    pause the target.
 
-    `by` is the run id of this undo, by which it can be undone itself. Raises SettingsError if the run published nothing here; Refused if it
-    is already undone, if newer publishes stand on top of it, if the target has local writes since (unless `overwrite`), or if its
-    before-images are gone; NotProved if the result would not be exactly the former state.
+    `by` is the run id of this undo, by which it can be undone itself. Raises SettingsError if the
+    run published nothing here; Refused if it is already undone, if newer publishes stand on top of
+    it, if the target has local writes since (unless `overwrite`), or if its before-images are gone;
+    NotProved if the result would not be exactly the former state.
     """
     with target.connect(f"dbsync run {by}") as dialect:
         schema.require(dialect, model)
@@ -81,7 +84,8 @@ def require_undoable(
 ) -> None:
     """Raise what `undo` would raise for this run now, before anybody is asked to confirm it.
 
-    Reads every row of the tables that the run published, in one snapshot; locks and changes nothing.
+    Reads every row of the tables that the run published, in one snapshot; locks and changes
+    nothing.
     """
     with target.connect() as dialect:
         schema.require(dialect, model)
@@ -113,7 +117,9 @@ def _require_undoable(dialect: Dialect, model: Model, run_id: str, overwrite: bo
 def _require_images(
     dialect: Dialect, table: Table, result: TableResult, stored_in: str | None, run_id: str
 ) -> None:
-    """Refuse if the before-images of a changed table are gone, or have other columns than the models have now."""
+    """Refuse if the before-images of a changed table are gone, or have other columns than the
+    models have now.
+    """
     needed = result.updated or result.deleted or (result.inserted and not result.filled)
     if needed and stored_in is None:
         raise Refused(
@@ -129,7 +135,9 @@ def _require_images(
 
 
 def _require_unchanged(dialect: Dialect, table: Table, entry: Publish, overwrite: bool) -> str:
-    """Return the digest of the table now; refuse local writes since the publish, unless `overwrite`."""
+    """Return the digest of the table now; refuse local writes since the publish, unless
+    `overwrite`.
+    """
     published = Ledger(dialect).digests(table.name)
     stamp = Ledger(dialect).stamp(table.name, "target")
     match drift.since_publish(dialect, table, published, stamp=stamp):
@@ -159,9 +167,11 @@ def _models_changed(dialect: Dialect, table: Table, columns: Iterable[str], run_
 
 
 def _require_newest(entry: Publish, entries: Sequence[Publish]) -> None:
-    """Refuse a publish that is already undone, or that newer ones stand on top of. `entries` are all of the ledger, newest first.
+    """Refuse a publish that is already undone, or that newer ones stand on top of. `entries` are
+    all of the ledger, newest first.
 
-    The remedy names the publish to undo next on the way there. The newest of all may be an undo, whose own undo leads away from it.
+    The remedy names the publish to undo next on the way there. The newest of all may be an undo,
+    whose own undo leads away from it.
     """
     effective, by = _effective(entries), _undone_by(entries).get(entry.number)
     if by is not None:
@@ -187,34 +197,38 @@ def _require_newest(entry: Publish, entries: Sequence[Publish]) -> None:
 
 
 def _effective(entries: Sequence[Publish]) -> list[Publish]:
-    """The publishes on which the present state rests, newest first: below an undo follows the publish before the one that it undid."""
-    found: list[Publish] = []
+    """The publishes on which the present state rests, newest first: below an undo follows the
+    publish before the one that it undid.
+    """
+    result: list[Publish] = []
     for entry in entries:
-        before = found[-1].undoes if found else None
+        before = result[-1].undoes if result else None
         if before is None or entry.number < before:
-            found.append(entry)
+            result.append(entry)
             if entry.undoes is None:
                 break
-    return found
+    return result
 
 
 def _undone_by(entries: Sequence[Publish]) -> dict[int, Publish]:
     """The newest undo of each publish, by the number of that publish."""
-    found: dict[int, Publish] = {}
+    result: dict[int, Publish] = {}
     for entry in entries:
-        if entry.number not in found and entry.undoes is not None:
-            found[entry.undoes] = entry
-    return found
+        if entry.number not in result and entry.undoes is not None:
+            result[entry.undoes] = entry
+    return result
 
 
 def _next_to_undo(effective: Sequence[Publish], down_to: Publish) -> Publish:
-    """The publish to undo next on the way down to that one: itself, or the lowest one on top of it."""
+    """The publish to undo next on the way down to that one: itself, or the lowest on top of it."""
     above = (entry for entry in effective if entry.number >= down_to.number)
     return min(above, key=lambda entry: entry.number)
 
 
 def _stage_opposite(dialect: Dialect, table: Table, entry: Publish) -> None:
-    """Stage the opposite of what the publish did: the rows to bring back, and the keys of those it replaced or inserted."""
+    """Stage the opposite of what the publish did: the rows to bring back, and the keys of those it
+    replaced or inserted.
+    """
     dialect.create_staging(table)
     live, (new, gone) = table.clause, dialect.staged(table)
     keys, names = [column.name for column in table.key], [column.name for column in table.columns]
@@ -245,7 +259,8 @@ def _put_back(
 ) -> dict[str, TableResult]:
     """Apply the staged rows, and prove that the tables are what they were.
 
-    Return a result for every table of the publish: the ledger goes back for those, too, whose rows it did not change.
+    Return a result for every table of the publish: the ledger goes back for those, too, whose rows
+    it did not change.
     """
     entry, results = undoable.publish, {}
     deleted = {table.name: dialect.delete_staged(table) for table in tables}
@@ -277,7 +292,8 @@ def _put_back(
 
 
 def _digests(dialect: Dialect, table: Table, entry: Publish) -> Digests:
-    """Return the table's digests now, in the form of those in the ledger, so that the two can be compared.
+    """Return the table's digests now, in the form of those in the ledger, so that the two can be
+    compared.
 
     After the undo of a first publish the ledger has no digests but those that the undo took back.
     """
@@ -292,7 +308,9 @@ def _digests(dialect: Dialect, table: Table, entry: Publish) -> Digests:
 
 
 def _in_current_form(dialect: Dialect, table: Table, digests: Digests | None) -> Digests | None:
-    """Return the digests over the columns that the models have now, if they still describe what the table holds."""
+    """Return the digests over the columns that the models have now, if they still describe what the
+    table holds.
+    """
     if digests is None or digests.form.columns in ((), table.signatures):
         return digests
     match drift.since_publish(dialect, table, digests):
