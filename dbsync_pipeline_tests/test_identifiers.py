@@ -45,7 +45,7 @@ def any_servers(request: pytest.FixtureRequest, new_database: NewDatabase) -> Pa
 
 
 @pytest.fixture
-def servers(new_database: NewDatabase) -> Pair:
+def two_servers(new_database: NewDatabase) -> Pair:
     return new_database("postgresql", "windows", server=0), new_database(
         "postgresql", "linux", server=1
     )
@@ -206,11 +206,11 @@ sa.Table(
 IN_SCHEMAS = Model(_schemas)
 
 
-def test_tables_of_one_name_in_two_schemas(servers: Pair) -> None:
+def test_tables_of_one_name_in_two_schemas(two_servers: Pair) -> None:
     theirs, ours = (IN_SCHEMAS.table(table).sa for table in (f"{SCHEMA}.order", "order"))
-    for database in servers:
+    for database in two_servers:
         administer(database, 'CREATE SCHEMA "Sa""les %s"')
-    source, target = servers
+    source, target = two_servers
 
     def first() -> None:
         execute(
@@ -228,7 +228,7 @@ def test_tables_of_one_name_in_two_schemas(servers: Pair) -> None:
             ours.update().values(other=77),
         )
 
-    walk(servers, IN_SCHEMAS, first, change)
+    walk(two_servers, IN_SCHEMAS, first, change)
     with target.connect() as dialect:
         (counter,) = dialect.counters([IN_SCHEMAS.table(f"{SCHEMA}.order")])
     assert counter.position >= 77 + SETTINGS.key_gap
@@ -374,9 +374,9 @@ def test_a_parent_that_is_replaced_keeps_its_children_though_deletes_cascade(pai
 
 
 def test_a_cascade_is_refused_by_name_where_the_role_cannot_hold_it_off(
-    servers: Pair, roles: Roles
+    two_servers: Pair, roles: Roles
 ) -> None:
-    source, target = servers
+    source, target = two_servers
     schema.ensure(source, CASCADE)
     _family(source)
     sync(source, target, model=CASCADE)
@@ -553,9 +553,9 @@ def test_types_that_only_postgresql_has_arrive_exactly_between_servers_of_one_ve
 
 
 def test_types_that_only_postgresql_has_arrive_exactly_between_any_two_servers(
-    servers: Pair,
+    two_servers: Pair,
 ) -> None:
-    source, target = servers
+    source, target = two_servers
     schema.ensure(source, TYPES)
     for row in ROWS[:3]:
         administer(

@@ -167,7 +167,9 @@ WITH wanted AS (
 SELECT a.attname, s.oid::regclass::text, q.seqincrement,
        CASE WHEN q.seqincrement > 0 THEN least(q.seqmax, l.most)
             ELSE greatest(q.seqmin, -l.most - 1) END,
-       l.most IS NOT NULL AND NOT q.seqcycle
+       l.most IS NOT NULL AND NOT q.seqcycle,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique
+               AND a.attnum = ANY(i.indkey))
 FROM wanted w JOIN pg_attribute a ON a.attrelid = w.table_oid AND a.attname = w.column_name
 CROSS JOIN LATERAL (
   SELECT d.objid AS oid FROM pg_depend d
@@ -185,7 +187,8 @@ CROSS JOIN LATERAL (SELECT CASE coalesce(nullif(t.typbasetype, 0), t.oid)
   WHEN 'int8'::regtype THEN 9223372036854775807 WHEN 'numeric'::regtype THEN 9223372036854775807
   END AS most) l
 ORDER BY 1, 2"""
-"""(column, sequence, increment, end, whether the rows follow it) of sequences that fill columns.
+"""(column, sequence, increment, end, whether the rows follow it, whether the column is in a unique
+index) of sequences that fill columns.
 
 A column has one by identity, as its owner, in its default, or by the name that the models give.
 """

@@ -185,21 +185,21 @@ class PostgreSQLSource(PostgreSQLConnection):
             "columns": columns,
             "sequences": [_sequence_of(table.sa_column(name)) for name in columns],
         }
-        for column, sequence, step, end, compared in self._all(catalog.COLUMN_COUNTERS, arguments):
-            furthest = "max" if step > 0 else "min"
+        for column, sequence, *rest in self._all(catalog.COLUMN_COUNTERS, arguments):
+            step, end, compared, unique = rest
+            last = self._last_of(sequence)
+            # without a unique index nothing is refused, and the table would be read to its end
             highest = (
-                self._one(f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}")[0]
-                if compared
+                self._furthest(table, column, step)
+                if compared and (unique or last is None)
                 else None
             )
-            yield Counter(
-                f"{table.name}.{column}",
-                sequence,
-                self._last_of(sequence),
-                None if highest is None else int(highest),
-                step,
-                end,
-            )
+            yield Counter(f"{table.name}.{column}", sequence, last, highest, step, end)
+
+    def _furthest(self, table: Table, column: str, step: int) -> int | None:
+        furthest = "max" if step > 0 else "min"
+        number = self._one(f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}")[0]
+        return None if number is None else int(number)
 
     def _last_of(self, sequence: str) -> int | None:
         # pg_sequence_last_value would return NULL to a role that may not read the sequence

@@ -288,9 +288,10 @@ class PostgreSQLTarget(PostgreSQLSource):
         setval is not undone by a rollback.
         """
         furthest = "greatest" if counter.step > 0 else "least"
+        name = self._literal(counter.handle)
         self._run(
-            f"SELECT setval(%s::regclass, {furthest}(%s, last_value)) FROM {counter.handle}",
-            (counter.handle, value),
+            f"SELECT setval({name}::regclass, {furthest}({value}, last_value)) "
+            f"FROM {counter.handle}"
         )
 
 
