@@ -59,11 +59,12 @@ def alter(database: Database, verb: str, *words: Any, **more: Any) -> None:
 
 
 def as_of_version_2(database: Database) -> None:
-    """Its ledger, as it was before digests remembered their columns and publishes their round."""
+    """Its ledger, as it was before it had the columns of digests, rounds of publishes and stamps."""
     with database.connect() as dialect, dialect.connection.begin():
         here = f"{dialect.ledger_schema}." if dialect.ledger_schema else "dbsync_"
         dialect.connection.execute(sa.text(f"ALTER TABLE {here}publishes DROP COLUMN round"))
         dialect.connection.execute(sa.text(f"ALTER TABLE {here}digests DROP COLUMN columns"))
+        dialect.connection.execute(sa.text(f"DROP TABLE {here}stamps"))
         Ledger(dialect).note("version", "2")
 
 

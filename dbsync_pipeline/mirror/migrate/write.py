@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import SettingsError, StructureError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import schema, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
@@ -122,7 +122,7 @@ def _generate(
         "render_as_batch": False,
         "process_revision_directives": complete,
     }
-    with schema.comparison(dialect, model, **rendering) as migration:
+    with structure.comparison(dialect, model, **rendering) as migration:
         (context.run_no_autogenerate if changes is None else context.run_autogenerate)(
             "head", migration
         )
@@ -156,11 +156,11 @@ def _missing_enum_values(dialect: Dialect, model: Model) -> list[AddEnumValuesOp
     """One operation for each enum type of which the database lacks values."""
     from dbsync_pipeline.mirror.migrate.autogenerate import AddEnumValuesOp
 
-    existing, listed = schema.enums_here(dialect), {}
+    existing, listed = structure.enums_here(dialect), {}
     for column in (column for table in model.tables for column in table.sa.columns):
         if not isinstance(column.type, sa.Enum):
             continue
-        if (values := schema.enum_values(existing, column.type)) is not None:
+        if (values := structure.enum_values(existing, column.type)) is not None:
             missing = [value for value in column.type.enums if value not in values]
             listed[column.type.schema, column.type.name] = column.type, missing
     return [AddEnumValuesOp(type_, missing) for type_, missing in listed.values() if missing]
@@ -170,15 +170,15 @@ def _for_a_person(dialect: Dialect, model: Model) -> list[str]:
     """List differences that a person has to write: the primary key, and values that an enum should
     no longer have.
     """
-    keys, enums = schema.keys_here(dialect, model), schema.enums_here(dialect)
+    keys, enums = structure.keys_here(dialect, model), structure.enums_here(dialect)
     absent = schema.missing(dialect, model)
     listed = []
     for table in (table for table in model.tables if table.name not in absent):
-        differences = schema.keys(keys[table.sa.schema, table.sa.name], table.sa)
+        differences = structure.keys(keys[table.sa.schema, table.sa.name], table.sa)
         listed += [f"{table.name}: {difference}" for difference in differences]
         for column in table.sa.columns:
             if isinstance(column.type, sa.Enum):
-                values = schema.enum_values(enums, column.type) or []
+                values = structure.enum_values(enums, column.type) or []
                 if surplus := [value for value in values if value not in column.type.enums]:
                     listed.append(
                         f"{table.name}: {column.type.name} has {', '.join(surplus)}, "
