@@ -17,7 +17,7 @@ from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests import commands
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ("settings.md", "commands.md")
+REFERENCE = ("settings.md", "commands.md", "decisions/README.md")
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,11 @@ KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 def pages() -> dict[Path, str]:
     """Return every generated page with its text."""
-    return {DOCS / "settings.md": settings_page(), DOCS / "commands.md": commands_page()}
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "commands.md": commands_page(),
+        DOCS / "decisions" / "README.md": decisions_page(),
+    }
 
 
 # Settings --------------------------------------------------------------------------------------
@@ -194,6 +198,25 @@ def _metavar(param: Any) -> str:
     if param.metavar or param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
     return KINDS.get(param.type_descriptor.annotation, "TEXT")
+
+
+# Decisions -------------------------------------------------------------------------------------
+
+
+def decisions_page() -> str:
+    """Return the list of all decisions, by the titles of their pages."""
+    rows = []
+    for path in sorted((DOCS / "decisions").glob("0*.md")):
+        number, title = path.read_text(encoding="utf-8").splitlines()[0][2:].split(" ", 1)
+        rows.append(f"| {number} | [{title}]({path.name}) |")
+    parts = [
+        "# Decisions",
+        MADE,
+        "Half a page each for what was worth arguing about: the context, what was decided, and "
+        "what follows from it.",
+        "\n".join(["| | |", "|---|---|", *rows]),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _cell(text: str | None) -> str:
