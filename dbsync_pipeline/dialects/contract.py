@@ -139,6 +139,13 @@ class Connection(ABC):
     def size_bytes(self) -> int:
         """Return the size of the database."""
 
+    def read_only_by_default(self) -> bool:
+        """Return whether sessions are read-only here unless they ask, as those of this project do.
+
+        An application's session does not ask.
+        """
+        return False
+
     @abstractmethod
     def set_marker(self, mark: int) -> None:
         """In the open transaction, set a mark that all sessions of this same database see."""

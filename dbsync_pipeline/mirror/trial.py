@@ -38,6 +38,11 @@ def refusals(
     to write is tried, with numbers of the trial's own. A table that is locked counts as writable,
     since another session is writing to it.
     """
+    read_only = dialect.read_only_by_default()
+    dialect.connection.rollback()
+    if read_only:
+        yield from (f"table {name}: sessions are read-only by default" for name in model.names)
+        return
     narrow = None
     if counters is not None:
         narrow = {counter.name for counter in counters if _left(counter) < _PLENTY}

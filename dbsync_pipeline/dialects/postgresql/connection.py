@@ -192,6 +192,15 @@ class PostgreSQLConnection(Dialect):
         return int(self._one("SELECT pg_database_size(current_database())")[0])
 
     @translated
+    def read_only_by_default(self) -> bool:
+        """Return whether the server, the database or the role sets default_transaction_read_only.
+
+        What a session sets for itself does not change `reset_val`.
+        """
+        query = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
+        return bool(self._one(query)[0] == "on")
+
+    @translated
     def set_marker(self, mark: int) -> None:
         """Take an advisory lock on the mark until the transaction ends."""
         self._run("SELECT pg_advisory_xact_lock(%s)", (mark,))
