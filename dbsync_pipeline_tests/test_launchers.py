@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from dbsync_pipeline.launchers.celery import CeleryLauncher, worker_app
+from dbsync_pipeline_tests.processes import ROOT
 
 
 @pytest.fixture
@@ -62,3 +66,18 @@ def test_a_worker_takes_one_run_at_a_time_and_acknowledges_it_late(
     app = worker_app()
     assert app.conf.worker_prefetch_multiplier == 1 and app.conf.task_acks_late
     assert "execute_job" in app.tasks
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.celery.yaml"])
+def test_the_compose_files_are_valid(name: str) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(ROOT / "deploy" / name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_celery_settings_of_dagster_are_the_projects_own_and_the_launcher() -> None:
+    own = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    celery = yaml.safe_load((ROOT / "deploy" / "dagster.celery.yaml").read_text())
+    assert celery.pop("run_launcher")["class"] == CeleryLauncher.__name__
+    assert celery == own
