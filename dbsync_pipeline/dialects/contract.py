@@ -272,6 +272,10 @@ class Target(Source):
     def move_counter(self, counter: Counter, value: int) -> None:
         """Make a movable counter's next number lie beyond `value`; never move it back."""
 
+    def restrict_as_by_default(self) -> None:
+        """In the open transaction, forbid writes if other sessions' defaults forbid them."""
+        assert self.connection.in_transaction()
+
 
 class Schema(Connection):
     """Structure: the project's own tables, what a role sees, and Alembic's operations."""
