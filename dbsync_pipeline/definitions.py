@@ -18,7 +18,7 @@ tables = table_assets(
     load_model(_settings.models, _settings.revisions),
     _settings.names,
     prefix=_settings.asset_prefix,
-    engines=[one.engine_name for one in databases(_settings)],
+    engines=[database.engine_name for database in databases(_settings)],
     owners=_settings.asset_owners.split(),
     tags=dict(tag.split("=") for tag in _settings.asset_tags.split()),
 )

@@ -22,7 +22,7 @@ from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 
 DOCS = Path(__file__).parent
-MADE = "<!-- Made by `make reference`; edit the descriptions in the code instead. -->"
+NOTICE = "<!-- Made by `make reference`; edit the descriptions in the code instead. -->"
 
 GROUPS = {
     "Databases and models": ("primary", "models", "revisions", "home"),
@@ -70,7 +70,7 @@ def settings_page() -> str:
     rest = tuple(name for name in Settings.model_fields if name not in {*grouped, "databases"})
     parts = [
         "# Settings",
-        MADE,
+        NOTICE,
         "Settings are environment variables. They may also stand in a file `.env` in the working "
         "folder; the environment\nwins. None is required. A name that begins with `DBSYNC_` and "
         "is not a setting is refused, so a misspelt setting is\nnever ignored; so is a database "
@@ -146,7 +146,7 @@ def commands_page() -> str:
     root = typer.main.get_command(command_line.build())
     parts = [
         "# Commands",
-        MADE,
+        NOTICE,
         textwrap.fill(
             "`dbsync` reads the [settings](settings.md), does one thing, and ends with an exit "
             "status: 0 if what was requested is true afterwards (for `sync`: every target equals "
@@ -156,33 +156,33 @@ def commands_page() -> str:
             "messages go to stderr.",
             118,
         ),
-        *(_command(words, command) for words, command in _leaves("dbsync", root)),
+        *(_command(path, command) for path, command in _leaves("dbsync", root)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _leaves(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     """Yield every command that does something: a group counts if it may be called alone."""
     children = getattr(command, "commands", {})
-    if not children or (words != "dbsync" and command.invoke_without_command):
-        yield words, command
+    if not children or (path != "dbsync" and command.invoke_without_command):
+        yield path, command
     for name, child in children.items():
         if not child.hidden:
-            yield from _leaves(f"{words} {name}", child)
+            yield from _leaves(f"{path} {name}", child)
 
 
-def _command(words: str, command: Any) -> str:
+def _command(path: str, command: Any) -> str:
     params = [param for param in command.params if not getattr(param, "hidden", False)]
     arguments = [_metavar(param) for param in params if param.param_type_name == "argument"]
     options = [_row(param) for param in params if param.param_type_name == "option"]
-    usage = " ".join([words, *arguments, *(["[OPTIONS]"] if options else [])])
+    usage = " ".join([path, *arguments, *(["[OPTIONS]"] if options else [])])
     table = ["| option | default | |", "|---|---|---|", *options] if options else []
     described = [
         f"- `{_metavar(param)}`: {_cell(param.help)}"
         for param in params
         if param.param_type_name == "argument" and getattr(param, "help", None)
     ]
-    blocks = [f"## {words}", _cell(command.help), f"```\n{usage}\n```", *["\n".join(described)]]
+    blocks = [f"## {path}", _cell(command.help), f"```\n{usage}\n```", *["\n".join(described)]]
     return "\n\n".join(block for block in [*blocks, "\n".join(table)] if block)
 
 

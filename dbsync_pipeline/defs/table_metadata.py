@@ -24,7 +24,7 @@ from dbsync_pipeline.mirror.ledger import Publish, TableResult
 from dbsync_pipeline.mirror.model import Model
 
 _MOST_KINDS = 3
-"""Dagster shows no more."""
+"""The most kinds that Dagster shows for an asset."""
 
 
 def definition(model: Model, table: str, keys: Mapping[str, AssetKey]) -> dict[str, Any]:

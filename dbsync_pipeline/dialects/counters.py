@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _SHARE = 10
-"""The gap takes at most one part in so many of the numbers that are left."""
+"""The gap takes at most a tenth of the numbers that are left."""
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class Table:
         by_name = {column.name: column for column in self.columns}
         if not names or any(name not in by_name for name in names):
             raise StructureError(
-                "has no primary key of plain columns, so its rows cannot be told apart",
+                "has no primary key of plain columns, so its rows cannot be distinguished",
                 table=self.name,
                 remedy="give the table a primary key in the models",
             )

@@ -81,8 +81,8 @@ class Vantage:
         """
         fingerprint = self.fingerprints.get(table.name)
         if self.stamps is None or self.moment is None or fingerprint is None:
-            found = self.dialect.digests(table, form)
-            return Look(found, None, DIGESTS, form.buckets, self._why_never)
+            digests = self.dialect.digests(table, form)
+            return Look(digests, None, DIGESTS, form.buckets, self._why_never)
         stamp = Stamp(self.moment, fingerprint, self.now)
         why = self._why_not(self.stamps, form, stamp, known)
         if known is None or why:
@@ -93,8 +93,8 @@ class Vantage:
         dirty = _written_to(self.stamps, table, known)
         if not dirty.size:
             return Look(known.digests, stamp, HEADERS, 0)
-        found = known.digests.replaced(dirty, self.dialect.digests(table, form, dirty))
-        return Look(found, stamp, HEADERS, int(dirty.size))
+        digests = known.digests.replaced(dirty, self.dialect.digests(table, form, dirty))
+        return Look(digests, stamp, HEADERS, int(dirty.size))
 
     @property
     def _why_never(self) -> str:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 HIDDEN = "SELECT convert(int, relrowsecurity) AS hidden FROM pg_catalog.pg_class WHERE oid = {0}"
 
-_Found = dict[tuple[str | None, str], Any]
+_Reflected = dict[tuple[str | None, str], Any]
 
 
 def adapt(dialect: Any) -> None:
@@ -59,13 +59,13 @@ def _primary_keys(
     filter_names: Collection[str] | None = None,
     **_: Any,
 ) -> Any:
-    result: _Found = {
+    result: _Reflected = {
         (schema, name): {"name": None, "constrained_columns": []} for name in filter_names or ()
     }
     for table, key, column in _rows(connection, _PRIMARY, schema, filter_names):
-        one = result.setdefault((schema, table), {"name": None, "constrained_columns": []})
-        one["name"] = key
-        one["constrained_columns"].append(column)
+        key_entry = result.setdefault((schema, table), {"name": None, "constrained_columns": []})
+        key_entry["name"] = key
+        key_entry["constrained_columns"].append(column)
     return result.items()
 
 
@@ -76,14 +76,14 @@ def _foreign_keys(
     filter_names: Collection[str] | None = None,
     **_: Any,
 ) -> Any:
-    result: _Found = {(schema, name): [] for name in filter_names or ()}
+    result: _Reflected = {(schema, name): [] for name in filter_names or ()}
     keys: dict[tuple[str, str], dict[str, Any]] = {}
     for table, key, column, there, referred, referred_column, deleted, updated in _rows(
         connection, _FOREIGN, schema, filter_names
     ):
-        one = keys.get((table, key))
-        if one is None:
-            one = keys[(table, key)] = {
+        description = keys.get((table, key))
+        if description is None:
+            description = keys[(table, key)] = {
                 "name": key,
                 "constrained_columns": [],
                 "referred_schema": schema if schema else None if there == "dbo" else there,
@@ -91,9 +91,9 @@ def _foreign_keys(
                 "referred_columns": [],
                 "options": _actions(ondelete=deleted, onupdate=updated),
             }
-            result.setdefault((schema, table), []).append(one)
-        one["constrained_columns"].append(column)
-        one["referred_columns"].append(referred_column)
+            result.setdefault((schema, table), []).append(description)
+        description["constrained_columns"].append(column)
+        description["referred_columns"].append(referred_column)
     return result.items()
 
 

@@ -250,7 +250,7 @@ class MSSQLConnection(Dialect):
 
         The name includes the database's: on Babelfish all databases of a server share such locks.
         """
-        result = self._one(
+        result = self._first_row(
             f"DECLARE @r int, @name nvarchar(255) = {literal(resource)} + ' ' + db_name(); "
             "EXEC @r = sp_getapplock @Resource = @name, @LockMode = 'Exclusive', "
             "@LockOwner = 'Transaction', @LockTimeout = 0; SELECT @r"
@@ -267,8 +267,10 @@ class MSSQLConnection(Dialect):
     def size_bytes(self) -> int:
         """Return the size of the database's files in bytes."""
         if self._babelfish:
-            return int(self._one("SELECT pg_database_size(current_database())")[0])
-        return int(self._one("SELECT sum(convert(bigint, size)) * 8192 FROM sys.database_files")[0])
+            return int(self._first_row("SELECT pg_database_size(current_database())")[0])
+        return int(
+            self._first_row("SELECT sum(convert(bigint, size)) * 8192 FROM sys.database_files")[0]
+        )
 
     @translated
     def set_marker(self, mark: int) -> None:
@@ -303,9 +305,9 @@ class MSSQLConnection(Dialect):
 
         The server counts; the drivers' own count is missing in some cases.
         """
-        return int(self._one(f"{sql}; SELECT rowcount_big()")[0])
+        return int(self._first_row(f"{sql}; SELECT rowcount_big()")[0])
 
-    def _one(self, sql: str, *parameters: str) -> Row:
+    def _first_row(self, sql: str, *parameters: str) -> Row:
         return self._all(sql, *parameters)[0]
 
     def _all(self, sql: str, *parameters: str) -> list[Row]:

@@ -92,8 +92,8 @@ class MSSQLCounters(MSSQLConnection):
                 for row in self._catalog(catalog.SEQUENCE.format(literal(name))):
                     yield self._sequence(table, column, row)
 
-    def _sequence(self, table: Table, column: Column, found: Sequence[Any]) -> Counter:
-        handle, last, step, end = found
+    def _sequence(self, table: Table, column: Column, row: Sequence[Any]) -> Counter:
+        handle, last, step, end = row
         name = f"{table.name}.{column.name}"
         if column.kind is not Kind.INTEGER:
             return Counter(name, handle, last, None, step, end)
@@ -109,7 +109,7 @@ class MSSQLCounters(MSSQLConnection):
 
     def _furthest(self, table: Table, column: Column, step: int) -> int | None:
         furthest = "max" if step > 0 else "min"
-        number: int | None = self._one(
+        number: int | None = self._first_row(
             f"SELECT convert(bigint, {furthest}({quote(column.name)})) FROM {self._from(table)}"
         )[0]
         return number

@@ -184,13 +184,13 @@ class Meaning:
 
 def _meaning(error: BaseException) -> Meaning | None:
     """Return the meaning of an error: by its numbers, else by its text, else by its SQLSTATE."""
-    found, text, state = numbers(error), str(error), sqlstate(error)
+    codes, text, state = numbers(error), str(error), sqlstate(error)
     tests: tuple[Callable[[Meaning], bool], ...] = (
-        lambda meaning: bool(found & meaning.numbers),
+        lambda meaning: bool(codes & meaning.numbers),
         lambda meaning: any(piece in text for piece in meaning.texts),
         lambda meaning: state in meaning.states,
     )
-    return next((one for test in tests for one in _MEANINGS if test(one)), None)
+    return next((candidate for test in tests for candidate in _MEANINGS if test(candidate)), None)
 
 
 GRANT = "grant it; docs/security.md lists what a role needs"

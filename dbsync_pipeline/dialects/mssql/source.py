@@ -46,7 +46,7 @@ class MSSQLSource(MSSQLConnection):
         self._hint = " WITH (TABLOCK, HOLDLOCK)" if self._reads_under_locks else ""
         self._snapshot, self._in_snapshot = self.connection.begin(), {}
         table = first[0][0] if first else "sys.schemas"
-        microseconds = self._one(
+        microseconds = self._first_row(
             "SELECT datediff_big(microsecond, '2000-01-01T00:00:00', sysutcdatetime()), "
             f"(SELECT TOP (1) 1 FROM {table})"
         )[0]
@@ -62,7 +62,7 @@ class MSSQLSource(MSSQLConnection):
     @translated
     def count(self, table: Table) -> int:
         """Count the rows of a table."""
-        return int(self._one(f"SELECT count_big(*) FROM {self._from(table)}")[0])
+        return int(self._first_row(f"SELECT count_big(*) FROM {self._from(table)}")[0])
 
     @translated
     def rows(self, table: Table) -> int:
@@ -117,8 +117,8 @@ class MSSQLSource(MSSQLConnection):
         """
         self.require_visible(tables)
         query = babelfish.HIDDEN if self._babelfish else catalog.HIDDEN
-        found = self._catalog_of(query, tables)
-        return [table.name for table, rows in zip(tables, found, strict=True) if rows[0][0]]
+        matches = self._catalog_of(query, tables)
+        return [table.name for table, rows in zip(tables, matches, strict=True) if rows[0][0]]
 
     # -- rows
 

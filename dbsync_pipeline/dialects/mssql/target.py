@@ -60,9 +60,9 @@ class MSSQLTarget(MSSQLConnection):
         self._isolate("READ COMMITTED", "SET XACT_ABORT ON", timeout)
         self.connection.begin()
         # the server begins a transaction with the first read of a table
-        if not self._one("SELECT TOP (1) @@TRANCOUNT FROM sys.schemas")[0]:
+        if not self._first_row("SELECT TOP (1) @@TRANCOUNT FROM sys.schemas")[0]:
             raise DatabaseError(
-                "the session commits every statement, although the driver was told not to",
+                "the session commits every statement, although the driver was set not to",
                 operation="lock",
                 database=self.name,
                 remedy="take AUTOCOMMIT and IMPLICIT_TRANSACTIONS out of its URL and of the "
@@ -111,8 +111,8 @@ class MSSQLTarget(MSSQLConnection):
         """Create the triggers that lock tables on Babelfish, where they are missing."""
         if not self._babelfish:
             return
-        found = self._catalog_of(catalog.LOCK_TRIGGERS, tables)
-        for table, rows in zip(tables, found, strict=True):
+        triggers = self._catalog_of(catalog.LOCK_TRIGGERS, tables)
+        for table, rows in zip(tables, triggers, strict=True):
             if not rows:
                 name = quote_table(table.sa)
                 self._run(f"CREATE TRIGGER {_lock_trigger(table)} ON {name} AFTER INSERT AS RETURN")
@@ -170,7 +170,7 @@ class MSSQLTarget(MSSQLConnection):
         """
         try:
             if self._babelfish:
-                self._one("SELECT set_config('session_replication_role', 'replica', false)")
+                self._first_row("SELECT set_config('session_replication_role', 'replica', false)")
                 return
             for off, on in self._all(catalog.SWITCHABLE.format(tables=object_ids(tables))):
                 self._run(off)
@@ -200,11 +200,11 @@ class MSSQLTarget(MSSQLConnection):
         """
         for table in tables:
             for key in table.sa.foreign_key_constraints:
-                if self._one(tsql.orphans(key))[0]:
+                if self._first_row(tsql.orphans(key))[0]:
                     raise violated_key(self.name, str(key.name), table.name)
         if self._babelfish:
             self._prove_outside_keys(tables)
-            self._one("SELECT set_config('session_replication_role', 'origin', false)")
+            self._first_row("SELECT set_config('session_replication_role', 'origin', false)")
         while self._switched_off:
             self._switch_on(self._switched_off.pop())
 
@@ -216,7 +216,7 @@ class MSSQLTarget(MSSQLConnection):
                 f"{quote(schema)}.{quote(table)}" for schema, table in (places[:2], places[2:])
             )
             pairs = ((quote(own), quote(referred)) for *_, own, referred in columns)
-            if self._one(orphans(child, parent, pairs))[0]:
+            if self._first_row(orphans(child, parent, pairs))[0]:
                 raise violated_key(self.name, name, places[1], outside=True)
 
     def _switch_on(self, statement: str) -> None:
@@ -439,7 +439,7 @@ def _lock_trigger(table: Table) -> str:
 def _unique_texts(table: Table) -> Iterator[tuple[Sequence[Column], str]]:
     """Yield the sets of columns that are unique and include a text, and the condition of each."""
     by_name = {column.name: column for column in table.columns}
-    constraints = [one for one in table.sa.constraints if isinstance(one, sa.UniqueConstraint)]
+    constraints = [item for item in table.sa.constraints if isinstance(item, sa.UniqueConstraint)]
     sets: list[tuple[Iterable[Any], str]] = [(table.sa.primary_key.columns, "")]
     sets += [(constraint.columns, "") for constraint in constraints]
     sets += [

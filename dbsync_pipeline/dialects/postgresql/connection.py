@@ -158,7 +158,7 @@ class PostgreSQLConnection(Dialect):
         """Raise DatabaseError if this role may not use a table's schema."""
         named = [table.sa.schema for table in tables if table.sa.schema]
         denied = self._all(catalog.DENIED_SCHEMAS, (named,))
-        nowhere = len(named) < len(tables) and self._one("SELECT current_schema()")[0] is None
+        nowhere = len(named) < len(tables) and self._first_row("SELECT current_schema()")[0] is None
         if denied or nowhere:
             which = ", ".join(name for (name,) in denied) or "of its search_path"
             raise DatabaseError(
@@ -176,7 +176,7 @@ class PostgreSQLConnection(Dialect):
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self.connection.begin()
-        moment: dt.datetime = self._one("SELECT clock_timestamp()")[0]
+        moment: dt.datetime = self._first_row("SELECT clock_timestamp()")[0]
         return moment.astimezone(dt.UTC)
 
     @translated
@@ -189,7 +189,7 @@ class PostgreSQLConnection(Dialect):
     @translated
     def size_bytes(self) -> int:
         """Return the size of the database on the server's disk."""
-        return int(self._one("SELECT pg_database_size(current_database())")[0])
+        return int(self._first_row("SELECT pg_database_size(current_database())")[0])
 
     @translated
     def read_only_by_default(self) -> bool:
@@ -208,7 +208,7 @@ class PostgreSQLConnection(Dialect):
     @translated
     def sees_marker(self, mark: int) -> bool:
         """Return whether another session of this database has locked the mark."""
-        return not self._one("SELECT pg_try_advisory_xact_lock(%s)", (mark,))[0]
+        return not self._first_row("SELECT pg_try_advisory_xact_lock(%s)", (mark,))[0]
 
     # -- statements
 
@@ -222,7 +222,7 @@ class PostgreSQLConnection(Dialect):
             cursor.execute(sql, arguments)
             return int(cursor.rowcount)
 
-    def _one(self, sql: str, arguments: Any = None) -> tuple[Any, ...]:
+    def _first_row(self, sql: str, arguments: Any = None) -> tuple[Any, ...]:
         with self._raw.cursor() as cursor:
             cursor.execute(sql, arguments)
             row: tuple[Any, ...] = cursor.fetchone() or ()

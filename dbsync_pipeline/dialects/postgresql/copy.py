@@ -141,8 +141,8 @@ def refused_row(
 ) -> tuple[Row, str, Callable[[str], bool]] | None:
     """Return the row that COPY refused, its column, and a test of the column's text.
 
-    COPY names only the line; `rows` are the same rows in the same order, read again. The test tells
-    whether the order was the same indeed. Return None if COPY names no line.
+    COPY names only the line; `rows` are the same rows in the same order, read again. The test
+    checks whether the order was the same. Return None if COPY names no line.
     """
     context = _CONTEXT.search(error.diag.context or "")
     row = next(islice(rows, int(context["line"]) - 1, None), None) if context else None

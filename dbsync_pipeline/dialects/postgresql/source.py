@@ -39,7 +39,7 @@ class PostgreSQLSource(PostgreSQLConnection):
     @translated
     def count(self, table: Table) -> int:
         """Return the exact number of rows."""
-        return int(self._one(f"SELECT count(*) FROM {self._from(table)}")[0])
+        return int(self._first_row(f"SELECT count(*) FROM {self._from(table)}")[0])
 
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:
@@ -47,7 +47,7 @@ class PostgreSQLSource(PostgreSQLConnection):
         return [
             table.name
             for table in tables
-            if self._one("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
+            if self._first_row("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
         ]
 
     def _from(self, table: Table) -> str:
@@ -198,12 +198,14 @@ class PostgreSQLSource(PostgreSQLConnection):
 
     def _furthest(self, table: Table, column: str, step: int) -> int | None:
         furthest = "max" if step > 0 else "min"
-        number = self._one(f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}")[0]
+        number = self._first_row(
+            f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}"
+        )[0]
         return None if number is None else int(number)
 
     def _last_of(self, sequence: str) -> int | None:
         # pg_sequence_last_value would return NULL to a role that may not read the sequence
-        last: int | None = self._one(
+        last: int | None = self._first_row(
             f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}"
         )[0]
         return last

@@ -46,7 +46,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         self._raw.rollback()
         self.connection.execution_options(isolation_level="READ COMMITTED")
         self.connection.begin()
-        if not self._one("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:
+        if not self._first_row("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:
             raise Busy(
                 self._holder(),
                 operation="lock",
@@ -131,13 +131,13 @@ class PostgreSQLTarget(PostgreSQLSource):
             return
         for table in tables:
             for key in table.sa.foreign_key_constraints:
-                if self._one(_orphans(key))[0]:
+                if self._first_row(_orphans(key))[0]:
                     raise violated_key(self.name, str(key.name), table.name)
         for name, child, parent, child_columns, parent_columns in self._all(
             catalog.OUTSIDE_KEYS, ([quote_table(table.sa) for table in tables],)
         ):
             pairs = zip(child_columns, parent_columns, strict=True)
-            if self._one(orphans(child, parent, pairs))[0]:
+            if self._first_row(orphans(child, parent, pairs))[0]:
                 raise violated_key(self.name, name, child, outside=True)
 
     def _violated(self, error: psycopg2.Error, mirrored: Collection[str] = ()) -> NotProved:
@@ -268,9 +268,10 @@ class PostgreSQLTarget(PostgreSQLSource):
         wait until the commit.
         """
         oids = [
-            self._one("SELECT %s::regclass::oid", (quote_table(table.sa),))[0] for table in tables
+            self._first_row("SELECT %s::regclass::oid", (quote_table(table.sa),))[0]
+            for table in tables
         ]
-        if not self._one(catalog.MAY_STRIP, {"oids": oids})[0]:
+        if not self._first_row(catalog.MAY_STRIP, {"oids": oids})[0]:
             return []
         self._run("SET LOCAL maintenance_work_mem = '256MB'")
         parts = self._all(catalog.SECONDARY, {"oids": oids})

@@ -69,7 +69,7 @@ class Comparison:
         looks = {"source": self.source_look, "target": self.target_look}
         dearest = max(
             ((PROOFS.index(look.proof), look, side) for side, look in looks.items() if look),
-            key=lambda found: found[0],
+            key=lambda pair: pair[0],
             default=None,
         )
         if dearest is None:

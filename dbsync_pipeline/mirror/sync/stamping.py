@@ -1,7 +1,7 @@
 """The stamps that a sync leaves in the target's ledger, so that the next one need not read all rows.
 
 In the publishing transaction, both sides are stamped with the moment at which they were looked at. The
-target has been locked since: whoever writes to it later has a transaction that had not ended then, so
+target has been locked since: a later writer has a transaction that had not ended then, so
 the stamp shows it. It shows the rows of this publish as well, and the next look would digest them
 again. So a second look, after the commit, stamps them if it finds these rows and no others.
 """
@@ -31,10 +31,10 @@ def record(opened: Opened, comparisons: Iterable[Comparison], claimed_in: int | 
     stamps = opened.target.stamps()
     publishing = stamps.transaction() if stamps else None
     kept: dict[tuple[str, Side], Stamp | None] = {}
-    for one in comparisons:
-        kept[one.table.name, "source"] = _after(one.source_look, claimed_in)
-        unchanged_by = publishing if one.plan.empty else None
-        kept[one.table.name, "target"] = _after(one.target_look, unchanged_by)
+    for comparison in comparisons:
+        kept[comparison.table.name, "source"] = _after(comparison.source_look, claimed_in)
+        unchanged_by = publishing if comparison.plan.empty else None
+        kept[comparison.table.name, "target"] = _after(comparison.target_look, unchanged_by)
     opened.ledger.keep_stamps(kept)
 
 
@@ -58,7 +58,7 @@ class Settling:
     def of(cls, task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Settling | None:
         """None if there is nothing to look at, or if the engine has no stamps."""
         moment, stamps = opened.target_view.moment, opened.target.stamps()
-        changed = [one for one in comparisons if not one.plan.empty]
+        changed = [comparison for comparison in comparisons if not comparison.plan.empty]
         if moment is None or stamps is None or not changed:
             return None
         return cls(task, moment.horizon, stamps.transaction(), changed)
@@ -74,29 +74,29 @@ class Settling:
             self.task.target.at_once.connect(self.task.label) as target,
             target.connection.begin(),
         ):
-            view = Vantage.of(target, [one.table for one in self.changed])
-            for one in self.changed:
-                if view.stamps and self._is_as_published(view, view.stamps, one):
-                    self._stamp(view, view.stamps, one)
+            view = Vantage.of(target, [comparison.table for comparison in self.changed])
+            for comparison in self.changed:
+                if view.stamps and self._is_as_published(view, view.stamps, comparison):
+                    self._stamp(view, view.stamps, comparison)
 
-    def _is_as_published(self, view: Vantage, stamps: Stamps, one: Comparison) -> bool:
+    def _is_as_published(self, view: Vantage, stamps: Stamps, comparison: Comparison) -> bool:
         """Whether the table has the rows of this publish, those that it left, and no others."""
         if view.moment is None or self.transaction >= view.moment.horizon:
             return False
-        plan = one.plan
-        written = stamps.written_by(one.table, self.transaction, self.horizon)
+        plan = comparison.plan
+        written = stamps.written_by(comparison.table, self.transaction, self.horizon)
         return written == (plan.source_rows, plan.insert + plan.update, 0)
 
-    def _stamp(self, view: Vantage, stamps: Stamps, one: Comparison) -> None:
+    def _stamp(self, view: Vantage, stamps: Stamps, comparison: Comparison) -> None:
         fingerprint, moment, name = (
-            view.fingerprints.get(one.table.name),
+            view.fingerprints.get(comparison.table.name),
             view.moment,
-            one.table.name,
+            comparison.table.name,
         )
         if fingerprint is None or moment is None:
             return
-        digested = one.target_look.stamp if one.target_look else None
+        digested = comparison.target_look.stamp if comparison.target_look else None
         stamp = Stamp(moment, fingerprint, digested.digested_at if digested else view.now)
-        looked = Look(one.source, stamp, "", 0)
+        looked = Look(comparison.source, stamp, "", 0)
         following = _after(looked, stamps.transaction())
         Ledger(view.dialect).keep_stamps({(name, "target"): following})
