@@ -211,7 +211,7 @@ def decisions_page() -> str:
         rows.append(f"| {number} | [{title}]({path.name}) |")
     parts = [
         "# Decisions",
-        MADE,
+        NOTICE,
         "Half a page each for what was worth arguing about: the context, what was decided, and "
         "what follows from it.",
         "\n".join(["| | |", "|---|---|", *rows]),

@@ -198,7 +198,7 @@ class PostgreSQLConnection(Dialect):
         What a session sets for itself does not change `reset_val`.
         """
         query = "SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'"
-        return bool(self._one(query)[0] == "on")
+        return bool(self._first_row(query)[0] == "on")
 
     @translated
     def set_marker(self, mark: int) -> None:
