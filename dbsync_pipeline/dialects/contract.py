@@ -1,8 +1,8 @@
-"""What an engine must do to take part in a mirror, in four roles.
+"""What an engine must do to take part in a mirror, in five roles.
 
-A `Dialect` is one open connection to one database. It fills every role: `Connection` opens and ends
-sessions and transactions; `Source` is only read, in a snapshot; `Target` is locked, staged into and
-published to; `Schema` is altered. Everything that differs between engines is in a dialect; no
+A `Dialect` is one open connection to one database. It fills every role: a `Session` is opened,
+interrupted and ended; a `Connection` has transactions; a `Source` is only read, in a snapshot; a
+`Target` is locked, staged into and published to; a `Schema` is altered. Everything that differs between engines is in a dialect; no
 module above knows an engine.
 
 Methods are called by one thread at a time. They raise `Unavailable`, `Busy` or `DatabaseError`,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from dbsync_pipeline.dialects.stamps import Stamps
 
 
-class Connection(ABC):
-    """One session: opened, interrupted and closed; its transactions; facts about its database."""
+class Session(ABC):
+    """One session: how it is opened, interrupted and ended, and what its errors mean."""
 
     engine_name: ClassVar[str]
     """The first word of the engine's URLs."""
@@ -55,19 +55,6 @@ class Connection(ABC):
             if isinstance(translation, DbsyncError) and translation.table is None:
                 translation.table = table
             raise translation from None
-
-    @classmethod
-    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
-        """Before connecting, raise SettingsError or Unavailable if the URL cannot be a database.
-
-        `create` allows a new database, for engines that create one when they open it.
-        """
-        assert url.get_backend_name() == cls.engine_name
-
-    @classmethod
-    def command(cls, url: sa.URL, name: str, statement: str) -> str:
-        """Return what a person at a terminal types to run a statement in database `name`."""
-        return f"in {name}: {statement}"
 
     def _translation(self, error: BaseException, operation: str) -> Exception:
         if why := self.ended_because():
@@ -120,6 +107,23 @@ class Connection(ABC):
         be asked. A second call does nothing.
         """
         self.close()
+
+
+class Connection(Session):
+    """A session's transactions, and facts about its database."""
+
+    @classmethod
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
+        """Before connecting, raise SettingsError or Unavailable if the URL cannot be a database.
+
+        `create` allows a new database, for engines that create one when they open it.
+        """
+        assert url.get_backend_name() == cls.engine_name
+
+    @classmethod
+    def command(cls, url: sa.URL, name: str, statement: str) -> str:
+        """Return what a person at a terminal types to run a statement in database `name`."""
+        return f"in {name}: {statement}"
 
     def limit_lock_wait(self, seconds: float) -> None:
         """From now on wait at most this long for locks. Call it outside of transactions."""
@@ -271,10 +275,6 @@ class Target(Source):
     @abstractmethod
     def move_counter(self, counter: Counter, value: int) -> None:
         """Make a movable counter's next number lie beyond `value`; never move it back."""
-
-    def restrict_as_by_default(self) -> None:
-        """In the open transaction, forbid writes if other sessions' defaults forbid them."""
-        assert self.connection.in_transaction()
 
 
 class Schema(Connection):

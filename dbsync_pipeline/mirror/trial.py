@@ -89,7 +89,6 @@ def _try(dialect: Dialect, table: Table, generated: Collection[str]) -> str | No
     """
     try:
         with dialect.connection.begin() as transaction:
-            dialect.restrict_as_by_default()
             dialect.connection.execute(table.sa.insert().values(_row(table, generated)))
             transaction.rollback()
     except (sa.exc.IntegrityError, sa.exc.DataError):

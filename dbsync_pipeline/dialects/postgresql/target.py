@@ -146,14 +146,6 @@ class PostgreSQLTarget(PostgreSQLSource):
             self.name, name, table, outside=bool(mirrored) and table not in mirrored
         )
 
-    @translated
-    def restrict_as_by_default(self) -> None:
-        """In the open transaction, be read-only if new sessions of this role are by default."""
-        self._run(
-            "SELECT set_config('transaction_read_only', 'on', true) FROM pg_settings "
-            "WHERE name = 'default_transaction_read_only' AND reset_val = 'on'"
-        )
-
     # -- staging
 
     @translated
