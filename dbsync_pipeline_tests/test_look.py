@@ -1,7 +1,7 @@
 """The digests of a table without reading its rows: each test compares them with digests of all rows.
 
 The last test is an adversary: applications write at random while looks follow each other, and a look
-that misses one change fails it. `DBSYNC_PROVE_ROUNDS` sets the number of its looks.
+that misses one change fails it. `PROVE_ROUNDS` sets the number of its looks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import psycopg2
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.look import DIGESTS, HEADERS, SNAPSHOT, Known, Look, Vantage
 from dbsync_pipeline_tests.conftest import NewDatabase
 
-ROUNDS = int(os.environ.get("DBSYNC_PROVE_ROUNDS", "1000"))
+ROUNDS = int(os.environ.get("PROVE_ROUNDS", "1000"))
 ROWS = 3000
 WEEK = dt.timedelta(days=7)
 NOON = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
@@ -58,6 +60,11 @@ class Watch:
     now: dt.datetime = NOON
     proofs: Counter[str] = field(default_factory=Counter)
 
+    @cached_property
+    def dialect(self) -> Dialect:
+        """One connection for all looks; the database is dropped under it."""
+        return self.database.open("look")
+
     def run(self, *statements: str) -> None:
         """Run statements as the application, each in a transaction of its own."""
         connection = connect(self.database)
@@ -67,13 +74,14 @@ class Watch:
 
     def look(self) -> Look:
         """Look, compare with digests of all rows in the same snapshot, remember it for the next."""
-        with self.database.connect("look") as dialect:
-            dialect.snapshot()
-            form = Form(dialect.digest_format(), 61, ITEMS.signatures)
-            view = replace(Vantage.of(dialect, [ITEMS], WEEK), now=self.now)
-            found = view.look(ITEMS, form, self.known)
-            missed = found.digests.differing(dialect.digests(ITEMS, form))
-            assert not missed.size, f"{found.proof} missed a change in buckets {missed}"
+        dialect = self.dialect
+        dialect.snapshot()
+        form = Form(dialect.digest_format(), 61, ITEMS.signatures)
+        view = replace(Vantage.of(dialect, [ITEMS], WEEK), now=self.now)
+        found = view.look(ITEMS, form, self.known)
+        missed = found.digests.differing(dialect.digests(ITEMS, form))
+        assert not missed.size, f"{found.proof} missed a change in buckets {missed}"
+        dialect.connection.rollback()
         self.known = Known(found.digests, found.stamp) if found.stamp else None
         self.proofs[found.proof] += 1
         return found
