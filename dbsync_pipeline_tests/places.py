@@ -49,7 +49,7 @@ class Places:
         """Nothing answers at the URL of that database; the others stay what they are."""
         for other in load().databases:
             self.set(**{f"DBSYNC_{other.name.upper()}_URL": other.url.get_secret_value()})
-        self.set(**{f"DBSYNC_{name.upper()}_URL": UNREACHABLE})
+        self.set(**{f"DBSYNC_{name.upper()}_URL": f"{UNREACHABLE}_{name}"})
 
     @property
     def dagster_home(self) -> Path:

@@ -282,8 +282,8 @@ def test_the_command_line_rehearses_promotes_and_fails_back(places: Places, dbsy
     assert refused.json["error"]["remedy"] == "dbsync promote linux --yes"
     done = dbsync("promote", "linux", "--yes", "--json")
     assert done.status == 0 and done.json["term"] == {"n": 1, "primary": "linux", "after": None}
-    assert "is the primary already" in dbsync("promote", "linux", "--yes").out
-    assert "linux is the primary already" in dbsync("promote", "linux").err
+    assert "is already the primary" in dbsync("promote", "linux", "--yes").out
+    assert "linux is already the primary" in dbsync("promote", "linux").err
     assert dbsync("promote", "mars", "--yes").status == 2
     back(places)
     assert dbsync("status", "--json").json[1]["role"] == "primary"
@@ -315,7 +315,7 @@ def test_the_command_line_fails_over(places: Places, dbsync: Dbsync) -> None:  #
     gone(places)
     assert "needs confirmation" in dbsync("failover").err
     done = dbsync("failover", "--yes")
-    assert done.status == 0 and "azure is the primary now" in done.out, done.err
+    assert done.status == 0 and "azure is now the primary" in done.out, done.err
     assert [one.name for one in databases(load())] == ["windows", "linux", "azure"]
     assert content(places.named("linux")) == content(places.named("azure"))
     gone(places, "linux")

@@ -52,7 +52,7 @@ def promoted(result: Promoted) -> None:
     """Print who is the primary now, and which databases have not recorded it."""
     done = result.promotion
     if done.primary == done.former:
-        good(f"{done.primary} is the primary already ({done.term})")
+        good(f"{done.primary} is already the primary ({done.term})")
     else:
         good(f"{done.primary} is now the primary ({done.term}); it replaces {done.former}")
         say(

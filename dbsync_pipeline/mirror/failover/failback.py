@@ -81,7 +81,7 @@ def failback(
 
     Rows that only the configured primary had go into its rescue tables. If a call is interrupted
     before the current primary recorded the term, nothing is handed over and a second call does all
-    of it again. Raises SettingsError if the configured primary is the primary already, Refused if
+    of it again. Raises SettingsError if the configured primary is already the primary, Refused if
     there is no majority, if the current primary does not know a state that another standby holds,
     or if a guard refuses, Busy if writers keep the locks, and what a database reports.
     """

@@ -235,7 +235,7 @@ def _become_primary(database: Database, new: Term, above: int) -> None:
 def _repeat(
     settings: Settings, among: Mapping[str, Database], current: term.Standing, chosen: Observation
 ) -> Promotion:
-    """The database is the primary already: let those record the term that have not."""
+    """The database is already the primary: let those record the term that have not."""
     behind = [
         among[name]
         for name, recorded in current.taken.items()
