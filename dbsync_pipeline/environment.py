@@ -136,7 +136,7 @@ def _wrong_file(name: str, cause: str, remedy: str) -> SettingsError:
 
 
 def database_of(variable: str, known: Iterable[str]) -> str | None:
-    """Return the database whose URL the variable is, or None; its name may not resemble a setting."""
+    """Return the database whose URL the variable is; None if it is none, or nearly a setting."""
     match = _URL.match(variable)
     alike = [
         name.removeprefix(PREFIX).rpartition("_URL")[0]

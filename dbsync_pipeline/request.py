@@ -92,7 +92,8 @@ class HistoryOptions(BaseModel):
 class SyncRequest:
     """One source, at least one target, tables in the models' order, and the overrides.
 
-    `round_id` identifies the request: the standbys that it syncs, one after another, are of one round.
+    `round_id` identifies the request: the standbys that it syncs, one after another, are of one
+    round.
     """
 
     source: str

@@ -16,7 +16,7 @@ from dbsync_pipeline.policy import Overrides, option
 
 
 def database_names() -> list[str]:
-    """Return the names of the databases, for the completion of a shell; none if a setting is wrong."""
+    """Return the names of the databases for a shell's completion; none if a setting is wrong."""
     from dbsync_pipeline.settings import load
 
     try:

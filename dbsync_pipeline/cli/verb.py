@@ -1,8 +1,8 @@
 """Turn a function that returns a `Result` into a command.
 
 The command has the function's options, those of its overrides, and `--json`. It prints the result
-as text or as JSON, and its exit status is 0 if the result is `ok`, 3 if it is `unknown`, and else 1.
-No verb prints its own result or chooses an exit status.
+as text or as JSON, and its exit status is 0 if the result is `ok`, 3 if it is `unknown`, and else
+1. No verb prints its own result or chooses an exit status.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run the HTTP API with uvicorn, with limits on what one client can use up.
 
-A client has HEADER_SECONDS to send the headers of a request and BODY_SECONDS for its body, which may
-have at most MOST_BODY bytes; at most MOST_CONNECTIONS are open at once. uvicorn itself limits only
-the number of connections and the size of headers.
+A client has HEADER_SECONDS to send the headers of a request and BODY_SECONDS for its body, which
+may have at most MOST_BODY bytes; at most MOST_CONNECTIONS are open at once. uvicorn itself limits
+only the number of connections and the size of headers.
 """
 
 from __future__ import annotations
