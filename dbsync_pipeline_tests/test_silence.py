@@ -77,7 +77,7 @@ def behind_proxy(database: Database) -> Iterator[tuple[Database, Proxy]]:
 
 
 PHASES = {
-    "compare": b"SELECT b, count(*)",
+    "compare": b'DECLARE "dbsync_',
     "staging": b"COPY",
     "publish": b"DELETE FROM",
     "prove": b"SET CONSTRAINTS ALL IMMEDIATE",
