@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, SensorDefinition, build_sensor_context
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    SensorDefinition,
+    build_sensor_context,
+)
 
 from dbsync_pipeline.defs import failover
 from dbsync_pipeline.defs.connections import connections
-from dbsync_pipeline.defs.run_tags import NOTE_TAG
+from dbsync_pipeline.defs.run_tags import NOTE_TAG, ROUND_TAG, round_of
 from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.failover import term
-from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.policy import Overrides
+from dbsync_pipeline.request import SyncOptions
 from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import SECRET, Places
@@ -260,6 +267,44 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     (run, *_) = history.read(instance)
     assert (run.source, run.target) == ("linux", "windows")
     assert "already" in (launch.failback(instance, Overrides(), lambda *_: None).reason or "")
+
+
+# Rounds -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tags", "round_id"),
+    [
+        ({}, "run"),
+        ({ROUND_TAG: "tick 1"}, "tick 1"),
+        ({"dagster/backfill": "abc"}, "abc"),
+        (
+            {ROUND_TAG: "tick 1", "dagster/parent_run_id": "p", "dagster/retry_number": "1"},
+            "tick 1",
+        ),
+        ({ROUND_TAG: "tick 1", "dagster/parent_run_id": "p"}, "run"),  # by a person, days later
+        ({"dagster/backfill": "abc", "dagster/parent_run_id": "p"}, "run"),
+    ],
+)
+def test_a_run_is_of_the_round_of_its_request_or_of_its_own(
+    tags: dict[str, str], round_id: str
+) -> None:
+    assert round_of(DagsterRun("sync_job", run_id="run", tags=tags)) == round_id
+
+
+def test_the_targets_of_one_request_are_of_one_round(
+    places: Places, instance: DagsterInstance
+) -> None:
+    request = SyncOptions().resolve(load(), MODEL)
+    for target in request.targets:
+        assert launch.sync(instance, request, target).succeeded
+    rounds = set[str | None]()
+    for target in request.targets:
+        with places.named(target).connect() as dialect:
+            last = Ledger(dialect).last()
+        assert last is not None
+        rounds.add(last.round)
+    assert rounds == {request.round_id}
 
 
 # The command line ---------------------------------------------------------------------------------
