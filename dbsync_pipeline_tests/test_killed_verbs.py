@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +86,10 @@ class Bench:
             users.update().where(users.c.id < 5).values(name=f"version {number}"),
             users.delete().where(users.c.id == number - 1),
         )
+
+    def new_user(self) -> dict[str, Any]:
+        self._changes += 1
+        return user(8000 + self._changes)
 
     def count_pieces(self, verb: str, call: Call) -> int:
         """Run the verb to its end; how many pieces it sends to the database behind the proxy."""
@@ -167,7 +172,7 @@ def test_merge(new_database: NewDatabase) -> None:
     bench = Bench(new_database).mirrored()
     pieces = 0
     for piece, before in [(0, False), *moments("merge", 60)]:
-        execute(bench.linux, users.insert().values(user(7000 + piece)))
+        execute(bench.linux, users.insert().values(bench.new_user()))
         old = content(bench.linux)
         run_id = sync(bench.windows, bench.linux, policy=ANYTHING).run_id
         call = bench.call(run_id=run_id)
@@ -202,7 +207,7 @@ def test_promote_and_failback(new_database: NewDatabase) -> None:
         bench.behind = chosen
         assert primary(bench) == former
         if verb == "failback":
-            execute(bench.linux, users.insert().values(user(8000 + piece)))
+            execute(bench.linux, users.insert().values(bench.new_user()))
         if not piece:
             pieces[verb] = bench.count_pieces(verb, bench.call())
         else:
