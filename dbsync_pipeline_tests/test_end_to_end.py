@@ -130,7 +130,7 @@ def test_a_primary_is_lost_the_application_moves_and_later_it_gets_its_place_bac
     places = Places(tmp_path, monkeypatch)  # with a small world in windows
     before = set(content(windows)["users"])
     for standby in (linux, azure):
-        sync(windows, standby)
+        sync(windows, standby, round_id="first")
     execute(
         windows,
         (

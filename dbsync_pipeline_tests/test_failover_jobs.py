@@ -40,7 +40,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """windows with a small world, and linux and azure equal to it."""
     places = Places(tmp_path, monkeypatch)
     for name in ("linux", "azure"):
-        sync(places.named("windows"), places.named(name))
+        sync(places.named("windows"), places.named(name), round_id="first")
     return places
 
 
@@ -148,7 +148,7 @@ def test_within_the_grace_and_without_any_answer_nothing_is_requested(places: Pl
     )
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     for name in ("linux", "azure"):
-        places.set(**{f"DBSYNC_{name.upper()}_URL": "postgresql://bob:hunter2@127.0.0.1:1/nowhere"})
+        places.set(**{f"DBSYNC_{name.upper()}_URL": f"postgresql://bob:hunter2@127.0.0.1:1/{name}"})
     assert "it may be the monitor" in sensor.tick()[1] and sensor.cursor == "nothing"
 
 
