@@ -39,7 +39,7 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint
-	@$(BIN)/python -m pytest -m unit $(ARGS)
+	@$(BIN)/python -m pytest -m unit -n 2 $(ARGS)
 
 # Microsoft's own T-SQL grammar, for test_mssql_parser.py: it needs Debian's mono-devel, and pip.
 tsql-parser:

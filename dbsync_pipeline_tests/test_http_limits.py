@@ -39,6 +39,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield address
 
 
+@pytest.mark.system  # for the time it takes
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_no_generated_request_causes_a_server_error(mode: GenerationMode, url: str) -> None:
     """Requests that the API's own OpenAPI document allows, and requests that it does not."""

@@ -81,11 +81,15 @@ _WORD = {
 }
 
 
+_ANY = re.compile(rf"(?<![a-zA-Z])(?:{'|'.join(BANNED)})(?![a-zA-Z])", re.IGNORECASE)
+
+
 def findings(text: str, name: str) -> list[str]:
     """`file:line: word (what to write instead)` for each banned word."""
     return [
         f"{name}:{number}: {found.group()!r} (write: {instead})"
         for number, line in enumerate(text.splitlines(), 1)
+        if _ANY.search(line)
         for word, instead in _WORD.items()
         for found in word.finditer(UNAVOIDABLE.sub("", line))
     ]
