@@ -149,7 +149,7 @@ def test_within_the_grace_and_without_any_answer_nothing_is_requested(places: Pl
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     for name in ("linux", "azure"):
         places.set(**{f"DBSYNC_{name.upper()}_URL": f"postgresql://bob:hunter2@127.0.0.1:1/{name}"})
-    assert "it may be the monitor" in sensor.tick()[1] and sensor.cursor == "nothing"
+    assert "the monitor may be cut off" in sensor.tick()[1] and sensor.cursor == "nothing"
 
 
 def test_off_and_alert(places: Places) -> None:
