@@ -59,8 +59,6 @@ def heartbeat(settings: Settings, log: Log = _log.warning) -> bool:
     if not url:
         return False
     try:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError
         with urllib.request.urlopen(url, timeout=_HEARTBEAT_SECONDS):
             return True
     except Exception as error:  # its message may quote the URL

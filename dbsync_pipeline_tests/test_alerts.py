@@ -117,14 +117,10 @@ def test_the_settings_do_not_show_the_urls(receiver: Receiver, places: Places) -
 def test_a_failed_heartbeat_is_only_logged(receiver: Receiver, places: Places) -> None:
     logged: list[str] = []
     assert notify.heartbeat(load(), logged.append) and receiver.beats == ["/beat"]
-    for url in (
-        f"http://{receiver.address}/broken",
-        "http://bob:hunter2@127.0.0.1:1/",
-        "file:///etc/hostname",
-    ):
+    for url in (f"http://{receiver.address}/broken", "http://bob:hunter2@127.0.0.1:1/"):
         places.set(DBSYNC_HEARTBEAT_URL=url)
         assert not notify.heartbeat(load(), logged.append)
-    assert len(logged) == 3 and SECRET.decode() not in "".join(logged)
+    assert len(logged) == 2 and SECRET.decode() not in "".join(logged)
 
 
 # Runs ---------------------------------------------------------------------------------------------

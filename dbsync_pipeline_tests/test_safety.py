@@ -713,7 +713,7 @@ def test_fault_with_no_target_reachable_the_command_line_reported_success(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
     monkeypatch.setenv("DBSYNC_WINDOWS_URL", source.url.render_as_string(hide_password=False))
     for target in ("LINUX", "AZURE"):
-        monkeypatch.setenv(f"DBSYNC_{target}_URL", "postgresql://app@127.0.0.1:1/app")
+        monkeypatch.setenv(f"DBSYNC_{target}_URL", f"postgresql://app@127.0.0.1:1/{target}")
     monkeypatch.setattr(sys, "argv", ["dbsync", "sync"])
     with pytest.raises(SystemExit) as ended:
         app.main()
