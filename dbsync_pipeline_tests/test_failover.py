@@ -409,7 +409,7 @@ def test_what_another_standby_of_the_round_had_more_goes_into_its_rescue_tables(
     files: Three,
 ) -> None:
     execute(files.windows, (users.insert(), [user(700)]))
-    sync(files.windows, files.azure)  # linux was synced just before that write
+    sync(files.windows, files.azure, round_id="first")  # linux was synced before that write
     execute(files.linux, (users.insert(), [user(900)]))
     files.silent = {"windows"}
     report = files.fail_over()
