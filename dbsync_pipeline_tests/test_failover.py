@@ -725,7 +725,7 @@ def test_the_other_guards_stand_at_a_failback(files: Three) -> None:
     assert content(files.windows)["user_memory"] == []
 
 
-def test_a_configured_primary_that_was_made_anew_is_filled(three: Three) -> None:
+def test_a_configured_primary_that_was_recreated_is_filled(three: Three) -> None:
     moved(three)
     schema.recreate(three.windows, MODEL)
     assert fail_back(three).rescued == {}
@@ -826,7 +826,7 @@ def test_the_former_primary_says_that_it_holds_what_the_new_one_does(files: Thre
     )
 
 
-def test_a_return_is_told_of_while_another_is_the_primary(files: Three) -> None:
+def test_a_return_is_reported_while_another_is_the_primary(files: Three) -> None:
     def note() -> str | None:
         settings = files.settings
         places = [

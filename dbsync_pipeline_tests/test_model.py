@@ -42,7 +42,7 @@ def test_a_column_with_a_name_of_the_rescue_tables_is_refused(name: str, folder:
         ("models_that_are_not", None, "ModuleNotFoundError: No module named 'models_that_are_not'"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told_with_the_reason(
+def test_a_module_that_cannot_be_imported_is_reported_with_the_reason(
     module: str, text: str | None, told: str, folder: Path
 ) -> None:
     if text is not None:

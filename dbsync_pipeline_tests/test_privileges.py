@@ -168,7 +168,7 @@ def test_a_standby_is_synced_undone_and_verified_under_its_least_rights(
         assert planning.plan()[1] == ()
 
 
-def test_a_standby_without_any_one_of_its_rights_is_refused_and_told_which(
+def test_a_standby_without_one_of_its_rights_is_refused_and_the_right_named(
     places: tuple[Database, Database],
     roles: Roles,
 ) -> None:

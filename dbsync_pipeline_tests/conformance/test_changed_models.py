@@ -103,7 +103,7 @@ def rename(database: Database, model: Model, key: int, name: str) -> None:
     execute(database, people.update().where(people.c.id == key).values(name=name))
 
 
-def test_a_column_that_comes_is_no_foreign_write(pair: Pair) -> None:
+def test_an_added_column_is_no_local_write(pair: Pair) -> None:
     source, target = pair
     model = changed(pair, MORE)
     people = model.table("people").sa

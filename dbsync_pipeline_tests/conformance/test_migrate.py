@@ -332,7 +332,7 @@ def test_a_database_that_lacks_a_revision_is_not_synced(twins: Pair, tmp_path: P
     assert sync(source, target, model=model).changed == 0
 
 
-def test_a_database_of_later_revisions_is_told(twins: Pair, tmp_path: Path) -> None:
+def test_a_database_of_later_revisions_is_reported(twins: Pair, tmp_path: Path) -> None:
     source, _ = filled(twins, tmp_path / "revisions")
     model = grown(tmp_path / "revisions")
     write(source, model, "phone", ColumnChanges())
@@ -512,7 +512,9 @@ def test_defaults_are_written_for_every_engine(windows: Database, tmp_path: Path
     assert revisions.next_number(model) == "0002"
 
 
-def test_what_the_models_do_not_have_is_left_and_told(windows: Database, tmp_path: Path) -> None:
+def test_what_the_models_do_not_have_is_left_and_reported(
+    windows: Database, tmp_path: Path
+) -> None:
     execute(windows, sa.text("CREATE INDEX own ON people (role)"))
     written = write(windows, grown(tmp_path / "revisions"), "phone", ColumnChanges())
     assert written.left == ("people has the index own, which the models do not have",)
@@ -555,7 +557,9 @@ _ONE = "revision = '{}'\ndown_revision = {}\ndef upgrade(): pass\n"
         ({"0001_a.py": "revision = '0001'\ndown_revision = None\n"}, "upgrade"),
     ],
 )
-def test_files_that_are_no_line_are_told(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_files_that_are_no_line_are_reported(
+    tmp_path: Path, files: dict[str, str], told: str
+) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(SettingsError, match=re.escape(told)):

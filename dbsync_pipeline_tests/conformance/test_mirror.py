@@ -284,7 +284,7 @@ def plan_under_another_name(database: Database) -> None:
     sync(database, Database("linux", database.url), policy=ANYTHING, settings=SETTINGS)
 
 
-def test_an_unknown_target_with_other_rows_is_refused_until_told_otherwise(pair: Pair) -> None:
+def test_an_unknown_target_with_other_rows_is_refused_until_it_is_allowed(pair: Pair) -> None:
     source, target = pair
     prepare(source, small_world())
     prepare(target, {"users": [user(5000, name="precious")]})
@@ -296,7 +296,7 @@ def test_an_unknown_target_with_other_rows_is_refused_until_told_otherwise(pair:
     assert content(target) == content(source)
 
 
-def test_a_foreign_write_that_the_source_has_too_is_no_risk(pair: Pair) -> None:
+def test_a_local_write_that_the_source_has_too_is_no_risk(pair: Pair) -> None:
     source, target = pair
     prepare(source, small_world())
     sync(source, target)

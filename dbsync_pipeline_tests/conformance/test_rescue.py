@@ -160,7 +160,9 @@ def test_an_undo_out_of_turn_names_the_next_one_on_the_way(twins: Pair) -> None:
         assert content(target) == state
 
 
-def test_foreign_rows_that_were_overwritten_come_back_and_are_foreign_again(pair: Pair) -> None:
+def test_local_writes_that_were_overwritten_come_back_and_are_local_writes_again(
+    pair: Pair,
+) -> None:
     source, target = pair
     prepare(source, small_world())
     sync(source, target)
@@ -375,7 +377,7 @@ def test_rescued_values_are_exact_in_json_and_parquet(pair: Pair, tmp_path: Path
     assert kept[1] == {**full, **exact}
 
 
-def test_what_python_has_no_form_for_is_told_in_the_words_of_postgresql(
+def test_a_value_without_a_form_in_python_is_shown_as_postgresql_writes_it(
     new_database: NewDatabase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, target = new_database("postgresql", "windows"), new_database("postgresql", "linux")

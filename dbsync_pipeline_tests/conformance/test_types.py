@@ -234,7 +234,7 @@ def test_decimals_of_more_digits_than_sqlite_keeps_are_refused_by_key_and_column
         ("postgresql", "role", "'secret'", "invalid input value for enum kinds_role"),
     ],
 )
-def test_what_sqlite_lets_in_past_the_models_is_refused_by_key_and_column_and_not_told(
+def test_what_sqlite_stores_against_the_models_is_refused_by_key_and_column_without_the_value(
     new_database: NewDatabase, engine: str, column: str, stored: str, why: str
 ) -> None:
     source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
