@@ -1,7 +1,8 @@
 """The application's tables: the one authority on structure.
 
-Assets, checks, schema and the order of tables are derived from this module's metadata. Edit it, or name your own with
-`DBSYNC_MODELS=package.module`; nothing else changes. A module is used by its `Base.metadata`, or by its `metadata`.
+Assets, checks, schema and the order of tables are derived from this module's metadata. Edit it, or
+name your own with `DBSYNC_MODELS=package.module`; nothing else changes. A module is used by its
+`Base.metadata`, or by its `metadata`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def heartbeat(settings: Settings, log: Log = _log.warning) -> bool:
 
 
 def _deliver(url: str, title: str, body: str) -> bool:
-    """Send to one URL; return whether it accepted. Raise nothing: the exception may quote the URL."""
+    """Send to one URL; return whether it accepted. Raise nothing: an error may quote the URL."""
     try:
         import apprise
 

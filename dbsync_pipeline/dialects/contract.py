@@ -2,8 +2,8 @@
 
 A `Dialect` is one open connection to one database. It fills every role: a `Session` is opened,
 interrupted and ended; a `Connection` has transactions; a `Source` is only read, in a snapshot; a
-`Target` is locked, staged into and published to; a `Schema` is altered. Everything that differs between engines is in a dialect; no
-module above knows an engine.
+`Target` is locked, staged into and published to; a `Schema` is altered. Everything that differs
+between engines is in a dialect; no module above knows an engine.
 
 Methods are called by one thread at a time. They raise `Unavailable`, `Busy` or `DatabaseError`,
 never a driver's own exception: every public method of a dialect translates.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dagster import DagsterRun
 
-# Private, because Dagster exports neither; every launcher outside of Dagster imports them from here.
+# Private, because Dagster exports neither; every launcher imports them from here.
 from dagster._core.launcher import CheckRunHealthResult, RunLauncher, WorkerStatus
 
 from dbsync_pipeline.defs.alerts import is_command_line_run

@@ -2,9 +2,10 @@
 
 A connection can be lost after COMMIT was sent and before its reply arrived. The transaction may
 then be committed, rolled back, or its COMMIT may still be on its way. So the old session is ended
-on the server first, which stops a COMMIT that is on its way, and then the database is asked by a new
-connection. Both are tried again until the database has been unreachable for as long as a connection
-may be silent (`Database.silence_seconds`). After that the outcome is unknown, and reported so.
+on the server first, which stops a COMMIT that is on its way, and then the database is asked by a
+new connection. Both are tried again until the database has been unreachable for as long as a
+connection may be silent (`Database.silence_seconds`). After that the outcome is unknown, and
+reported so.
 """
 
 from __future__ import annotations

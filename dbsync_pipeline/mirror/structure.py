@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def column_differences(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
-    """Return (table, what differs) for every difference that Alembic finds and a mirror cares for."""
+    """Return (table, what differs) for every difference that matters to a mirror."""
     from alembic.autogenerate import compare_metadata
 
     with comparison(dialect, model) as context:

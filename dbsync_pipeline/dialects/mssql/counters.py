@@ -84,7 +84,7 @@ class MSSQLCounters(MSSQLConnection):
             yield from self._client_sequences(table)
 
     def _client_sequences(self, table: Table) -> Iterator[Counter]:
-        """Yield the sequences that the models name as a default, and no default of a column does."""
+        """Yield the sequences that only the models name as a default."""
         for column in table.columns:
             default = table.sa_column(column.name).default
             if isinstance(default, sa.Sequence):

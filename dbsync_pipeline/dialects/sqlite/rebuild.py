@@ -79,9 +79,7 @@ def alter(raw: sqlite3.Connection, operations: Operations, operation: MigrateOpe
                 table_args=tuple(
                     sa.CheckConstraint(_literally(check)) for check in before.unnamed_checks
                 ),
-                table_kwargs={"sqlite_autoincrement": True}
-                if before.keywords[_AUTOINCREMENT]
-                else {},
+                table_kwargs={"sqlite_autoincrement": bool(before.keywords[_AUTOINCREMENT])},
                 reflect_kwargs={"listeners": [("column_reflect", _default_literally)]},
                 naming_convention=operations.migration_context.opts[
                     "target_metadata"

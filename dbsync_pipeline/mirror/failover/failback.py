@@ -94,6 +94,31 @@ def failback(
         raise older(former.name, lacking, "failback")
     new = Term(current.highest + 1, target.name, after=former.name)
     allowed = (policy or settings.policy).model_copy(update={"overwrite": True})
+    publish = _publish_fenced(settings, model, run_id, former, target, new, allowed, observe, watch)
+    new = _settled(target, new)
+    rest = [
+        database
+        for name, database in others.items()
+        if name in current.taken and database is not former
+    ]
+    missing = {**current.silent, **term.give(new, rest, settings.connect_seconds)}
+    _require_majority(target.name, len(among), missing)
+    rescued = rescued_keys(target, model, run_id)
+    return Failback(target.name, former.name, new, publish, rescued, missing)
+
+
+def _publish_fenced(
+    settings: Settings,
+    model: Model,
+    run_id: str,
+    former: Database,
+    target: Database,
+    new: Term,
+    policy: Policy,
+    observe: Observer | None,
+    watch: Callable[[Session], None] | None,
+) -> Publish:
+    """Sync `target` from `former`, which becomes a standby, while its writers wait."""
     with former.connect(f"dbsync run {run_id}") as fence:
         # before the source's snapshot: what writers committed is in it, and later ones wait
         fence.begin(model.tables, wait_seconds=settings.lock_seconds)
@@ -104,7 +129,7 @@ def failback(
             model,
             run_id=run_id,
             settings=settings,
-            policy=allowed,
+            policy=policy,
             observe=observe,
             fence=fence,
             new_term=new,
@@ -117,18 +142,13 @@ def failback(
             lambda again: Ledger(again).of_run(f"kept-{run_id}") is not None,
             operation="failback",
         )
-    new = _settled(target, new)
-    rest = [
-        database
-        for name, database in others.items()
-        if name in current.taken and database is not former
-    ]
-    missing = {**current.silent, **term.give(new, rest, settings.connect_seconds)}
-    have, needed = len(among) - len(missing), term.majority(len(among))
+    return publish
+
+
+def _require_majority(name: str, databases: int, missing: Mapping[str, str]) -> None:
+    have, needed = databases - len(missing), term.majority(databases)
     if have < needed:
-        raise term.no_majority("failback", target.name, have, needed, missing)
-    rescued = rescued_keys(target, model, run_id)
-    return Failback(target.name, former.name, new, publish, rescued, missing)
+        raise term.no_majority("failback", name, have, needed, missing)
 
 
 def back_note(seen: Sequence[Observation], settings: Settings) -> str | None:

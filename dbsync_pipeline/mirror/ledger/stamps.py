@@ -1,4 +1,4 @@
-"""The moments at which the digests held, so that the next look at a table need not read its rows."""
+"""The moments at which digests held, so that the next look need not read all rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dbsync_pipeline.dialects.stamps import Moment, Stamp
 from dbsync_pipeline.mirror.ledger.facts import Facts
 
 Side = Literal["source", "target"]
-"""Of which database a stamp is: the source of the last publish, or the target, whose ledger it is."""
+"""Of which database a stamp is: the source of the last publish, or this one, its target."""
 SIDES: tuple[Side, Side] = ("source", "target")
 
 

@@ -79,6 +79,26 @@ def write(
     return Written(number, path, tuple(left))
 
 
+_COMMAND = {
+    "sql": False,
+    "head": "head",
+    "splice": False,
+    "branch_label": None,
+    "depends_on": None,
+}
+"""What Alembic's own command line gives for `alembic revision`."""
+
+_RENDERING: dict[str, Any] = {
+    "upgrade_token": "upgrades",
+    "downgrade_token": "downgrades",
+    "sqlalchemy_module_prefix": "sa.",
+    "alembic_module_prefix": "op.",
+    "user_module_prefix": None,
+    "render_as_batch": False,
+}
+"""Alembic's own defaults for writing a revision."""
+
+
 def _generate(
     dialect: Dialect,
     model: Model,
@@ -100,26 +120,12 @@ def _generate(
             _require_something(dialect, scripts[0], left)
 
     assert model.revisions is not None
-    command = {
-        "message": title,
-        "sql": False,
-        "head": "head",
-        "splice": False,
-        "branch_label": None,
-        "version_path": model.revisions,
-        "rev_id": number,
-        "depends_on": None,
-    }
+    command = {**_COMMAND, "message": title, "version_path": model.revisions, "rev_id": number}
     context = RevisionContext(Config(), revisions.directory(model.revisions), command)
     rendering = {
+        **_RENDERING,
         "target_metadata": model.metadata,
-        "upgrade_token": "upgrades",
-        "downgrade_token": "downgrades",
-        "sqlalchemy_module_prefix": "sa.",
-        "alembic_module_prefix": "op.",
-        "user_module_prefix": None,
         "render_item": _render,
-        "render_as_batch": False,
         "process_revision_directives": complete,
     }
     with structure.comparison(dialect, model, **rendering) as migration:

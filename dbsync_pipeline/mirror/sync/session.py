@@ -35,9 +35,9 @@ class Session:
     """A sync of `tables` (all, if none is named) from `source` to `target`.
 
     A context manager, used once and by one thread at a time; only `cancel` is for another thread.
-    `fence` and `new_term` are for a failback: see `Task`. `round_id` is that of the request that this
-    sync is a part of; without it the run is a round of its own. Raises SettingsError if source and
-    target have the same name.
+    `fence` and `new_term` are for a failback: see `Task`. `round_id` is that of the request, which
+    this sync is a part of; without it the run is a round of its own. Raises SettingsError if source
+    and target have the same name.
     """
 
     def __init__(

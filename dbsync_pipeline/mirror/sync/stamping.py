@@ -1,8 +1,8 @@
-"""The stamps that a sync leaves in the target's ledger, so that the next one need not read all rows.
+"""The stamps that a sync leaves in the target's ledger, so that the next one reads fewer rows.
 
-In the publishing transaction, both sides are stamped with the moment at which they were looked at. The
-target has been locked since: a later writer has a transaction that had not ended then, so
-the stamp shows it. It shows the rows of this publish as well, and the next look would digest them
+In the publishing transaction, both sides are stamped with the moment at which they were looked at.
+The target has been locked since: a later writer has a transaction that had not ended then, so the
+stamp shows it. It shows the rows of this publish as well, and the next look would digest them
 again. So a second look, after the commit, stamps them if it finds these rows and no others.
 """
 

@@ -32,7 +32,7 @@ class Task:
 
     `fence` is a transaction of the caller that keeps writers out of the source; the publish's
     number is recorded in it. `new_term` is the term that the target accepts with the publish;
-    without it the target accepts the source's. `round_id` is the same for all targets of one request.
+    without it the target accepts the source's. `round_id` is that of the request.
     """
 
     source: Database
