@@ -166,8 +166,11 @@ class Source(Connection):
     """Whether the engine's own digests are SHA-256 and not a faster, weaker hash."""
 
     @abstractmethod
-    def snapshot(self) -> dt.datetime:
-        """Begin a read-only transaction that sees one state; return the database's time of it."""
+    def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:
+        """Begin a read-only transaction that sees one state; return the database's time of it.
+
+        An engine whose snapshots do not hold against TRUNCATE or DDL keeps those off the `tables`.
+        """
 
     @abstractmethod
     def hidden(self, tables: Sequence[Table]) -> list[str]:

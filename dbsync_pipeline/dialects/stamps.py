@@ -44,12 +44,14 @@ class Stamp:
     """A moment at which digests of one table held.
 
     `fingerprint` covers what changes values without touching rows. `digested_at` is when all rows
-    were last digested (UTC).
+    were last digested (UTC). `claim` names what the database recorded of itself right after the
+    moment: a database without that record did not issue the transaction numbers of the moment.
     """
 
     moment: Moment
     fingerprint: str
     digested_at: dt.datetime
+    claim: str = ""
 
 
 class Stamps(Protocol):

@@ -22,6 +22,8 @@ from dbsync_pipeline.dialects.table import Table
 SNAPSHOT, HEADERS, DIGESTS = "snapshot", "row headers", "digests"
 PROOFS = (SNAPSHOT, HEADERS, DIGESTS)
 """By their price, the cheapest first."""
+_CLOCKS_DIFFER = dt.timedelta(hours=1)
+"""A time that is further in the future was written by a wrong clock."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Vantage:
             return "the earlier state is of another database, or too many transactions ago"
         if known.stamp.fingerprint != now.fingerprint:
             return "the structure has changed"
-        if self.now - known.stamp.digested_at >= self.full_every:
+        if not -_CLOCKS_DIFFER < self.now - known.stamp.digested_at < self.full_every:
             return "a full pass is due"
         return ""
 

@@ -54,7 +54,7 @@ def verify(
         chosen = model.select(tables)
         digest_format = _strong(left, right, chosen)
         for dialect in (left, right):
-            dialect.snapshot()
+            dialect.snapshot(chosen)
         return [_verdict(left, right, table, digest_format) for table in chosen]
 
 

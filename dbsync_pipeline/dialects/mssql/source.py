@@ -32,7 +32,7 @@ class MSSQLSource(MSSQLConnection):
         self._in_snapshot: dict[tuple[Table, Form], Digests] = {}
 
     @translated
-    def snapshot(self) -> dt.datetime:
+    def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:
         """Begin to read one state, and return its time on the server's clock (UTC).
 
         The state is that of the transaction's first read of a table. With

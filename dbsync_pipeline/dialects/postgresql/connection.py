@@ -169,13 +169,20 @@ class PostgreSQLConnection(Dialect):
             )
 
     @translated
-    def snapshot(self) -> dt.datetime:
-        """Begin a read-only transaction that sees one state; return the server's time of it."""
+    def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:
+        """Begin a read-only transaction that sees one state; return the server's time of it.
+
+        The tables are locked first, against TRUNCATE and DDL alone: a table that is truncated after
+        the snapshot is empty in it, whatever it held. Raise Busy if one of them is under way.
+        """
         self._raw.rollback()  # the driver opens a transaction for any statement
         self.connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
         self.connection.begin()
+        if tables:
+            named = ", ".join(quote_table(table.sa) for table in tables)
+            self._run(f"LOCK TABLE {named} IN ACCESS SHARE MODE")  # takes no snapshot
         moment: dt.datetime = self._first_row("SELECT clock_timestamp()")[0]
         return moment.astimezone(dt.UTC)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sqlite3
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.sqlite import errors
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, Unavailable
 
 PINS = {
@@ -114,7 +116,7 @@ class SQLiteConnection(Dialect):
         self._raw.execute("PRAGMA journal_mode = WAL")
 
     @translated
-    def snapshot(self) -> dt.datetime:
+    def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:
         """Begin a read-only transaction that sees one state; return this machine's time of it."""
         self.connection.begin()
         # the snapshot is that of the first read

@@ -143,7 +143,7 @@ def local_writes(database: Database, model: Model) -> tuple[str, ...] | None:
     """
     try:
         with database.connect() as dialect:
-            dialect.snapshot()
+            dialect.snapshot(model.tables)
             ledger, written = Ledger(dialect), []
             for table in model.tables:
                 published, stamp = ledger.digests(table.name), ledger.stamp(table.name, "target")

@@ -69,6 +69,15 @@ class Numbered(Publishes):
         )
         return not same_state or any(publish.snapshot_at == moment for publish in same_state)
 
+    def has_claim(self, claim: str) -> bool:
+        """Return whether this database itself reserved the number, as `claim_text` names it.
+
+        A copy of its files has the record only if it was taken later; a database that took
+        another's state since then has lost it.
+        """
+        number, _, moment = claim.partition(" ")
+        return bool(moment) and self.fact(_given(int(number))) == moment
+
     def forget_given(self) -> None:
         """Forget the states that this database sent: it takes another's state, in a publish."""
         facts = self._t.facts
@@ -115,6 +124,11 @@ class Numbered(Publishes):
         number = max(highest, above) + 1
         self._put(_NUMBER, str(number))
         return highest, number
+
+
+def claim_text(number: int, moment: dt.datetime) -> str:
+    """Name the reservation of a number for the state of that moment."""
+    return f"{number} {moment.isoformat()}"
 
 
 def _given(state: int) -> str:

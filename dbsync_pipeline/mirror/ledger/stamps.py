@@ -50,7 +50,7 @@ class Stamped(Facts):
 
 def _stamp(row: sa.Row[Any]) -> Stamp:
     moment = Moment(row.identity, row.horizon, row.snapshot)
-    return Stamp(moment, row.fingerprint, row.digested_at.astimezone(dt.UTC))
+    return Stamp(moment, row.fingerprint, row.digested_at.astimezone(dt.UTC), row.claim)
 
 
 def _row(table: str, side: Side, stamp: Stamp) -> dict[str, Any]:
@@ -62,4 +62,5 @@ def _row(table: str, side: Side, stamp: Stamp) -> dict[str, Any]:
         "snapshot": stamp.moment.snapshot,
         "fingerprint": stamp.fingerprint,
         "digested_at": stamp.digested_at,
+        "claim": stamp.claim,
     }

@@ -99,6 +99,7 @@ def _stamps() -> list[sa.Column[Any]]:
         _text("snapshot"),
         _text("fingerprint", 63),
         sa.Column("digested_at", Instant, nullable=False),
+        _text("claim", 127),
     ]
 
 

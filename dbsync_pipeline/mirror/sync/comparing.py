@@ -160,14 +160,13 @@ def _counted(opened: Opened, table: Table) -> Comparison:
 def _known(opened: Opened, published: Digests, table: Table, side: Side) -> Known | None:
     """What is known of one side of a table since its last publish.
 
-    Of a source only if it recorded the number of the target's state and still has it: one that was
-    restored from files counts its transactions again from an earlier point.
+    Of a source only while it has the claim of that publish: a database that was restored from
+    files, or is a copy of another's files, issues the numbers of transactions again.
     """
-    last = opened.target_ledger.last
-    if side == "source" and not (last and last.numbered and opened.source_ledger.knows_target):
-        return None
     stamp = opened.stamps.get((table.name, side))
-    return None if stamp is None else Known(published, stamp)
+    if stamp is None or (side == "source" and stamp.claim not in opened.claims):
+        return None
+    return Known(published, stamp)
 
 
 def all_new(opened: Opened, table: Table) -> Comparison:

@@ -11,6 +11,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import Busy, DatabaseError
 from dbsync_pipeline.mirror import drift
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish
+from dbsync_pipeline.mirror.ledger.numbers import claim_text
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Task
@@ -23,7 +24,8 @@ class Numbering:
     `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
     the source recorded the number. `source_numbers` are the states that the source knows, None if
     it has no ledger. `round` is the round in which the state was copied from the primary.
-    `transaction` is the source's own number of the transaction that recorded the number.
+    `transaction` is the source's own number of the transaction that recorded the number, `claim`
+    names the record; None and empty unless the source recorded it for this sync.
     """
 
     number: int
@@ -33,6 +35,7 @@ class Numbering:
     source_numbers: Numbers | None
     round: str | None = None
     transaction: int | None = None
+    claim: str = ""
 
 
 def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numbering:
@@ -92,6 +95,7 @@ def _by_source(task: Task, unnumbered: Numbering) -> Numbering:
             numbered=True,
             source_numbers=ledger.numbers(),
             transaction=claim.transaction,
+            claim=claim_text(claim.number, unnumbered.snapshot_at),
         )
 
 

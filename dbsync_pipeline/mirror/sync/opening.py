@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,7 +48,8 @@ class Opened:
     """Both connections, each in its transaction, and what was read at the beginning.
 
     `snapshot_at` is the time of the source's snapshot (UTC). The views are of each side's
-    transaction at that time, the target's after it was locked; `stamps` are of the last publish.
+    transaction at that time, the target's after it was locked; `stamps` are of the last publish,
+    `claims` those of the stamps that the source still has.
     `ledger` is the target's, in the publishing transaction. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows.
     """
@@ -65,6 +66,7 @@ class Opened:
     source_view: Vantage
     target_view: Vantage
     stamps: Mapping[tuple[str, Side], Stamp]
+    claims: frozenset[str]
 
     @cached_property
     def _published(self) -> dict[str, Digests | None]:
@@ -136,7 +138,7 @@ class Opening:
         missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
         if not missing:
             schema.refuse(target, task.model, differences)
-        target.snapshot()
+        target.snapshot([table for table in task.tables if table.name not in missing])
         self._opened = _read(task, source, target, missing)
         return frozenset(missing)
 
@@ -163,7 +165,7 @@ class Opening:
 def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str] = ()) -> Opened:
     """Begin the source's snapshot and read what must be known before anything is compared."""
     digest_format = compare.digest_format_of(source, target, task.tables)
-    snapshot_at = source.snapshot()
+    snapshot_at = source.snapshot(task.tables)
     mark = secrets.randbits(62)
     source.set_marker(mark)
     same_database = type(source) is type(target) and target.sees_marker(mark)
@@ -175,6 +177,7 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
     present = [table for table in task.tables if table.name not in missing]
     full_every = dt.timedelta(days=task.settings.full_every)
     sides = ((source, task.tables), (target, present))
+    stamps = ledger.stamps()
     return Opened(
         source,
         target,
@@ -187,8 +190,15 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
         tuple((side.name, table) for side, tables in sides for table in side.hidden(tables)),
         Vantage.of(source, task.tables, full_every),
         Vantage.of(target, present, full_every),
-        ledger.stamps(),
+        stamps,
+        _claims(source, stamps.values()),
     )
+
+
+def _claims(source: Dialect, stamps: Iterable[Stamp]) -> frozenset[str]:
+    ledger = Ledger(source)
+    claims = {stamp.claim for stamp in stamps if stamp.claim}
+    return frozenset(claim for claim in claims if ledger.has_claim(claim))
 
 
 def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:

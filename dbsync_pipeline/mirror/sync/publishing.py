@@ -73,7 +73,7 @@ class Publishing:
         ledger, numbering = self.opened.ledger, self.numbering
         for comparison in self.comparisons:
             self._record_digests(ledger, comparison)
-        stamping.record(self.opened, self.comparisons, numbering.transaction)
+        stamping.record(self.opened, self.comparisons, numbering)
         publish = Publish(
             numbering.number,
             self.task.run_id,

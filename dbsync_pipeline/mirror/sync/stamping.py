@@ -8,31 +8,41 @@ again. So a second look, after the commit, stamps them if it finds these rows an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.stamps import Stamp, Stamps
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.ledger.stamps import Side
 from dbsync_pipeline.mirror.look import Look, Vantage
 from dbsync_pipeline.mirror.sync.comparing import Comparison
+from dbsync_pipeline.mirror.sync.numbering import Numbering
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Task
 
+_LOCK_SECONDS = 1.0
+"""How long the second look waits for a lock: it only saves time."""
 
-def record(opened: Opened, comparisons: Iterable[Comparison], claimed_in: int | None) -> None:
+
+def record(opened: Opened, comparisons: Iterable[Comparison], numbering: Numbering) -> None:
     """Stamp both sides of each table, in the publishing transaction.
 
-    `claimed_in` is the source's transaction that recorded the publish's number. It is the only one
-    that this sync adds to the source, and this transaction the only one that it adds to the target.
+    The source's transaction that recorded the publish's number is the only one that this sync adds
+    to the source, and this transaction the only one that it adds to the target. A source that
+    recorded no number, such as a standby that passes on what it received, is not stamped: restored
+    from files, or as a copy of another's files, it would issue transaction numbers again.
     """
     stamps = opened.target.stamps()
     publishing = stamps.transaction() if stamps else None
     kept: dict[tuple[str, Side], Stamp | None] = {}
     for comparison in comparisons:
-        kept[comparison.table.name, "source"] = _after(comparison.source_look, claimed_in)
+        claimed = _after(comparison.source_look, numbering.transaction)
+        kept[comparison.table.name, "source"] = (
+            replace(claimed, claim=numbering.claim) if claimed and numbering.claim else None
+        )
         unchanged_by = publishing if comparison.plan.empty else None
         kept[comparison.table.name, "target"] = _after(comparison.target_look, unchanged_by)
     opened.ledger.keep_stamps(kept)
@@ -51,6 +61,7 @@ class Settling:
 
     task: Task
     horizon: int
+    fingerprints: Mapping[str, str]
     transaction: int
     changed: Sequence[Comparison]
 
@@ -61,19 +72,26 @@ class Settling:
         changed = [comparison for comparison in comparisons if not comparison.plan.empty]
         if moment is None or stamps is None or not changed:
             return None
-        return cls(task, moment.horizon, stamps.transaction(), changed)
+        fingerprints = opened.target_view.fingerprints
+        return cls(task, moment.horizon, fingerprints, stamps.transaction(), changed)
 
     def run(self) -> None:
         """Stamp the changed tables, in a transaction of its own.
 
-        A table that was written to meanwhile keeps the stamp that it has. If the database does not
-        respond, all do: the next sync then digests more rows, and nothing else is lost.
+        A table that was written to or altered meanwhile keeps the stamp that it has. If the
+        database does not respond, or somebody locks it, all do: the publish is committed, and the
+        next sync only digests more rows.
         """
         with (
             suppress(DbsyncError),
             self.task.target.at_once.connect(self.task.label) as target,
-            target.connection.begin(),
+            target.doing("stamp the tables"),
         ):
+            target.limit_lock_wait(_LOCK_SECONDS)
+            self._settle(target)
+
+    def _settle(self, target: Dialect) -> None:
+        with target.connection.begin():
             view = Vantage.of(target, [comparison.table for comparison in self.changed])
             for comparison in self.changed:
                 if view.stamps and self._is_as_published(view, view.stamps, comparison):
@@ -88,12 +106,9 @@ class Settling:
         return written == (plan.source_rows, plan.insert + plan.update, 0)
 
     def _stamp(self, view: Vantage, stamps: Stamps, comparison: Comparison) -> None:
-        fingerprint, moment, name = (
-            view.fingerprints.get(comparison.table.name),
-            view.moment,
-            comparison.table.name,
-        )
-        if fingerprint is None or moment is None:
+        name, moment = comparison.table.name, view.moment
+        fingerprint = view.fingerprints.get(name)
+        if moment is None or fingerprint is None or fingerprint != self.fingerprints.get(name):
             return
         digested = comparison.target_look.stamp if comparison.target_look else None
         stamp = Stamp(moment, fingerprint, digested.digested_at if digested else view.now)
