@@ -112,7 +112,7 @@ NewDatabase = Callable[..., Database]
 @pytest.fixture
 def new_database(tmp_path: Path, servers: Servers) -> Iterator[NewDatabase]:
     """Makes an empty database: `new_database(engine, name, server=0)`. It is gone after the test."""
-    with _databases_in(tmp_path, servers) as make:
+    with databases_in(tmp_path, servers) as make:
         yield make
 
 
@@ -121,12 +121,12 @@ def shared_database(
     tmp_path_factory: pytest.TempPathFactory, servers: Servers
 ) -> Iterator[NewDatabase]:
     """As `new_database`, for what all tests of a file read and none changes."""
-    with _databases_in(tmp_path_factory.mktemp("shared"), servers) as make:
+    with databases_in(tmp_path_factory.mktemp("shared"), servers) as make:
         yield make
 
 
 @contextlib.contextmanager
-def _databases_in(folder: Path, servers: Servers) -> Iterator[NewDatabase]:
+def databases_in(folder: Path, servers: Servers) -> Iterator[NewDatabase]:
     made: list[tuple[sa.URL, str]] = []
 
     def make(engine: str, name: str, server: int = 0) -> Database:

@@ -29,9 +29,12 @@ class Places:
         monkeypatch.chdir(folder)
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
         home = folder / ".dbsync"
-        if not store.copy_of_first(home):
-            prepare(self.named("windows"), small_world())
-            launch.prepare_home(load())
+        embedded = not any(name.endswith("_URL") for name in os.environ if name[:7] == "DBSYNC_")
+        if embedded and store.copy_of_first(home):
+            return
+        prepare(self.named("windows"), small_world())
+        launch.prepare_home(load())
+        if embedded:
             store.keep_as_first(home)
 
     def named(self, name: str) -> Database:

@@ -587,7 +587,8 @@ def test_a_column_that_only_postgresql_has_is_refused_by_name_towards_sqlite(
         )
         for one_source, one_target in ((source, target), (target, source)):
             with pytest.raises(
-                StructureError, match=rf"table rich: column {column} of type .* cannot be carried"
+                StructureError,
+                match=rf"table rich: column {column} of type .* cannot be copied exactly",
             ):
                 sync(one_source, one_target, model=Model(metadata))
 

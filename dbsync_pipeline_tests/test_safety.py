@@ -430,9 +430,11 @@ def test_a_cancelled_sync_ends_at_once_with_the_locks_free(postgresql_pair: Pair
     before = content(target)
     with session(source, target, settings=Settings(lock_seconds=60)) as waiting:
         waiting.ensure_schema()
-        blocker = source.engine("blocker").connect()
-        blocker.execute(sa.text("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE"))
-        took = _cancelled(waiting, lambda: waiting.copy("messages"))
+        for table in MODEL.names:
+            waiting.copy(table)
+        blocker = target.engine("blocker").connect()
+        blocker.execute(sa.text("LOCK TABLE dbsync.publishes IN EXCLUSIVE MODE"))
+        took = _cancelled(waiting, waiting.publish)
     blocker.close()
     print(
         f"postgresql: cancelled after {took:.2f} s, free after {free_after(source, target, 10):.2f} s"

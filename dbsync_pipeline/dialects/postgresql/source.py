@@ -50,6 +50,7 @@ class PostgreSQLSource(PostgreSQLConnection):
             if self._first_row("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
         ]
 
+    @translated
     def _from(self, table: Table) -> str:
         """The table as a FROM clause names it, without the rows of tables that inherit from it.
 
