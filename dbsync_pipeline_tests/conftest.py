@@ -3,7 +3,8 @@
 `DBSYNC_TEST_URLS` is a list of URLs separated by spaces, each with the right to create databases. Where it names no PostgreSQL server,
 two of the wheel are used. SQL Server is tested where it names one.
 
-The whole suite runs in as many processes as there are processors (pytest-xdist). They share the servers, each of which starts when
+The whole suite runs in two processes a processor, at most four (pytest-xdist): half of the time
+they wait for servers and for processes that they started. They share the servers, each of which starts when
 the first test needs it, and each database has a name of its own.
 """
 
@@ -49,7 +50,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     chosen = any(
         config.getoption(option, None) for option in ("file_or_dir", "keyword", "markexpr", "lf")
     )
-    return 0 if chosen else min(os.cpu_count() or 1, _MOST_WORKERS)
+    return 0 if chosen else min(2 * (os.cpu_count() or 1), _MOST_WORKERS)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -40,6 +40,8 @@ QUEUED, STARTED, SUCCESS, FAILURE = (
 )
 DAEMON = ("dagster._daemon", "run", "-m", "dbsync_pipeline.definitions")
 """As the service of docs/operations.md runs it."""
+LOCATION = "dbsync_pipeline.definitions"
+"""The name that Dagster gives to the code location of that module."""
 
 users = MODEL.table("users").sa
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -78,7 +80,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def queue(instance: DagsterInstance, target: str) -> str:
     """A run in the daemon's queue, as the pages and the schedules put it there; its id."""
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(module_name="dbsync_pipeline.definitions"), "any name"
+        LoadableTargetOrigin(module_name="dbsync_pipeline.definitions"), LOCATION
     )
     run = instance.create_run_for_job(
         launch.sync_job(),
