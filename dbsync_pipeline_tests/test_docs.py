@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from dbsync_pipeline.http import app as http
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests import commands
+from dbsync_pipeline_tests.worlds import MODEL
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ("settings.md", "commands.md", "decisions/README.md")
@@ -132,3 +134,22 @@ def test_every_setting_is_in_the_example_of_an_environment() -> None:
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     names = [f"DBSYNC_{name.upper()}" for name in Settings.model_fields if name != "databases"]
     assert [name for name in names if f"{name}=" not in example] == []
+
+
+def _fields(value: object) -> set[str]:
+    """The names of all fields of a JSON value, at every level."""
+    if isinstance(value, dict):
+        return set(value).union(*map(_fields, value.values()))
+    return set().union(*map(_fields, value)) if isinstance(value, list) else set()
+
+
+def test_every_json_field_of_the_examples_is_documented() -> None:
+    """The examples are what the commands print, which another test checks."""
+    page = (ROOT / "docs" / "json-examples.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    data = {column.name for table in MODEL.tables for column in table.sa.columns}
+    phases = {"schema", "compare", "publish", "prove"}
+    fields = set().union(*(_fields(json.loads(example)) for example in examples))
+    explained = re.findall(r"\w+", (ROOT / "docs" / "json.md").read_text(encoding="utf-8"))
+    assert len(examples) > 20
+    assert fields - set(explained) - data - set(MODEL.names) - phases == set()
