@@ -16,6 +16,7 @@ from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.sync import stamping
 from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.test_look import new_database, servers
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -32,6 +33,9 @@ from dbsync_pipeline_tests.worlds import (
 Pair = tuple[Database, Database]
 
 CHEAP = {"snapshot", "row headers"}
+
+
+__all__ = ["new_database", "servers"]  # transactions of other tests would keep rows young
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def prepare_failback(world: World, attempt: int) -> None:
 
 
 def run_failback(world: World, attempt: int) -> None:
-    failback(world.settings, MODEL, f"failback-{attempt}")
+    failback(world.settings, MODEL, f"failback-{uuid.uuid4()}")  # each call is a run of its own
 
 
 def check_failback(world: World, attempt: int, before: Any) -> None:
