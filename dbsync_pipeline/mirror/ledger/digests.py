@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from dataclasses import astuple
 
@@ -77,6 +78,29 @@ class Rescues(Facts):
             query = query.where(rescues.c.publish == publish)
         in_order = query.order_by(rescues.c.publish.desc(), rescues.c.table_name)
         return [Rescued(*tuple(row)) for row in self._rows(in_order)]
+
+    def superfluous(self, before: dt.datetime, most_bytes: float) -> list[int]:
+        """Return the publishes whose before-images are from `before` that moment (UTC), or do not
+        fit into `most_bytes` together with all newer ones.
+        """
+        rescues, publishes = self._t.rescues, self._t.publishes
+        size = sa.func.sum(rescues.c.bytes).label("size")
+        old = (
+            sa.select(rescues.c.publish)
+            .join(publishes, publishes.c.number == rescues.c.publish)
+            .where(publishes.c.published_at < before)
+        )
+        superfluous = {row.publish for row in self._rows(old.distinct())}
+        total = self._row(sa.select(size))
+        if total is not None and (total.size or 0) > most_bytes:
+            newest_first = rescues.c.publish.desc()
+            by_publish = sa.select(rescues.c.publish, size).group_by(rescues.c.publish)
+            kept = 0
+            for row in self._rows(by_publish.order_by(newest_first)):
+                kept += row.size
+                if kept > most_bytes:
+                    superfluous.add(row.publish)
+        return sorted(superfluous)
 
     def note_rescue(self, rescued: Rescued) -> None:
         """Record what a publish kept of one table, in the open transaction."""

@@ -32,10 +32,13 @@ class Numbered(Publishes):
     """The numbers of publishes and states."""
 
     def number(self) -> int:
-        """Return the highest number that this database knows, received or sent; 0 without any."""
-        publishes = self._t.publishes
-        row = self._row(sa.select(sa.func.max(publishes.c.number), sa.func.max(publishes.c.state)))
-        return max(self._sent(), *(number or 0 for number in row or (0,)))
+        """Return the highest number that this database knows, received or sent; 0 without any.
+
+        The number of a publish is above all numbers and states before it, so the newest publish
+        has the highest of both.
+        """
+        newest = self.newest()
+        return max(self._sent(), *((newest.number, newest.state) if newest else (0,)))
 
     def _sent(self) -> int:
         return int(self.fact(_NUMBER) or 0)

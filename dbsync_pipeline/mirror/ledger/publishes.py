@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,8 @@ from dbsync_pipeline.mirror.ledger.records import Publish, TableResult
 
 _RUNS_PER_QUERY = 1000
 """SQL Server accepts at most 2,100 parameters per statement."""
+_PAGE = 50
+"""Publishes that are read together in search of the last one."""
 
 
 class Publishes(Facts):
@@ -47,18 +49,30 @@ class Publishes(Facts):
         return next(iter(self.publishes(1)), None)
 
     def last(self) -> Publish | None:
-        """Return the publish whose state the database has: the newest that was not undone."""
-        publishes, undone = self._t.publishes, set[int]()
-        newest_first = publishes.c.number.desc()
-        for entry in self._rows(
-            sa.select(publishes.c.number, publishes.c.undoes).order_by(newest_first)
-        ):
+        """Return the publish whose state the database has: the newest that was not undone.
+
+        Reads as many publishes as were undone since, not all of them.
+        """
+        newest = self.newest()
+        if newest is None or newest.undoes is None:
+            return newest
+        publishes, undone = self._t.publishes, {newest.undoes}
+        for entry in self._below(newest.number):
             if entry.number in undone:
                 continue
             if entry.undoes is None:
                 return self._publish_with(publishes.c.number == entry.number)
             undone.add(entry.undoes)
         return None
+
+    def _below(self, number: int) -> Iterator[sa.Row[Any]]:
+        """The `number` and `undoes` of the publishes below that number, newest first."""
+        publishes = self._t.publishes
+        query = sa.select(publishes.c.number, publishes.c.undoes).limit(_PAGE)
+        newest_first = query.order_by(publishes.c.number.desc())
+        while page := self._rows(newest_first.where(publishes.c.number < number)):
+            yield from page
+            number = page[-1].number
 
     def of_run(self, run_id: str) -> Publish | None:
         """Return the publish of that run, None if it was not committed."""
@@ -72,6 +86,10 @@ class Publishes(Facts):
         publishes = self._t.publishes
         conditions = [] if source is None else [publishes.c.source == source]
         return self._many(*conditions, limit=limit)
+
+    def since(self, publish: Publish) -> list[Publish]:
+        """Return that publish and all later ones, newest first."""
+        return self._many(self._t.publishes.c.number >= publish.number)
 
     def beginning(self, run_id: str) -> list[Publish]:
         """Return the publishes of the runs whose id begins with `run_id`, newest first."""

@@ -43,13 +43,10 @@ def prune(dialect: Dialect, settings: Settings) -> None:
 
     Call it within the publishing transaction.
     """
-    ledger, kept = Ledger(dialect), 0
+    ledger = Ledger(dialect)
     oldest = dt.datetime.now(dt.UTC) - dt.timedelta(days=settings.rescue_days)
-    published = {entry.number: entry.published_at for entry in ledger.rescuing()}
-    for rescued in ledger.rescues():
-        kept += rescued.bytes
-        if published[rescued.publish] < oldest or kept > settings.rescue_mb * 1_000_000:
-            _forget(dialect, rescued.publish, ledger)
+    for publish in ledger.superfluous(oldest, settings.rescue_mb * 1_000_000):
+        _forget(dialect, publish, ledger)
 
 
 def _changed_rows(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:

@@ -104,7 +104,7 @@ def _require_undoable(dialect: Dialect, model: Model, run_id: str, overwrite: bo
             database=dialect.name,
             remedy="`dbsync rescue list` lists the runs that can be undone",
         )
-    _require_newest(entry, ledger.publishes())
+    _require_newest(entry, ledger.since(entry))
     stored_in = {rescued.table: rescued.stored_in for rescued in ledger.rescues(entry.number)}
     digests = {}
     for name, result in entry.tables.items():
@@ -168,7 +168,7 @@ def _models_changed(dialect: Dialect, table: Table, columns: Iterable[str], run_
 
 def _require_newest(entry: Publish, entries: Sequence[Publish]) -> None:
     """Refuse a publish that is already undone, or that newer ones stand on top of. `entries` are
-    all of the ledger, newest first.
+    this publish and all later ones, newest first.
 
     The remedy names the publish to undo next on the way there. The newest of all may be an undo,
     whose own undo leads away from it.
