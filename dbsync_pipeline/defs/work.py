@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publish, TableResult
@@ -44,11 +45,17 @@ class PrimaryReading:
     rows: dict[str, int] = field(default_factory=dict)
     read_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
+    _dialect: Dialect | None = None
 
     def ensure_schema(self) -> list[str]:
         """Check the structure of all tables and count their rows."""
         started = time.monotonic()
-        self.rows = schema.primary_rows(self.primary, self.model)
+        with self.primary.connect(f"dbsync run {self.run_id}") as dialect:
+            self._dialect = dialect
+            try:
+                self.rows = schema.rows(dialect, self.model)
+            finally:
+                self._dialect = None
         self.seconds = time.monotonic() - started
         return []
 
@@ -82,7 +89,9 @@ class PrimaryReading:
         )
 
     def cancel(self) -> None:
-        """Do nothing: counting is short."""
+        """Cancel the statement that counts, if one runs."""
+        if dialect := self._dialect:
+            dialect.cancel()
 
     def close(self) -> None:
         """Do nothing: no connection stays open."""

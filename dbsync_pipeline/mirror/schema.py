@@ -149,12 +149,13 @@ def _rules_kept(model: Model) -> Iterator[None]:
             constraint._create_rule = rule
 
 
-def primary_rows(database: Database, model: Model) -> dict[str, int]:
-    """Return the rows of each table in one snapshot; raise StructureError if a table differs."""
-    with database.connect() as dialect:
-        require(dialect, model)
-        dialect.snapshot()
-        return {table.name: dialect.count(table) for table in model.tables}
+def rows(dialect: Dialect, model: Model) -> dict[str, int]:
+    """Return the number of rows of each table in one snapshot; raise StructureError if a table
+    differs.
+    """
+    require(dialect, model)
+    dialect.snapshot()
+    return {table.name: dialect.count(table) for table in model.tables}
 
 
 def require(dialect: Dialect, model: Model) -> None:
