@@ -315,7 +315,8 @@ def test_sync_makes_all_others_equal_and_history_has_one_run_for_each(
         == dbsync("history", "--json", "--source", "azure").json
     )
     assert "windows → azure" in dbsync("history").out
-    assert "nothing to do" in dbsync("sync", "--target", "azure").out
+    again = dbsync("sync", "--target", "azure").out
+    assert "nothing to do" in again and ": 5 tables by digests: the engine" in again
 
 
 def test_a_target_that_fails_does_not_stop_the_others(places: Places, dbsync: Dbsync) -> None:
@@ -505,7 +506,12 @@ def test_status_shows_who_answers_and_how_far_off(places: Places, dbsync: Dbsync
     assert (azure["available"], azure["last_publish"]) == (False, None) and azure["reason"]
     assert (linux["ready"], linux["not_ready"], windows["ready"]) == (True, {}, None)
     assert azure["ready"] is False and set(azure["not_ready"]) == {"reachable"}
+    last, why = linux["last_publish"], "digests: the engine does not show when a row was written"
+    assert set(last["proofs"].values()) == {f"{why} (source)"} and len(last["proofs"]) == 5
+    assert (last["rows_read"], last["bytes_read"]) == (sum(windows["rows"].values()), None)
     text = dbsync("status")
+    assert f"linux: its last publish compared 5 tables by {why} (source)" in text.out
+    assert f"; windows read {last['rows_read']} rows for it in " in text.out
     assert "1 row off" in text.out and SECRET.decode() not in text.out + text.err
 
 

@@ -127,8 +127,28 @@ def test_a_plan_is_as_cheap_as_a_sync_and_stamps_nothing(pair: Pair) -> None:
 
 def test_a_full_pass_is_made_when_it_is_due(pair: Pair) -> None:
     always = SETTINGS.model_copy(update={"full_every": 0})
-    found = proofs(sync(*pair, settings=always))
-    assert found == {"digests: a full pass is due (source)"}
+    found = sync(*pair, settings=always)
+    assert proofs(found) == {"digests: a full pass is due (source)"}
+    assert [table.rows_read for table in found.tables.values()] == _rows(found)
+
+
+def test_a_publish_says_what_its_comparison_cost_the_source(pair: Pair) -> None:
+    source, target = pair
+    execute(source, "CREATE TABLE other (id int)")
+    with source.connect() as dialect:
+        sizes = dialect.sizes(MODEL.tables)
+    for name, table in sync(source, target).tables.items():
+        passes = 0 if table.proof == "snapshot" else 1
+        assert table.rows_read == passes * table.rows
+        assert table.bytes_read == passes * sizes[name].rows
+    rename(source, 3, "changed")
+    users = sync(source, target).tables["users"]
+    assert users.rows_read == 3 * users.rows
+    assert users.bytes_read == 3 * sizes["users"].rows + sizes["users"].large  # its only bucket
+
+
+def _rows(publish: Publish) -> list[int]:
+    return [table.rows for table in publish.tables.values()]
 
 
 def test_a_source_that_was_restored_is_digested(pair: Pair) -> None:

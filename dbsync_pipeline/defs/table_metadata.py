@@ -73,6 +73,15 @@ def materialization(table: str, result: TableResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         **digest(result),
         **({"proof": result.proof} if result.proof else {}),
+        **{name: value for name, value in _effort(result).items() if value is not None},
+    }
+
+
+def _effort(result: TableResult) -> dict[str, int | float | None]:
+    return {
+        "rows_read": result.rows_read,
+        "bytes_read": result.bytes_read,
+        "read_seconds": result.read_seconds,
     }
 
 

@@ -15,7 +15,7 @@ import datetime as dt
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
 from dbsync_pipeline.dialects.staging import Moved
-from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Table, undecorated
+from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Size, Table, undecorated
 from dbsync_pipeline.errors import DbsyncError, Unavailable
 
 if TYPE_CHECKING:
@@ -183,6 +183,12 @@ class Source(Connection):
     def rows(self, table: Table) -> int:
         """Return the number of rows for people to read; some engines know it without counting."""
         return self.count(table)
+
+    def sizes(self, tables: Sequence[Table]) -> Mapping[str, Size]:
+        """Return the size of each table on the database's disk; nothing if the engine cannot tell
+        at once.
+        """
+        return {}
 
     @abstractmethod
     def digest_format(self) -> str:

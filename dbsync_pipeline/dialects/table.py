@@ -217,3 +217,13 @@ class Table:
         if column is None or column.foreign_keys:
             return None
         return next(mine for mine in self.columns if mine.name == column.name)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The bytes of a table on its database's disk: of its rows, and of values that are too large
+    for their row. Indexes do not count.
+    """
+
+    rows: int
+    large: int

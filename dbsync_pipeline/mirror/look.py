@@ -9,15 +9,17 @@ the last time is longer ago than the settings allow. Row headers do not show sil
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.dialects.stamps import Moment, Stamp, Stamps
-from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.dialects.table import Size, Table
 
 SNAPSHOT, HEADERS, DIGESTS = "snapshot", "row headers", "digests"
 PROOFS = (SNAPSHOT, HEADERS, DIGESTS)
@@ -35,8 +37,32 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a look cost its database.
+
+    `rows` were read, by their headers or whole, and count for each pass over them. `bytes` is the
+    size on disk of what the passes scanned, None if the engine does not tell. `seconds` is the time
+    that it took.
+    """
+
+    rows: int
+    bytes: int | None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, passes: int, digests: Digests, hashed: int, size: Size | None) -> Effort:
+        """The effort of passes over a table, in one of which rows of `hashed` buckets are whole."""
+        if not passes:
+            return cls(0, 0)
+        if size is None:
+            return cls(passes * digests.total, None)
+        large = size.large * hashed // digests.form.buckets
+        return cls(passes * digests.total, passes * size.rows + large)
+
+
+@dataclass(frozen=True)
 class Look:
-    """The digests of a table now, and how they were proved.
+    """The digests of a table now, how they were proved, and what that cost.
 
     `stamp` is for the next look; None if the engine or the table has none. `digested` counts the
     buckets whose rows were hashed. `why` says why all rows were hashed; else it is empty.
@@ -47,6 +73,7 @@ class Look:
     proof: str
     digested: int
     why: str = ""
+    effort: Effort = Effort(0, 0)
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,7 @@ class Vantage:
     """
 
     dialect: Dialect
+    tables: Sequence[Table]
     stamps: Stamps | None
     moment: Moment | None
     fingerprints: Mapping[str, str]
@@ -74,13 +102,27 @@ class Vantage:
         stamps = dialect.stamps()
         moment = stamps.moment() if stamps else None
         fingerprints = stamps.fingerprints(tables) if stamps and moment else {}
-        return cls(dialect, stamps, moment, fingerprints, dt.datetime.now(dt.UTC), full_every)
+        now = dt.datetime.now(dt.UTC)
+        return cls(dialect, tables, stamps, moment, fingerprints, now, full_every)
 
     def look(self, table: Table, form: Form, known: Known | None = None) -> Look:
         """The digests of `table` in `form`; `known` are digests that held earlier.
 
         Reads nothing, the row headers, or all rows.
         """
+        started = time.monotonic()
+        look = self._look(table, form, known)
+        # the headers, the headers by bucket, the rows of the buckets: each reads the table once
+        passes = {SNAPSHOT: 0, HEADERS: 3 if look.digested else 1, DIGESTS: 1}[look.proof]
+        size = self._sizes.get(table.name) if passes else None
+        effort = Effort.of(passes, look.digests, look.digested, size)
+        return replace(look, effort=replace(effort, seconds=time.monotonic() - started))
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, Size]:
+        return self.dialect.sizes(self.tables)
+
+    def _look(self, table: Table, form: Form, known: Known | None) -> Look:
         fingerprint = self.fingerprints.get(table.name)
         if self.stamps is None or self.moment is None or fingerprint is None:
             digests = self.dialect.digests(table, form)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import ready
@@ -20,10 +21,18 @@ from dbsync_pipeline.mirror.schema import require
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 
+Number = TypeVar("Number", int, float)
+
 
 @dataclass(frozen=True)
 class LastPublish:
-    """The last publish that a standby received; `age_seconds` counts from the source's snapshot."""
+    """The last publish that a standby received; `age_seconds` counts from the source's snapshot.
+
+    `proofs` says by table how both sides were compared, and why all rows were hashed if they were.
+    To compare, the source read `rows_read` rows, by their headers or whole and counted for each
+    pass, and `bytes_read` of its disk (None if it does not tell), in `read_seconds`; None in a
+    ledger of a former version.
+    """
 
     number: int
     run_id: str
@@ -32,6 +41,10 @@ class LastPublish:
     age_seconds: float
     partial: bool
     numbered: bool
+    proofs: Mapping[str, str] = field(default_factory=dict)
+    rows_read: int | None = None
+    bytes_read: int | None = None
+    read_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,8 @@ def _judged(result: DatabaseStatus, facts: ready.Facts, settings: Settings) -> D
 
 
 def _last(last: Publish, age_seconds: float) -> LastPublish:
+    results = last.tables.values()
+    seconds = _sum(result.read_seconds for result in results)
     return LastPublish(
         last.number,
         last.run_id,
@@ -139,7 +154,17 @@ def _last(last: Publish, age_seconds: float) -> LastPublish:
         round(age_seconds, 1),
         last.partial,
         last.numbered,
+        {name: result.proof for name, result in last.tables.items()},
+        _sum(result.rows_read for result in results),
+        _sum(result.bytes_read for result in results),
+        None if seconds is None else round(seconds, 3),
     )
+
+
+def _sum(values: Iterable[Number | None]) -> Number | None:
+    """The sum of the values; None if one of them is not known."""
+    known = list(values)
+    return None if None in known else sum(known)  # type: ignore[arg-type]
 
 
 def _compared(

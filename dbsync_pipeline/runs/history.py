@@ -58,13 +58,17 @@ NEWEST = HistoryOptions()
 
 @dataclass(frozen=True)
 class TableCounts:
-    """One table after a run: its rows, how many of them the run changed, and the bytes sent."""
+    """One table after a run: its rows, how many of them the run changed, and the bytes sent.
+
+    `proof` says how both sides were compared, and why all rows were hashed if they were.
+    """
 
     rows: int
     inserted: int
     updated: int
     deleted: int
     bytes: int
+    proof: str = ""
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,7 @@ def _table(materialization: AssetMaterialization) -> tuple[str, TableCounts]:
         "bytes": "bytes_moved",
     }
     numbers = {field: int(str(metadata.get(key) or 0)) for field, key in keys.items()}
-    return name, TableCounts(**numbers)
+    return name, TableCounts(**numbers, proof=str(metadata.get("proof") or ""))
 
 
 def _verdicts(events: Iterable[DagsterEvent]) -> tuple[dict[str, Any], ...]:
@@ -326,7 +330,12 @@ def _of_ledger(publish: Publish) -> Run:
         seconds=round(seconds, 3),
         tables={
             name: TableCounts(
-                result.rows, result.inserted, result.updated, result.deleted, result.bytes
+                result.rows,
+                result.inserted,
+                result.updated,
+                result.deleted,
+                result.bytes,
+                result.proof,
             )
             for name, result in publish.tables.items()
         },

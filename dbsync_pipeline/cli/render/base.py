@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from dbsync_pipeline import signals
 from dbsync_pipeline.errors import Refused
+from dbsync_pipeline.text import count
 
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.fanout import PerDatabase
@@ -107,6 +109,15 @@ def numbers(*values: int) -> tuple[str, ...]:
 def keys(of: Iterable[Iterable[object]]) -> str:
     """Return primary keys as text, the parts of each joined by a slash."""
     return ", ".join("/".join(map(str, key)) for key in of)
+
+
+def proofs(of: Iterable[str]) -> str:
+    """Return how many tables were compared by which proof; empty if no proof is recorded.
+
+    `of` has one proof for each table, as publishes record it.
+    """
+    tables = Counter(proof for proof in of if proof)
+    return "; ".join(f"{count(many, 'table')} by {proof}" for proof, many in tables.items())
 
 
 def joined(values: Mapping[str, str]) -> str:

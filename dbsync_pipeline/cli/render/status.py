@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from dbsync_pipeline.cli.render.base import OUT, complain, say, table
+from dbsync_pipeline.cli.render.base import MEGA, OUT, complain, proofs, say, table
 from dbsync_pipeline.output.sync import Statuses
 from dbsync_pipeline.text import count
 
 if TYPE_CHECKING:
-    from dbsync_pipeline.mirror.status import DatabaseStatus
+    from dbsync_pipeline.mirror.status import DatabaseStatus, LastPublish
 
 
 def statuses(result: Statuses) -> None:
@@ -38,7 +38,21 @@ def statuses(result: Statuses) -> None:
     if any(place.rows for place in places):
         OUT.print(_rows_table(places))
     for place in places:
+        if place.last_publish and any(place.last_publish.proofs.values()):
+            say(f"{place.name}: {_compared(place.last_publish)}")
         _problems(place, places, result.configured)
+
+
+def _compared(last: LastPublish) -> str:
+    """Return how the last publish compared its tables, and what that cost the source."""
+    how = f"its last publish compared {proofs(last.proofs.values())}"
+    if last.rows_read is None:
+        return how
+    size = "" if last.bytes_read is None else f" ({last.bytes_read / MEGA:.1f} MB on its disk)"
+    return (
+        f"{how}; {last.source} read {count(last.rows_read, 'row')}{size} for it in"
+        f" {last.read_seconds:.1f} s"
+    )
 
 
 def _problems(place: DatabaseStatus, places: Sequence[DatabaseStatus], configured: str) -> None:

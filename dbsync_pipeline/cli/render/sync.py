@@ -17,6 +17,7 @@ from dbsync_pipeline.cli.render.base import (
     good,
     keys,
     numbers,
+    proofs,
     say,
     successes,
     table,
@@ -41,10 +42,12 @@ def synced(result: Synced) -> None:
 
 def _success(run: Run) -> None:
     seconds = f"{run.seconds:.1f} s" if run.seconds is not None else "?"
+    compared = proofs(counts.proof for counts in run.tables.values())
+    how = f": {compared}" if compared else ""
     if not run.changed:
         good(
             f"{run.target}: equal to {run.source}, nothing to do"
-            f" ({count(run.rows, 'row')} compared in {seconds})"
+            f" ({count(run.rows, 'row')} compared in {seconds}{how})"
         )
         return
     shown = table(
@@ -56,7 +59,7 @@ def _success(run: Run) -> None:
     OUT.print(shown)
     good(
         f"{run.target}: equal to {run.source} ({count(run.changed, 'row')} changed,"
-        f" {run.bytes / MEGA:.1f} MB moved, {seconds})"
+        f" {run.bytes / MEGA:.1f} MB moved, {seconds}{how})"
     )
 
 

@@ -155,6 +155,14 @@ JOIN pg_class c ON c.oid = a.oid AND c.oid <> t.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace"""
 """(schema, table, whether a name alone finds it) of the tables that this one is a partition of."""
 
+SIZES = """
+WITH RECURSIVE tree AS (
+    SELECT n AS name, n::regclass::oid AS oid FROM unnest(%s::text[]) n
+    UNION SELECT t.name, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+SELECT name, coalesce(sum(pg_relation_size(oid)), 0), coalesce(sum(pg_table_size(oid)), 0)
+FROM tree GROUP BY name"""
+"""(table, bytes of its rows, bytes with values that are stored apart), children included."""
+
 COLUMN_TYPES = """
 SELECT attname, format_type(atttypid, -1) FROM pg_attribute
 WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
 from dbsync_pipeline.dialects.postgresql.expressions import by_width
 from dbsync_pipeline.dialects.postgresql.headers import Headers
 from dbsync_pipeline.dialects.postgresql.values import to_postgresql
-from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
+from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Size, Table
 from dbsync_pipeline.errors import StructureError
 
 _KEYS_AT_A_TIME = 20_000
@@ -40,6 +40,15 @@ class PostgreSQLSource(PostgreSQLConnection):
     def count(self, table: Table) -> int:
         """Return the exact number of rows."""
         return int(self._first_row(f"SELECT count(*) FROM {self._from(table)}")[0])
+
+    @translated
+    def sizes(self, tables: Sequence[Table]) -> Mapping[str, Size]:
+        """Return the size of each table with its partitions and children, in one statement."""
+        named = {quote_table(table.sa): table.name for table in tables}
+        return {
+            named[name]: Size(int(rows), int(whole) - int(rows))
+            for name, rows, whole in self._all(catalog.SIZES, (list(named),))
+        }
 
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:

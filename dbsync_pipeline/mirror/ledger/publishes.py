@@ -122,7 +122,9 @@ class Publishes(Facts):
         return [self._publish(row) for row in self._rows(query.limit(limit))]
 
     def _publish(self, row: sa.Row[Any]) -> Publish:
-        results = {name: TableResult(**result) for name, result in json.loads(row.tables).items()}
+        results = {
+            name: TableResult.read(result) for name, result in json.loads(row.tables).items()
+        }
         return Publish(
             row.number,
             row.run_id,

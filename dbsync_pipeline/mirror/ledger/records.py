@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 @dataclass(frozen=True, order=True)
@@ -40,7 +41,9 @@ class TableResult:
     `rows` is the table's size afterwards, `bytes` moved between the databases, and `seconds` cover
     compare, staging and publishing. `digest` is the table's digest afterwards and `before` the one
     before; `filled` is true if the table was empty before. `proof` says how both sides
-    were looked at: `snapshot`, `row headers`, or `digests` with the reason.
+    were looked at: `snapshot`, `row headers`, or `digests` with the reason. To compare, the source
+    read `rows_read` rows, by their headers or whole and counted for each pass, and `bytes_read` of
+    its disk (None if it does not tell), in `read_seconds`; None where nothing was compared.
     """
 
     rows: int
@@ -53,6 +56,15 @@ class TableResult:
     before: str = ""
     filled: bool = False
     proof: str = ""
+    rows_read: int | None = None
+    bytes_read: int | None = None
+    read_seconds: float | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> TableResult:
+        """Return the result that a ledger stores, without what a later version added to it."""
+        known = {column.name for column in fields(cls)}
+        return cls(**{name: value for name, value in stored.items() if name in known})
 
 
 @dataclass(frozen=True)

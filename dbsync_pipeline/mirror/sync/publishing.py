@@ -13,7 +13,7 @@ from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import NotProved, Refused
 from dbsync_pipeline.mirror import compare, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
-from dbsync_pipeline.mirror.look import Look
+from dbsync_pipeline.mirror.look import Effort, Look
 from dbsync_pipeline.mirror.rescue.save import prune, save
 from dbsync_pipeline.mirror.sync import stamping
 from dbsync_pipeline.mirror.sync.comparing import Comparison
@@ -224,7 +224,8 @@ class Publishing:
 
 
 def _result(comparison: Comparison) -> TableResult:
-    plan = comparison.plan
+    plan, look = comparison.plan, comparison.source_look
+    effort = look.effort if look else Effort(0, 0)  # both sides are empty
     return TableResult(
         plan.source_rows,
         plan.insert,
@@ -236,4 +237,7 @@ def _result(comparison: Comparison) -> TableResult:
         str(comparison.target),
         comparison.fills,
         comparison.proof,
+        effort.rows,
+        effort.bytes,
+        round(effort.seconds, 3),
     )
