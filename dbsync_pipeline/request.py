@@ -69,6 +69,23 @@ class SyncOptions(Overrides):
         return resolve(settings, model, self.source, self.target, self.table, self.overrides)
 
 
+class AdoptOptions(Overrides):
+    """Which standbys to take in, and what the guards may allow. They are taken in whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Name | None = Field(
+        default=None, description="The database that they are copies of. Default: the primary."
+    )
+    target: list[Name] = Field(
+        default=[], description="A standby to take in; may be repeated. Default: all others."
+    )
+
+    def resolve(self, settings: Settings, model: Model) -> SyncRequest:
+        """Return the request with its gaps filled; see `resolve`."""
+        return resolve(settings, model, self.source, self.target, (), self.overrides)
+
+
 class HistoryOptions(BaseModel):
     """Which runs to list, newest first. A failed run is one that ended without a publish."""
 

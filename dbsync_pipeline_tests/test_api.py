@@ -22,7 +22,7 @@ import pytest
 from dbsync_pipeline.http import app
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, user
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
 
 pytestmark = pytest.mark.system
 
@@ -127,6 +127,21 @@ def test_a_refused_sync_has_its_reason_and_the_same_option_allows_it(
     assert content(linux) == content(server.places.named("windows"))
 
 
+def test_a_standby_is_taken_in_once(server: Server) -> None:
+    linux = server.places.named("linux")
+    prepare(linux, {"users": [user(1, name="of another tool")]})
+    body = {"source": "windows", "target": ["linux"]}
+    status, done = server.ask("POST", "/admin/adopt", body)[:2]
+    assert (status, done["targets"][0]["outcome"]) == (409, "refused")
+    assert done["targets"][0]["tables"]["users"]["different"] == 1
+    status, done = server.ask("POST", "/admin/adopt", {**body, "overwrite": True})[:2]
+    assert (status, done["targets"][0]["outcome"]) == (200, "adopted")
+    assert content(linux) == content(server.places.named("windows"))
+    status, again = server.ask("POST", "/admin/adopt", body)[:2]
+    assert (status, again["targets"][0]["outcome"]) == (200, "known")
+    assert again["targets"][0]["number"] == done["targets"][0]["number"]
+
+
 def test_nothing_is_served_without_the_token(server: Server) -> None:
     asked = (
         ("GET", "/admin/db-status", None),
@@ -185,6 +200,7 @@ def test_it_describes_its_addresses_to_a_program(server: Server) -> None:
         "/admin/db-status",
         "/admin/sync-history",
         "/admin/sync",
+        "/admin/adopt",
         "/metrics",
     }
 

@@ -44,6 +44,7 @@ def scenario(places: Places, run: Run) -> None:
     execute(windows, users.insert().values(user(1000)))
     run("tables create")
     run("tables check")
+    run("adopt", "--target", "azure")
     run("demo")
     execute(linux, users.update().where(users.c.id == 1).values(name="written on linux"))
     execute(windows, users.update().where(users.c.id == 1).values(name="written on windows"))

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.system
 PAGES = (
     "tutorial.md",
     "how-to/your-own-database.md",
+    "how-to/adopt-a-standby.md",
     "how-to/add-a-table.md",
     "how-to/add-a-database.md",
     "how-to/monthly-checklist.md",

@@ -54,6 +54,7 @@ def build() -> typer.Typer:
     app.command()(verb(sync.demo))
     app.command()(verb(sync.sync))
     app.command()(verb(sync.plan))
+    app.command()(verb(sync.adopt))
     app.command()(verb(sync.status))
     app.command()(verb(sync.history))
     app.command()(verb(sync.verify))

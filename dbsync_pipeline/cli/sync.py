@@ -1,4 +1,4 @@
-"""The verbs that move or compare rows: demo, sync, plan, verify, status, history."""
+"""The verbs that move or compare rows: demo, sync, plan, adopt, verify, status, history."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dbsync_pipeline.cli.common import configured, confirm, interruptible, start
 from dbsync_pipeline.cli.options import Quiet, as_options
 from dbsync_pipeline.cli.verb import may_ask
 from dbsync_pipeline.output.sync import (
+    Adopted,
     DemoSynced,
     Listed,
     Planned,
@@ -16,11 +17,10 @@ from dbsync_pipeline.output.sync import (
     Synced,
     Verified,
 )
-from dbsync_pipeline.request import CompareOptions, HistoryOptions, SyncOptions
+from dbsync_pipeline.request import AdoptOptions, CompareOptions, HistoryOptions, SyncOptions
 
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.database import Database
-    from dbsync_pipeline.mirror.guard import Finding, Plan
     from dbsync_pipeline.mirror.model import Model
     from dbsync_pipeline.request import SyncRequest
     from dbsync_pipeline.settings import Settings
@@ -104,28 +104,33 @@ def plan(options: SyncOptions) -> Planned:
 
 def _planned(settings: Settings, model: Model, request: SyncRequest) -> Planned:
     from dbsync_pipeline.mirror.fanout import one_by_one
+    from dbsync_pipeline.runs.planning import plan_sync
 
     return Planned(
-        request, one_by_one(request.targets, lambda name: _plan(settings, model, request, name))
+        request,
+        one_by_one(request.targets, lambda name: plan_sync(settings, model, request, name)),
     )
 
 
-def _plan(
-    settings: Settings, model: Model, request: SyncRequest, target: str
-) -> tuple[Plan, tuple[Finding, ...]]:
-    from dbsync_pipeline.mirror.database import database
-    from dbsync_pipeline.mirror.sync.session import Session
+def adopt(options: AdoptOptions, quiet: Quiet = False) -> Adopted:
+    """Take in standbys whose rows another tool copied: compare, show how far apart they are, sync.
 
-    with Session(
-        database(settings, request.source).at_once,
-        database(settings, target).at_once,
-        model,
-        request.tables,
-        run_id="plan",
-        settings=settings,
-        policy=request.overrides.applied_to(settings.policy),
-    ) as session:
-        return session.plan()
+    Nothing that is equal is sent. What differs is refused until options allow it. A standby that
+    was taken in earlier is left as it is.
+    """
+    settings, model = configured()
+    request = options.resolve(settings, model)
+    with starting_dagster():
+        from dbsync_pipeline.cli.render.progress import watching
+        from dbsync_pipeline.runs import launch
+        from dbsync_pipeline.runs.adopt import adopt as take_in
+
+    with (
+        launch.dagster_instance(settings) as instance,
+        watching(quiet) as watch,
+        interruptible(),
+    ):
+        return Adopted(request.source, take_in(instance, settings, model, request, watch))
 
 
 def verify(options: CompareOptions) -> Verified:

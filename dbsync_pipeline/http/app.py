@@ -1,4 +1,4 @@
-"""The HTTP API of `dbsync serve`: the verbs sync, status and history for other programs.
+"""The HTTP API of `dbsync serve`: the verbs sync, adopt, status and history for other programs.
 
 Options, results and errors are those of the command line; docs/api.md describes the addresses. No
 request is read further without the token. A sync runs in a process of its own, because Dagster runs
@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from threading import BoundedSemaphore
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -32,10 +32,13 @@ from dbsync_pipeline.mirror.database import databases
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.output.base import Result, error_json, text
-from dbsync_pipeline.output.sync import Listed, Statuses, Synced
-from dbsync_pipeline.request import HistoryOptions, SyncOptions, SyncRequest
+from dbsync_pipeline.output.sync import Adopted, Listed, Statuses, Synced
+from dbsync_pipeline.request import AdoptOptions, HistoryOptions, SyncOptions, SyncRequest
 from dbsync_pipeline.runs import history, launch
+from dbsync_pipeline.runs.adopt import adopt_all as take_in
 from dbsync_pipeline.settings import Settings, load
+
+Done = TypeVar("Done")
 
 REMEDY = "see docs/api.md for the addresses and their options"
 UNREAD = "Dbsync-Unread"
@@ -126,6 +129,18 @@ def sync(
     return _respond(Synced(request, _sync(settings, request)))
 
 
+@router.post("/adopt")
+def adopt(configured: Configured, body: AdoptOptions | None = None) -> Response:
+    """Take in standbys whose rows another tool copied.
+
+    200: every standby is taken in, now or earlier. 409: one is not.
+    """
+    settings, model = configured
+    request = (body or AdoptOptions()).resolve(settings, model)
+    _take_slot()
+    return _respond(Adopted(request.source, _in_a_process(take_in, settings, request)))
+
+
 @monitoring.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Return the state of the standbys in Prometheus' text format."""
@@ -150,9 +165,16 @@ def _take_slot() -> None:
 
 def _sync(settings: Settings, request: SyncRequest) -> list[history.Run]:
     """Run the syncs in a new process, and free their slot."""
+    return _in_a_process(launch.sync_all, settings, request)
+
+
+def _in_a_process(
+    work: Callable[[Settings, SyncRequest, str], Done], settings: Settings, request: SyncRequest
+) -> Done:
+    """Do the work of a request in a new process, and free its slot."""
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            return process.submit(launch.sync_all, settings, request, "api").result()
+            return process.submit(work, settings, request, "api").result()
     except BrokenProcessPool:
         raise DbsyncError(
             "the process of the sync ended early: it was killed, or could not start",

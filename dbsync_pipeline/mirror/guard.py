@@ -66,7 +66,8 @@ class Plan:
     configured primary while another database is the primary. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows. `left_out` are the tables that
     are not part of the sync. `takes_next_term` is true in a failback: the target takes the next
-    term with the publish, so its present term is no obstacle.
+    term with the publish, so its present term is no obstacle. `verb` is the command that carries
+    the plan out.
     """
 
     source: str
@@ -81,6 +82,7 @@ class Plan:
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
     takes_next_term: bool = False
+    verb: str = "sync"
 
     @property
     def empty(self) -> bool:
@@ -357,7 +359,7 @@ def _command(plan: Plan, options: Sequence[str]) -> str:
         return failback(plan.target, limits)
     tables = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
     command = [
-        "dbsync sync",
+        f"dbsync {plan.verb}",
         f"--source {plan.source}",
         f"--target {plan.target}",
         *tables,

@@ -1,4 +1,4 @@
-"""Results of `demo`, `sync`, `plan`, `verify`, `status` and `history`."""
+"""Results of `demo`, `sync`, `plan`, `adopt`, `verify`, `status` and `history`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dbsync_pipeline.mirror.status import DatabaseStatus
     from dbsync_pipeline.mirror.verify import TableVerdict
     from dbsync_pipeline.request import SyncRequest
+    from dbsync_pipeline.runs.adopt import Adoption
     from dbsync_pipeline.runs.history import Past, Run
 
 
@@ -104,6 +105,69 @@ def _plan_json(planned: tuple[Plan, tuple[Finding, ...]]) -> Json:
         for name, table in plan.tables.items()
     }
     return {"equal": plan.empty, "refusals": list(findings), "tables": tables}
+
+
+@dataclass(frozen=True)
+class Adopted(Result):
+    """How far each standby was apart from the source, and whether it was taken in."""
+
+    source: str
+    adoptions: PerDatabase[Adoption]
+
+    def json(self) -> Json:
+        """Return `{source, targets}`."""
+        failed: Json = {
+            "outcome": "failed",
+            "number": None,
+            "tables": None,
+            "refusals": [],
+            "run": None,
+        }
+        targets = per_database(self.adoptions, _adoption_json, failed, "target")
+        return {"source": self.source, "targets": targets}
+
+    @property
+    def ok(self) -> bool:
+        """Whether every standby is taken in, now or earlier."""
+        outcomes = {adoption.outcome for adoption in self.adoptions.good.values()}
+        return not self.adoptions.failed and outcomes <= {"adopted", "known"}
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """One line for each standby whose source could not get a ledger."""
+        return [
+            f"{self.source} has no ledger, so a restore of {self.source} from a backup is not "
+            f"noticed on {target}: {adoption.unnumbered}"
+            for target, adoption in self.adoptions.good.items()
+            if adoption.unnumbered
+        ]
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a sync does not know if it published."""
+        runs = (adoption.run for adoption in self.adoptions.good.values())
+        return any(run is not None and run.unknown for run in runs)
+
+
+def _adoption_json(adoption: Adoption) -> Json:
+    number = adoption.known.number if adoption.known else adoption.run and adoption.run.number
+    tables = adoption.plan and {
+        name: {
+            "source_rows": table.source_rows,
+            "target_rows": table.target_rows,
+            "only_in_source": table.insert,
+            "only_in_target": table.delete,
+            "different": table.update,
+        }
+        for name, table in adoption.plan.tables.items()
+    }
+    return {
+        "outcome": adoption.outcome,
+        "number": number,
+        "tables": tables,
+        "refusals": list(adoption.findings),
+        "run": adoption.run,
+    }
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ for function in (
     sync.synced,
     sync.demo,
     sync.planned,
+    sync.adopted,
     sync.listed,
     sync.verified,
     status.statuses,

@@ -1,4 +1,4 @@
-"""Texts of the verbs demo, sync, plan, verify and history."""
+"""Texts of the verbs demo, sync, plan, adopt, verify and history."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from dbsync_pipeline.cli.render.base import (
     successes,
     table,
 )
-from dbsync_pipeline.output.sync import DemoSynced, Listed, Planned, Synced, Verified
+from dbsync_pipeline.output.sync import Adopted, DemoSynced, Listed, Planned, Synced, Verified
 from dbsync_pipeline.text import count
 
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.guard import Finding, Plan
+    from dbsync_pipeline.runs.adopt import Adoption
     from dbsync_pipeline.runs.history import Run
 
 
@@ -36,8 +37,12 @@ def synced(result: Synced) -> None:
         if run.succeeded:
             _success(run)
         else:
-            outcome = "whether it was published is unknown" if run.unknown else "not published"
-            complain(f"{run.target}: {outcome} ({run.status})\n{run.reason or ''}")
+            _failure(run)
+
+
+def _failure(run: Run) -> None:
+    outcome = "whether it was published is unknown" if run.unknown else "not published"
+    complain(f"{run.target}: {outcome} ({run.status})\n{run.reason or ''}")
 
 
 def _success(run: Run) -> None:
@@ -127,6 +132,53 @@ def _plan(plan: Plan, findings: Sequence[Finding]) -> None:
             f"{plan.target}: a sync would be refused: {finding.found} ({finding.guard})\n"
             f"Remedy: {finding.remedy}"
         )
+
+
+def adopted(result: Adopted) -> None:
+    """Print how far each standby was apart, and whether it was taken in."""
+    for target, adoption in successes(result.adoptions):
+        if adoption.known is not None:
+            good(
+                f"{target}: taken in already, its last publish is {adoption.known.number}; nothing "
+                "was changed (`dbsync plan` shows what differs now)"
+            )
+            continue
+        if adoption.plan is not None:
+            _distance(adoption.plan)
+        _taken_in(target, adoption)
+
+
+def _distance(plan: Plan) -> None:
+    shown = table(
+        f"{plan.source} and {plan.target}",
+        "table",
+        f">rows of {plan.source}",
+        f">of {plan.target}",
+        f">only in {plan.source}",
+        f">only in {plan.target}",
+        ">different",
+    )
+    for name, apart in plan.tables.items():
+        counts = (apart.source_rows, apart.target_rows, apart.insert, apart.delete, apart.update)
+        shown.add_row(escape(name), *numbers(*counts))
+    OUT.print(shown)
+
+
+def _taken_in(target: str, adoption: Adoption) -> None:
+    for finding in adoption.findings:
+        complain(
+            f"{target}: not taken in: {finding.found} ({finding.guard})\nRemedy: {finding.remedy}"
+        )
+    if adoption.run is None:
+        return
+    if adoption.run.succeeded:
+        good(
+            f"{target}: taken in by publish {adoption.run.number}"
+            f" ({count(adoption.run.changed, 'row')} changed, {adoption.run.bytes / MEGA:.1f} MB"
+            " moved); local writes are known from now on"
+        )
+    else:
+        _failure(adoption.run)
 
 
 def verified(result: Verified) -> None:
