@@ -9,13 +9,13 @@ from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.defs.resources import SYNC, Sync
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.settings import load
 
 _settings = load()
 
 tables = table_assets(
-    load_model(_settings.models, _settings.revisions),
+    configured_model(_settings),
     _settings.names,
     prefix=_settings.asset_prefix,
     engines=[database.engine_name for database in databases(_settings)],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dbsync_pipeline import extras
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.rescue.read import find, rescued_rows
 from dbsync_pipeline.request import HistoryOptions
 from dbsync_pipeline.runs import history as record
@@ -69,7 +69,7 @@ def rescued(run: str, database: str | None = None) -> dict[str, pd.DataFrame]:
     """
     pandas = _pandas("read rescued rows")
     settings = load()
-    model = load_model(settings.models, settings.revisions)
+    model = configured_model(settings)
     chosen = [each for each in databases(settings) if database in (None, each.name)]
     target, publish = find(chosen, run)
     rows: dict[str, list[dict[str, Any]]] = {}

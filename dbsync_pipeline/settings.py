@@ -54,7 +54,19 @@ class Settings(Policy):
     )
     models: str = Field(
         default="dbsync_pipeline.models",
-        description="The module with the tables' models: its `Base.metadata`, or its `metadata`.",
+        description="The module with the tables' models, or several, separated by commas: "
+        "`package.module`, or `package.module:attribute` for a base class of models, a MetaData, "
+        "or Flask-SQLAlchemy's `db`.",
+    )
+    tables: str = Field(
+        default="",
+        description="The tables to mirror, by name or pattern, such as `users sales.*`; all of the "
+        "models if not set.",
+    )
+    skip_tables: str = Field(
+        default="",
+        description="Tables to leave out, by name or pattern, such as `audit_*`. Tables of tools, "
+        "such as `alembic_version`, are left out unless DBSYNC_TABLES names them.",
     )
     revisions: Path | None = Field(
         default=None,

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def configured() -> tuple[Settings, Model]:
     """Return the settings and the models. Raise SettingsError if either is wrong."""
-    from dbsync_pipeline.mirror.model import load_model
+    from dbsync_pipeline.mirror.model import configured_model
     from dbsync_pipeline.settings import load
 
     settings = load()
-    return settings, load_model(settings.models, settings.revisions)
+    return settings, configured_model(settings)
 
 
 def names(settings: Settings, only: str | None) -> tuple[str, ...]:

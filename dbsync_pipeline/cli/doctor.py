@@ -36,10 +36,13 @@ def doctor() -> Diagnosis:
 
 def _settings(settings: Settings, model: Model) -> list[Check]:
     from dbsync_pipeline.mirror.doctor import Check
+    from dbsync_pipeline.mirror.selection import described
     from dbsync_pipeline.text import count
 
     databases, tables = count(len(settings.names), "database"), count(len(model.tables), "table")
     checks = [Check("settings", None, "ok", f"{databases}, {tables}")]
+    if model.skipped:
+        checks.append(Check("tables", None, "ok", f"not mirrored: {described(model.skipped)}"))
     if len(settings.names) < 2:
         detail, remedy = "there is no standby", "set DBSYNC_<NAME>_URL for one"
         checks.append(Check("standbys", None, "failed", detail, remedy))

@@ -109,6 +109,7 @@ def _planned(settings: Settings, model: Model, request: SyncRequest) -> Planned:
     return Planned(
         request,
         one_by_one(request.targets, lambda name: plan_sync(settings, model, request, name)),
+        model.skipped,
     )
 
 
@@ -159,7 +160,7 @@ def status() -> Statuses:
     from dbsync_pipeline.mirror.status import status as read
 
     settings, model = configured()
-    return Statuses(read(settings, model), settings.primary)
+    return Statuses(read(settings, model), settings.primary, model.skipped)
 
 
 def history(options: HistoryOptions) -> Listed:

@@ -51,7 +51,7 @@ from dbsync_pipeline.mirror.failover.observe import Observation, probe
 from dbsync_pipeline.mirror.failover.outage import Outage, count_probe, is_due
 from dbsync_pipeline.mirror.failover.run import failover
 from dbsync_pipeline.mirror.ledger import Publish
-from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 
@@ -117,7 +117,7 @@ def _fail_over_op(names: Sequence[str]) -> OpDefinition:
             settings = settings_of(context.resources, names)
             report = failover(
                 settings,
-                load_model(settings.models, settings.revisions),
+                configured_model(settings),
                 context.run_id,
                 act=act,
                 watch=watch_session,
@@ -143,7 +143,7 @@ def _fail_back_op(names: Sequence[str]) -> OpDefinition:
             settings = settings_of(context.resources, names)
             done = failback(
                 settings,
-                load_model(settings.models, settings.revisions),
+                configured_model(settings),
                 context.run_id,
                 policy=config.applied_to(settings.policy),
                 observe=OBSERVER.get(),

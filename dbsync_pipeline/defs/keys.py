@@ -11,12 +11,11 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from dagster import AssetKey
 
-from dbsync_pipeline.mirror.model import load_model
-from dbsync_pipeline.settings import load
+from dbsync_pipeline.mirror.model import configured_model
+from dbsync_pipeline.settings import Settings, load
 
 
 def slug(name: str) -> str:
@@ -36,10 +35,9 @@ def asset_keys(tables: Iterable[str], prefix: str | None = None) -> dict[str, As
 
 def table_keys() -> frozenset[AssetKey]:
     """Return the asset keys of all tables of the configured models."""
-    settings = load()
-    return _table_keys(settings.models, settings.revisions, settings.asset_prefix)
+    return _table_keys(load())
 
 
 @functools.cache
-def _table_keys(models: str, revisions: Path | None, prefix: str) -> frozenset[AssetKey]:
-    return frozenset(asset_keys(load_model(models, revisions).names, prefix).values())
+def _table_keys(settings: Settings) -> frozenset[AssetKey]:
+    return frozenset(asset_keys(configured_model(settings).names, settings.asset_prefix).values())

@@ -44,7 +44,7 @@ from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.run_tags import STANDBY
 from dbsync_pipeline.mirror import ready
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.ready import Report
 from dbsync_pipeline.settings import Settings
 
@@ -157,7 +157,7 @@ def _survey(settings: Settings) -> list[Report]:
     return ready.survey(
         databases(settings),
         settings,
-        load_model(settings.models, settings.revisions),
+        configured_model(settings),
         seconds=_SECONDS,
     )
 

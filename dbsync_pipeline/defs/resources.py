@@ -26,7 +26,7 @@ from dbsync_pipeline.errors import Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import database, pausing
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
-from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings
@@ -70,7 +70,7 @@ class Sync(ConfigurableResource[None]):
         context.instance.add_run_tags(context.run_id, tags)  # history finds the run by them
         source, target = source_and_target(settings, tags[SOURCE_TAG], name, primary)
         _refuse_paused(context.run.tags, target)
-        model = load_model(settings.models, settings.revisions)
+        model = configured_model(settings)
         if source.name == target.name:
             self._role = "primary"
             self._work = PrimaryReading(target, model, tuple(tables), context.run_id)

@@ -1,10 +1,52 @@
-"""Foreign keys: the query for rows that violate one, and the error that reports it."""
+"""Foreign keys: which a database can hold, the query for rows that violate one, and its error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import sqlalchemy as sa
 
 from dbsync_pipeline.errors import NotProved
+
+OUTSIDE: Mapping[str, bool] = MappingProxyType({"dbsync_outside": True})
+"""The `info` of a table that mirrored tables refer to and that is not mirrored itself."""
+
+
+def is_outside(table: sa.Table) -> bool:
+    """Whether mirrored tables refer to the table and it is not mirrored itself."""
+    return bool(table.info.get("dbsync_outside"))
+
+
+def held(connection: sa.Connection, table: sa.Table) -> list[sa.ForeignKeyConstraint]:
+    """Return the table's foreign keys that this database can hold, by name.
+
+    A key to a table that is not mirrored needs that table to exist; it is read in the open
+    transaction.
+    """
+    keys = sorted(table.foreign_key_constraints, key=lambda key: (str(key.name), key.column_keys))
+    return [key for key in keys if not lacks_parent(connection, key)]
+
+
+def lacks_parent(connection: sa.Connection, key: sa.ForeignKeyConstraint) -> bool:
+    """Whether a key refers to a table that is not mirrored and that the database does not have."""
+    parent = key.referred_table
+    return is_outside(parent) and not sa.inspect(connection).has_table(
+        parent.name, schema=parent.schema
+    )
+
+
+def key_violated(database: str, key: sa.ForeignKeyConstraint) -> NotProved:
+    """Return the error for a foreign key of a mirrored table that would not hold."""
+    parent = key.referred_table.key
+    name = str(key.name or f"on {', '.join(key.column_keys)} to {parent}")
+    error = violated_key(database, name, key.table.key)
+    if is_outside(key.referred_table):
+        error.remedy = (
+            f"{parent} is not mirrored: give {parent} on {database} the rows that the source has "
+            "there, or take the table into the models"
+        )
+    return error
 
 
 def orphans(child: str, parent: str, pairs: Iterable[tuple[str, str]]) -> str:

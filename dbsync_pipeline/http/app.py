@@ -29,7 +29,7 @@ from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
 from dbsync_pipeline.http.metrics import CONTENT_TYPE, Metrics
 from dbsync_pipeline.http.server import BODY_SECONDS, MOST_BODY, LimitBody
 from dbsync_pipeline.mirror.database import databases
-from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.model import Model, configured_model
 from dbsync_pipeline.mirror.status import status
 from dbsync_pipeline.output.base import Result, error_json, text
 from dbsync_pipeline.output.sync import Adopted, Listed, Statuses, Synced
@@ -61,7 +61,7 @@ def create() -> FastAPI:
     app = FastAPI(
         title="dbsync", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    app.state.settings, app.state.model = settings, load_model(settings.models, settings.revisions)
+    app.state.settings, app.state.model = settings, configured_model(settings)
     app.state.token = settings.required_api_token()
     app.add_middleware(LimitBody, too_large=_too_large, too_slow=_too_slow)
     app.middleware("http")(_authenticate)

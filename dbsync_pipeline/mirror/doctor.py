@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError
-from dbsync_pipeline.mirror import schema, trial
+from dbsync_pipeline.mirror import schema, structure, trial
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
@@ -59,12 +59,30 @@ def examine(database: Database, model: Model, *, is_primary: bool) -> list[Check
 
 def _reading(dialect: Dialect, model: Model) -> Iterator[Check]:
     yield _isolation_and_clock(dialect)
-    structure = _tried("structure", dialect, lambda: schema.require(dialect, model))
-    yield structure or Check("structure", dialect.name, "ok", "equal to the models")
-    if structure is None:
+    differs = _tried("structure", dialect, lambda: schema.require(dialect, model))
+    yield differs or Check("structure", dialect.name, "ok", "equal to the models")
+    if absent := structure.keys_without_parent(dialect, model):
+        yield _without_parents(dialect, absent)
+    dialect.connection.rollback()
+    if differs is None:
         yield _tried("read rights", dialect, lambda: _read(dialect, model)) or Check(
             "read rights", dialect.name, "ok", "every table can be read"
         )
+
+
+def _without_parents(dialect: Dialect, keys: Sequence[sa.ForeignKeyConstraint]) -> Check:
+    listed = ", ".join(
+        f"{key.table.key} ({', '.join(key.column_keys)}) to {key.referred_table.key}"
+        for key in keys
+    )
+    parents = ", ".join(sorted({key.referred_table.key for key in keys}))
+    return Check(
+        "foreign keys",
+        dialect.name,
+        "warning",
+        f"foreign keys to tables that are not mirrored and that it lacks are not checked: {listed}",
+        f"create {parents} on {dialect.name}, or take it into the models",
+    )
 
 
 def _isolation_and_clock(dialect: Dialect) -> Check:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.sql.ddl import sort_tables_and_constraints
 
-from dbsync_pipeline import redact
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
+from dbsync_pipeline.mirror.metadata import find
+from dbsync_pipeline.mirror.selection import TableFilter, chosen, described, mirrored_tables
+from dbsync_pipeline.settings import Settings
 
 RESERVED = ("dbsync_publish", "dbsync_change")
 """The columns that a table of before-images has beside those of the model's table."""
@@ -21,15 +22,19 @@ RESERVED = ("dbsync_publish", "dbsync_change")
 
 @dataclass(frozen=True)
 class Model:
-    """The mirrored tables of a SQLAlchemy metadata, and the folder of their revisions, if any."""
+    """The mirrored tables of a SQLAlchemy metadata, and the folder of their revisions, if any.
+
+    `skipped` has the tables that are not mirrored, each with the reason.
+    """
 
     metadata: sa.MetaData
     revisions: Path | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """The tables, parents first as far as cycles allow, in the same order on every run."""
-        by_name = sorted(self.metadata.tables.values(), key=lambda table: table.key)
+        by_name = mirrored_tables(self.metadata)
         in_order = sort_tables_and_constraints(by_name)  # type: ignore[no-untyped-call]
         return tuple(Table(table) for table, _ in in_order if table is not None)
 
@@ -62,41 +67,50 @@ class Model:
         return tuple(parent for parent in earlier if parent in referred)
 
 
-def load_model(module: str, revisions: Path | None = None) -> Model:
-    """Return the model in `module`: its `Base.metadata`, or its `metadata`.
+def configured_model(settings: Settings) -> Model:
+    """Return the model that the settings name, with the tables that they choose.
 
-    Its revisions are in the folder `revisions`, or else in `dbsync_revisions` beside the module.
-    Raise SettingsError if the module cannot be imported or has no metadata, StructureError if a
-    table cannot be mirrored.
+    Raise as `load_model`.
     """
-    try:
-        imported = importlib.import_module(module)
-    except Exception as error:  # the user's module may fail in any way
-        why = redact.clean(f"{type(error).__name__}: {error}".splitlines()[0])
+    selection = TableFilter.of(settings.tables, settings.skip_tables)
+    return load_model(settings.models, settings.revisions, selection)
+
+
+def load_model(
+    models: str, revisions: Path | None = None, selection: TableFilter | None = None
+) -> Model:
+    """Return the model of the modules that `models` names; see `metadata.find`.
+
+    Its revisions are in the folder `revisions`, or else in `dbsync_revisions` beside the first
+    module. Raise SettingsError if a module cannot be imported or has no metadata, or a table that
+    is chosen does not exist, StructureError if a table cannot be mirrored.
+    """
+    metadata, file = find(models)
+    if revisions is None and file:
+        revisions = file.with_name("dbsync_revisions")
+    names = [table.key for table in mirrored_tables(metadata)]
+    skipped = (selection or TableFilter()).skipped(names)
+    model = Model(chosen(metadata, skipped), revisions and revisions.absolute(), skipped)
+    if not model.tables:
         raise SettingsError(
-            f"the models' module {module!r} cannot be imported: {why}",
-            remedy="fix the module, or set DBSYNC_MODELS to another one",
-        ) from None
-    metadata = getattr(getattr(imported, "Base", None), "metadata", None) or getattr(
-        imported, "metadata", None
-    )
-    if not isinstance(metadata, sa.MetaData) or not metadata.tables:
-        raise SettingsError(
-            f"the module {module!r} has no Base.metadata and no metadata with tables in it",
-            remedy="set DBSYNC_MODELS to the module that has the models",
+            f"no table is left: {described(skipped)}",
+            operation="choose tables",
+            remedy="correct DBSYNC_TABLES and DBSYNC_SKIP_TABLES",
         )
-    if revisions is None and imported.__file__:
-        revisions = Path(imported.__file__).with_name("dbsync_revisions")
-    model = Model(metadata, revisions and revisions.absolute())
     for table in model.tables:
-        _ = table.key  # refuses a table without a key before anything is done
-        if not table.columns:
-            raise StructureError("has no columns to copy", table=table.name)
-        for column in table.columns:
-            if column.name.lower() in RESERVED:
-                raise StructureError(
-                    f"column {column.name} has a name that tables of before-images need",
-                    table=table.name,
-                    remedy="give the column another name in the database",
-                )
+        _require_mirrored(table)
     return model
+
+
+def _require_mirrored(table: Table) -> None:
+    """Raise StructureError if a table cannot be mirrored, before anything is done."""
+    _ = table.key
+    if not table.columns:
+        raise StructureError("has no columns to copy", table=table.name)
+    for column in table.columns:
+        if column.name.lower() in RESERVED:
+            raise StructureError(
+                f"column {column.name} has a name that tables of before-images need",
+                table=table.name,
+                remedy="give the column another name in the database",
+            )

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.foreign_keys import held
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import guard, pausing, schema, trial
 from dbsync_pipeline.mirror.database import Database
@@ -218,7 +219,9 @@ def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
 def _orphans(dialect: Dialect, model: Model) -> Iterator[str]:
     """The foreign keys that do not hold."""
     for table in model.tables:
-        for key in table.sa.foreign_key_constraints:
+        with dialect.doing("check the foreign keys"):
+            keys = held(dialect.connection, table.sa)
+        for key in keys:
             with dialect.doing("check the foreign keys"):
                 if dialect.connection.execute(_orphan(key)).first() is not None:
                     yield f"{table.name} ({', '.join(key.column_keys)})"

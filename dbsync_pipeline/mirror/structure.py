@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.foreign_keys import lacks_parent
 from dbsync_pipeline.mirror.model import Model
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def column_differences(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
         ]
         if not dialect.defers_keys:
             operations = but_for_deferral(operations)
+        left_out = {_place(key) for key in keys_without_parent(dialect, model)}
+        operations = [
+            operation
+            for operation in operations
+            if operation[0] != "add_fk" or _place(operation[1]) not in left_out
+        ]
         return [text for operation in operations if (text := _text(operation)) is not None]
 
 
@@ -69,6 +76,24 @@ def but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]
         if operation[0] not in ("add_fk", "remove_fk")
         or _meaning(operation[1]) not in added & removed
     ]
+
+
+def keys_without_parent(dialect: Dialect, model: Model) -> list[sa.ForeignKeyConstraint]:
+    """Return the foreign keys to tables that are not mirrored and that this database lacks.
+
+    They are neither created nor compared here. Read in the open transaction.
+    """
+    with dialect.doing("read the structure"):
+        return [
+            key
+            for table in model.tables
+            for key in table.sa.foreign_key_constraints
+            if lacks_parent(dialect.connection, key)
+        ]
+
+
+def _place(key: sa.ForeignKeyConstraint) -> tuple[str, tuple[str, ...]]:
+    return key.parent.key, tuple(key.column_keys)
 
 
 def _meaning(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:

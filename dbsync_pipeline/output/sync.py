@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbsync_pipeline.output.base import Json, Result, per_database
@@ -66,16 +66,17 @@ class DemoSynced(Result):
 
 @dataclass(frozen=True)
 class Planned(Result):
-    """What a sync to each target would do, and what the guards object to."""
+    """What a sync to each target would do, what the guards object to, and tables left out."""
 
     request: SyncRequest
     plans: PerDatabase[tuple[Plan, tuple[Finding, ...]]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> Json:
-        """Return `{source, targets}`."""
+        """Return `{source, targets, skipped}`."""
         failed: Json = {"equal": None, "refusals": [], "tables": None}
         targets = per_database(self.plans, _plan_json, failed, "target")
-        return {"source": self.request.source, "targets": targets}
+        return {"source": self.request.source, "targets": targets, "skipped": dict(self.skipped)}
 
     @property
     def refused(self) -> bool:
@@ -196,10 +197,14 @@ def _verdict_json(tables: Sequence[TableVerdict]) -> Json:
 
 @dataclass(frozen=True)
 class Statuses(Result):
-    """The status of every database; `configured` is the primary according to the settings."""
+    """The status of every database; `configured` is the primary according to the settings.
+
+    `skipped` has the tables that are not mirrored, each with the reason.
+    """
 
     databases: Sequence[DatabaseStatus]
     configured: str
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> list[DatabaseStatus]:
         """Return one object per database."""

@@ -19,7 +19,7 @@ from dbsync_pipeline.mirror.database import Database, database
 from dbsync_pipeline.mirror.fanout import PerDatabase, one_by_one
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
-from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.model import Model, configured_model
 from dbsync_pipeline.mirror.sync.session import Observer
 from dbsync_pipeline.request import SyncRequest
 from dbsync_pipeline.runs import launch
@@ -88,7 +88,7 @@ def adopt(
 
 def adopt_all(settings: Settings, request: SyncRequest, launched_by: str) -> PerDatabase[Adoption]:
     """As `adopt`, for a process that has neither the models nor the store of Dagster's runs."""
-    model = load_model(settings.models, settings.revisions)
+    model = configured_model(settings)
     with launch.dagster_instance(settings) as instance:
         return adopt(instance, settings, model, request, launched_by=launched_by)
 

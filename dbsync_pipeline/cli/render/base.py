@@ -38,6 +38,14 @@ def good(text: str) -> None:
     OUT.print(f"[green]{escape(text)}[/green]", highlight=False, soft_wrap=True)
 
 
+def say_skipped(skipped: Mapping[str, str]) -> None:
+    """Print which tables are not mirrored, and why; nothing if all are."""
+    if skipped:
+        from dbsync_pipeline.mirror.selection import described
+
+        say(f"not mirrored: {described(skipped)}")
+
+
 def complain(text: str) -> None:
     """Print a sentence about a problem, in red, on stderr."""
     ERR.print(f"[red]{escape(text)}[/red]", highlight=False, soft_wrap=True)

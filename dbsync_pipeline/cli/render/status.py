@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from dbsync_pipeline.cli.render.base import MEGA, OUT, complain, proofs, say, table
+from dbsync_pipeline.cli.render.base import (
+    MEGA,
+    OUT,
+    complain,
+    proofs,
+    say,
+    say_skipped,
+    table,
+)
 from dbsync_pipeline.output.sync import Statuses
 from dbsync_pipeline.text import count
 
@@ -37,6 +45,7 @@ def statuses(result: Statuses) -> None:
     OUT.print(shown)
     if any(place.rows for place in places):
         OUT.print(_rows_table(places))
+    say_skipped(result.skipped)
     for place in places:
         if place.last_publish and any(place.last_publish.proofs.values()):
             say(f"{place.name}: {_compared(place.last_publish)}")

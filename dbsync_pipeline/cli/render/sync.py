@@ -19,6 +19,7 @@ from dbsync_pipeline.cli.render.base import (
     numbers,
     proofs,
     say,
+    say_skipped,
     successes,
     table,
 )
@@ -117,6 +118,7 @@ def planned(result: Planned) -> None:
             good(f"{target}: equal to {result.request.source}, nothing to do")
         else:
             _plan(plan, findings)
+    say_skipped(result.skipped)
 
 
 def _plan(plan: Plan, findings: Sequence[Finding]) -> None:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
+from dbsync_pipeline.dialects.foreign_keys import held, key_violated, orphans, violated_key
 from dbsync_pipeline.dialects.mssql import catalog, drivers, tsql
 from dbsync_pipeline.dialects.mssql.connection import (
     MSSQLConnection,
@@ -199,9 +199,9 @@ class MSSQLTarget(MSSQLConnection):
         Raise NotProved where a reference leads nowhere.
         """
         for table in tables:
-            for key in table.sa.foreign_key_constraints:
+            for key in held(self.connection, table.sa):
                 if self._first_row(tsql.orphans(key))[0]:
-                    raise violated_key(self.name, str(key.name), table.name)
+                    raise key_violated(self.name, key)
         if self._babelfish:
             self._prove_outside_keys(tables)
             self._first_row("SELECT set_config('session_replication_role', 'origin', false)")

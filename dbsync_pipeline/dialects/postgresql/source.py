@@ -12,6 +12,7 @@ from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.foreign_keys import is_outside
 from dbsync_pipeline.dialects.postgresql import catalog
 from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
@@ -77,7 +78,11 @@ class PostgreSQLSource(PostgreSQLConnection):
     def _require_once(
         self, table: Table, inheriting: Sequence[Row], ancestors: Sequence[Row]
     ) -> None:
-        models = {(other.schema, other.name) for other in table.sa.metadata.tables.values()}
+        models = {
+            (other.schema, other.name)
+            for other in table.sa.metadata.tables.values()
+            if not is_outside(other)
+        }
 
         def modelled(schema: str, name: str, visible: bool) -> bool:
             return (schema, name) in models or (visible and (None, name) in models)

@@ -13,7 +13,7 @@ from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.foreign_keys import orphans, violated_key
+from dbsync_pipeline.dialects.foreign_keys import held, key_violated, orphans, violated_key
 from dbsync_pipeline.dialects.postgresql import catalog, copy
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.errors import without_value
@@ -130,9 +130,9 @@ class PostgreSQLTarget(PostgreSQLSource):
                 raise self._violated(error, {table.sa.name for table in tables}) from None
             return
         for table in tables:
-            for key in table.sa.foreign_key_constraints:
+            for key in held(self.connection, table.sa):
                 if self._first_row(_orphans(key))[0]:
-                    raise violated_key(self.name, str(key.name), table.name)
+                    raise key_violated(self.name, key)
         for name, child, parent, child_columns, parent_columns in self._all(
             catalog.OUTSIDE_KEYS, ([quote_table(table.sa) for table in tables],)
         ):
