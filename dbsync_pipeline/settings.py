@@ -71,7 +71,7 @@ class Settings(Policy):
     revisions: Path | None = Field(
         default=None,
         description="The folder of the models' revisions; `dbsync_revisions` beside the module "
-        "of the models if not set.",
+        "of the models if not set. `off`: the application's own migrations alter the tables.",
     )
     primary: str = Field(
         default="windows",

@@ -92,7 +92,8 @@ def apply(
         )
     with redirect_stdout(sys.stderr):  # what a revision prints is not part of the result
         applied = migrate_each(places, model, wait_seconds=settings.lock_seconds, how=how)
-    return Migrated(applied)
+    left_alone = ask(places, lambda place: revisions.why_not(place, model), settings.answer_seconds)
+    return Migrated(applied, {name: why for name, why in left_alone.good.items() if why})
 
 
 def _missing(lacking: PerDatabase[tuple[Revision, ...]]) -> str:

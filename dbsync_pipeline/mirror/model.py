@@ -16,6 +16,9 @@ from dbsync_pipeline.mirror.metadata import find
 from dbsync_pipeline.mirror.selection import TableFilter, chosen, described, mirrored_tables
 from dbsync_pipeline.settings import Settings
 
+REVISIONS_OFF = Path("off")
+"""In place of a folder: the structure of the tables is the application's own, and never altered."""
+
 RESERVED = ("dbsync_publish", "dbsync_change")
 """The columns that a table of before-images has beside those of the model's table."""
 
@@ -24,7 +27,8 @@ RESERVED = ("dbsync_publish", "dbsync_change")
 class Model:
     """The mirrored tables of a SQLAlchemy metadata, and the folder of their revisions, if any.
 
-    `skipped` has the tables that are not mirrored, each with the reason.
+    `skipped` has the tables that are not mirrored, each with the reason. `revisions` is
+    REVISIONS_OFF where there shall be none.
     """
 
     metadata: sa.MetaData
@@ -90,7 +94,9 @@ def load_model(
         revisions = file.with_name("dbsync_revisions")
     names = [table.key for table in mirrored_tables(metadata)]
     skipped = (selection or TableFilter()).skipped(names)
-    model = Model(chosen(metadata, skipped), revisions and revisions.absolute(), skipped)
+    if revisions is not None and revisions != REVISIONS_OFF:
+        revisions = revisions.absolute()
+    model = Model(chosen(metadata, skipped), revisions, skipped)
     if not model.tables:
         raise SettingsError(
             f"no table is left: {described(skipped)}",

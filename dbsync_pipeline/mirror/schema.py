@@ -60,7 +60,7 @@ def _note_first(dialect: Dialect, model: Model) -> None:
     """A database that equals the models when it is first seen needs none of their revisions."""
     if model.revisions is not None:
         with dialect.doing("write the ledger"), dialect.connection.begin():
-            if revisions.noted(dialect) is None:
+            if revisions.noted(dialect) is None and not revisions.standing_back(dialect, model):
                 revisions.note(dialect, model)
 
 
@@ -189,11 +189,17 @@ def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -
 def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
     try:
         pending = revisions.pending(dialect, model)
+        left_alone = revisions.standing_back(dialect, model)
     except DbsyncError:  # a role that may not read the ledger sees the structure all the same
-        pending = ()
+        pending, left_alone = (), ""
     dialect.connection.rollback()
     if pending:
         return f"`dbsync migrate --database {dialect.name}`"
+    if left_alone and texts != [MISSING]:
+        return (
+            "run the application's own migrations there, or correct the models "
+            "(`dbsync tables check` lists all differences)"
+        )
     if texts == [MISSING]:
         return f"`dbsync tables create --database {dialect.name}`"
     return (

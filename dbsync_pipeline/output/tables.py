@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dbsync_pipeline.output.base import Json, Result, per_database
@@ -66,17 +66,21 @@ class Recreated(Result):
 
 @dataclass(frozen=True)
 class Migrated(Result):
-    """The revisions that were applied to each database."""
+    """The revisions that were applied to each database, and why some databases are left alone."""
 
     applied: PerDatabase[tuple[Revision, ...]]
+    left_alone: Mapping[str, str] = field(default_factory=dict)
 
     def json(self) -> list[Json]:
         """Return one object per database."""
-        return per_database(
+        databases = per_database(
             self.applied,
             lambda revisions: {"applied": [_revision_json(revision) for revision in revisions]},
             {"applied": None},
         )
+        return [
+            {**shown, "left_alone": self.left_alone.get(shown["database"])} for shown in databases
+        ]
 
     @property
     def ok(self) -> bool:

@@ -38,7 +38,9 @@ def recreated(result: Recreated) -> None:
 def migrated(result: Migrated) -> None:
     """Print the revisions that were applied to each database."""
     for name, applied in successes(result.applied):
-        if applied:
+        if name in result.left_alone:
+            say(f"{name}: left alone, {result.left_alone[name]}")
+        elif applied:
             good(f"{name}: applied {', '.join(map(str, applied))}")
         else:
             say(f"{name}: up to date")

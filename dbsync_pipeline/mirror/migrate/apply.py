@@ -81,6 +81,8 @@ def migrate(
     refused.
     """
     with database.connect() as dialect:
+        if revisions.standing_back(dialect, model):
+            return ()
         absent, noted = schema.missing(dialect, model), revisions.noted(dialect)
         pending = revisions.pending(dialect, model)
         dialect.connection.rollback()

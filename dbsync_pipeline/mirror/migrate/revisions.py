@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
 from dbsync_pipeline import redact
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.errors import SettingsError, StructureError
+from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
-from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.model import REVISIONS_OFF, Model
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -28,6 +30,8 @@ _NOTED = "revision"
 """The name of the fact with the newest revision that a database has."""
 BASE = "base"
 """Its value for a database without any revision yet, which will get all later ones."""
+OWN = "alembic_version"
+"""The table in which an application's own Alembic keeps its revision; `dbsync migrate` has none."""
 _TEMPLATE = Path(__file__).parents[2] / "dbsync_revisions"
 
 
@@ -59,7 +63,7 @@ def line(model: Model) -> tuple[Revision, ...]:
     read, or are not one line.
     """
     folder = model.revisions
-    if folder is None or not folder.is_dir():
+    if folder is None or folder == REVISIONS_OFF or not folder.is_dir():
         return ()
     if (folder / "env.py").exists():
         raise _wrong(folder, "it belongs to another program, since it has an env.py")
@@ -113,12 +117,14 @@ def lacking(database: Database, model: Model) -> tuple[Revision, ...]:
 
 def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
     """Return the revisions that the database lacks, oldest first: all of them if it never recorded
-    one.
+    one, and none if the application's own migrations alter it.
 
     Raise StructureError if it has one that is not in the folder. Does not end the transaction.
     """
     revisions = line(model)
-    has = noted(dialect) if revisions else None
+    if not revisions or standing_back(dialect, model):
+        return ()
+    has = noted(dialect)
     if has in (None, BASE):
         return revisions
     numbers = [revision.number for revision in revisions]
@@ -130,6 +136,68 @@ def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
             remedy="use the models and the revisions with which the database was migrated",
         )
     return revisions[numbers.index(has) + 1 :]
+
+
+def own(dialect: Dialect, model: Model) -> tuple[str, ...] | None:
+    """Return the revisions that the application's own Alembic recorded in the database.
+
+    None if it recorded none there, or this role may not read them. Does not end the transaction.
+    """
+    recorded: list[str] = []
+    with dialect.doing("read alembic_version"):
+        inspector = sa.inspect(dialect.connection)
+        places = [
+            schema
+            for schema in {None, *(table.sa.schema for table in model.tables)}
+            if inspector.has_table(OWN, schema=schema)
+        ]
+        for schema in places:
+            version = sa.table(OWN, sa.column("version_num", sa.Unicode), schema=schema)
+            try:
+                with dialect.attempt():
+                    recorded += dialect.connection.scalars(sa.select(version.c.version_num))
+            except dialect.driver_errors:  # of another tool, or not for this role
+                continue
+    return tuple(sorted(recorded)) or None
+
+
+def standing_back(dialect: Dialect, model: Model) -> str:
+    """Return why this database's structure is not for `dbsync migrate`; empty if it is.
+
+    Its owner says so by the setting, or has recorded revisions of its own, and the ledger none.
+    """
+    if model.revisions == REVISIONS_OFF:
+        return "DBSYNC_REVISIONS is off: the application's own migrations alter the tables"
+    if noted(dialect) not in (None, BASE):
+        return ""
+    if recorded := own(dialect, model):
+        return f"the application's own migrations alter it: {OWN} has {', '.join(recorded)}"
+    return ""
+
+
+def why_not(database: Database, model: Model) -> str:
+    """As `standing_back`, for a database that is not open."""
+    with database.connect() as dialect:
+        return standing_back(dialect, model)
+
+
+def of_both_sides(source: Database, target: Database, model: Model) -> str:
+    """Return what the application's own migrations recorded on both sides, for a message.
+
+    Empty if they recorded nothing on either. A side that does not respond counts as unknown.
+    """
+    recorded: dict[str, str | None] = {}
+    for database in (source, target):
+        try:
+            with database.at_once.connect() as dialect:
+                recorded[database.name] = ", ".join(own(dialect, model) or ()) or None
+        except DbsyncError as error:
+            recorded[database.name] = f"an unknown revision ({error.cause})"
+    if not any(recorded.values()):
+        return ""
+    return f"; {OWN}: " + ", ".join(
+        f"{name} has {revision or 'none'}" for name, revision in recorded.items()
+    )
 
 
 def noted(dialect: Dialect) -> str | None:

@@ -18,7 +18,7 @@ from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror import schema, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.migrate import revisions
-from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.model import REVISIONS_OFF, Model
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -51,6 +51,13 @@ def write(
     cannot be written, or if values would be lost or missing and `changes` does not say so;
     SettingsError if the file cannot be written, or `changes` names what does not differ.
     """
+    if model.revisions == REVISIONS_OFF:
+        raise SettingsError(
+            "DBSYNC_REVISIONS is off",
+            operation=_OPERATION,
+            remedy="write the change as a migration of the application's own, or set "
+            "DBSYNC_REVISIONS to a folder",
+        )
     if model.revisions is None:
         raise SettingsError(
             "the models' module has no folder",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
-from dbsync_pipeline.errors import DbsyncError
+from dbsync_pipeline.errors import DbsyncError, StructureError
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
@@ -119,10 +120,11 @@ class Opening:
         """
         task = self._task
         compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
-        with task.source.connect() as source:
-            source.limit_lock_wait(task.settings.lock_seconds)
-            schema.require(source, task.model)
-        created = schema.ensure(task.target, task.model)
+        with self._naming_own_revisions():
+            with task.source.connect() as source:
+                source.limit_lock_wait(task.settings.lock_seconds)
+                schema.require(source, task.model)
+            created = schema.ensure(task.target, task.model)
         source, target = self._connect()
         target.begin(task.tables, wait_seconds=task.settings.lock_seconds)
         self._opened = _read(task, source, target)
@@ -131,13 +133,14 @@ class Opening:
     def open_for_reading(self) -> frozenset[str]:
         """Open a snapshot of each side; return the names of the tables that the target lacks."""
         task = self._task
-        with task.source.connect() as source:
-            schema.require(source, task.model)
-        source, target = self._connect()
-        differences = schema.differences(target, task.model)
-        missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
-        if not missing:
-            schema.refuse(target, task.model, differences)
+        with self._naming_own_revisions():
+            with task.source.connect() as source:
+                schema.require(source, task.model)
+            source, target = self._connect()
+            differences = schema.differences(target, task.model)
+            missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
+            if not missing:
+                schema.refuse(target, task.model, differences)
         target.snapshot([table for table in task.tables if table.name not in missing])
         self._opened = _read(task, source, target, missing)
         return frozenset(missing)
@@ -152,6 +155,16 @@ class Opening:
         while self._dialects:
             self._dialects.pop(0).close()
         self._opened = None
+
+    @contextmanager
+    def _naming_own_revisions(self) -> Iterator[None]:
+        """Add to a difference in structure what the application's own migrations recorded."""
+        task = self._task
+        try:
+            yield
+        except StructureError as error:
+            error.cause += revisions.of_both_sides(task.source, task.target, task.model)
+            raise
 
     def _connect(self) -> tuple[Dialect, Dialect]:
         target = self._task.target.open(self._task.label)
