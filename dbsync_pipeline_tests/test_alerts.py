@@ -200,6 +200,17 @@ def test_the_daemon_alerts_for_a_run_that_was_killed(
     )
 
 
+@pytest.mark.parametrize("silent_minutes", [1, 4])
+def test_a_run_that_is_alive_after_all_sends_no_alert(
+    receiver: Receiver, places: Places, instance: DagsterInstance, silent_minutes: int
+) -> None:
+    sign = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=silent_minutes)
+    tags = {"dagster/partition": "linux", run_tags.ALIVE_TAG: sign.isoformat()}
+    run = instance.create_run_for_job(launch.sync_job(), tags=tags, status=DagsterRunStatus.STARTED)
+    evaluate_alert_sensor(instance, run)
+    assert bool(receiver.alerts) is (silent_minutes > 3)
+
+
 @op
 def fail_over() -> None:
     """Stand for the op of a failover."""

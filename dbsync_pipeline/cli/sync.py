@@ -180,14 +180,10 @@ def history(options: HistoryOptions) -> Listed:
 
 
 def _sync_all(settings: Settings, request: SyncRequest, quiet: bool) -> Synced:
-    """Run one sync per target, in turn; the failure of one does not stop the others."""
+    """Run one sync per target; the failure of one does not stop the others."""
     with starting_dagster():
         from dbsync_pipeline.cli.render.progress import watching
         from dbsync_pipeline.runs import launch
 
-    runs = []
-    with launch.dagster_instance(settings) as instance, watching(quiet) as watch:
-        for target in request.targets:
-            with interruptible():
-                runs.append(launch.sync(instance, request, target, watch(target)))
-    return Synced(request, runs)
+    with launch.dagster_instance(settings) as instance, watching(quiet) as watch, interruptible():
+        return Synced(request, launch.sync_all(instance, request, watch))

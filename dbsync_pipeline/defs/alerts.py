@@ -12,6 +12,7 @@ Only failures that a retry can fix are retried. Dagster's retries are for runs w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Protocol
 
 from dagster import (
@@ -36,6 +37,7 @@ from dbsync_pipeline.defs.run_tags import (
     NOTE_TAG,
     UPKEEP,
     checks_standby,
+    is_alive,
     is_sync,
     reason,
     source_of,
@@ -125,11 +127,17 @@ def is_command_line_run(run: DagsterRun) -> bool:
 
 
 def needs_alert(run: DagsterRun) -> bool:
-    """Return whether the daemon must send the alert for this failed run."""
+    """Return whether the daemon must send the alert for this failed run.
+
+    Not for a run in a command's own process that gives signs of life: a launcher that does not know
+    it made the daemon fail it. The process goes on, and reports its own failure.
+    """
     known = is_sync(run) or checks_standby(run) or run.job_name in (*FAILOVER, *UPKEEP)
     if not known or run.tags.get(ALERTED_TAG) == run.run_id:
         return False
-    return is_command_line_run(run) or not _will_retry(run.tags)
+    if is_command_line_run(run):
+        return not is_alive(run, datetime.now(UTC))
+    return not _will_retry(run.tags)
 
 
 def _will_retry(tags: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ the command line that was killed, and a machine that is gone.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from dagster import (
     DagsterInstance,
@@ -21,10 +21,7 @@ from dagster import (
     sensor,
 )
 
-from dbsync_pipeline.defs.run_tags import ALIVE_TAG, is_sync
-
-SILENT = timedelta(minutes=3)
-"""A run without a sign of life for this long is dead; a live one gives one every half minute."""
+from dbsync_pipeline.defs.run_tags import ALIVE_TAG, SILENT, is_sync
 
 
 def reaper_sensor() -> SensorDefinition:

@@ -19,8 +19,15 @@ from dagster import ConfigurableResource, InitResourceContext, OpExecutionContex
 from pydantic import Field, PrivateAttr
 
 from dbsync_pipeline.defs.failures import as_dagster_failure
-from dbsync_pipeline.defs.run_tags import ROUND_TAG, SOURCE_TAG, TARGET_TAG, is_automatic, round_of
-from dbsync_pipeline.defs.watcher import watch
+from dbsync_pipeline.defs.run_tags import (
+    PROGRESS_TAG,
+    ROUND_TAG,
+    SOURCE_TAG,
+    TARGET_TAG,
+    is_automatic,
+    round_of,
+)
+from dbsync_pipeline.defs.watcher import Progress, watch
 from dbsync_pipeline.defs.work import PrimaryReading, Work
 from dbsync_pipeline.errors import Refused, SettingsError, Unavailable
 from dbsync_pipeline.mirror import database, pausing
@@ -70,6 +77,7 @@ class Sync(ConfigurableResource[None]):
         context.instance.add_run_tags(context.run_id, tags)  # history finds the run by them
         source, target = source_and_target(settings, tags[SOURCE_TAG], name, primary)
         _refuse_paused(context.run.tags, target)
+        progress = Progress() if PROGRESS_TAG in context.run.tags else None
         model = configured_model(settings)
         if source.name == target.name:
             self._role = "primary"
@@ -83,10 +91,10 @@ class Sync(ConfigurableResource[None]):
                 run_id=context.run_id,
                 settings=settings,
                 policy=overrides.applied_to(settings.policy),
-                observe=OBSERVER.get(),
+                observe=progress or OBSERVER.get(),
                 round_id=round_id,
             )
-        self._ended = watch(context, self._work)
+        self._ended = watch(context, self._work, progress)
         return self._work
 
     @property

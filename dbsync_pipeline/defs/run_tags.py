@@ -4,6 +4,7 @@ target, and why it failed."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from dagster import (
@@ -25,13 +26,19 @@ ROUND_TAG = "dbsync/round"
 # Dagster's pages hide tags that begin with `.dagster/`.
 ALIVE_TAG = ".dagster/dbsync_alive_at"
 """When the run's process last wrote that it is alive."""
+SILENT = timedelta(minutes=3)
+"""A run without a sign of life for this long is dead; a live one gives one every half minute."""
 ALERTED_TAG = ".dagster/dbsync_alerted"
 """The run's own id once its process has sent the alert of its failure. A retry inherits its
 parent's tags but has another id, so an inherited tag does not count."""
 NOTE_TAG = "dbsync/note"
 """What a person must know about a run that succeeded."""
 INTERFACE_TAG = "dbsync/interface"
-"""Which of the project's interfaces asked for the run, if not the command line."""
+"""Which of the project's interfaces asked for the run."""
+COMMAND_LINE = "command line"
+PROGRESS_TAG = ".dagster/dbsync_progress"
+"""JSON: (phase, rows done, rows in all) by table, of the tables that moved last. Only a run that is
+followed from another process has it."""
 PARTITION_TAG = "dagster/partition"
 JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job", "primary_back_job")
@@ -81,6 +88,12 @@ def checks_standby(run: DagsterRun) -> bool:
     return any(tuple(key.path) == STANDBY for key in run.asset_selection or ())
 
 
+def is_alive(run: DagsterRun, now: datetime) -> bool:
+    """Return whether the run's process wrote less than three minutes ago that it is alive."""
+    sign = run.tags.get(ALIVE_TAG)
+    return sign is not None and now - datetime.fromisoformat(sign) <= SILENT
+
+
 def source_of(run: DagsterRun) -> str | None:
     """Return the source's name: as the run's first step recorded it, else as the run's config has
     it."""
@@ -127,9 +140,7 @@ def launcher_of(run: DagsterRun) -> str:
     for tag, kind in _LAUNCHERS.items():
         if tag in run.tags:
             return f"{kind} {run.tags[tag]}"
-    return run.tags.get(INTERFACE_TAG) or (
-        "command line" if run.remote_job_origin is None else "ui"
-    )
+    return run.tags.get(INTERFACE_TAG) or (COMMAND_LINE if run.remote_job_origin is None else "ui")
 
 
 def is_automatic(tags: Mapping[str, str]) -> bool:

@@ -165,7 +165,7 @@ def _take_slot() -> None:
 
 def _sync(settings: Settings, request: SyncRequest) -> list[history.Run]:
     """Run the syncs in a new process, and free their slot."""
-    return _in_a_process(launch.sync_all, settings, request)
+    return _in_a_process(launch.sync_in_new_process, settings, request)
 
 
 def _in_a_process(

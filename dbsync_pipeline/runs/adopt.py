@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from dagster import DagsterInstance
 
-from dbsync_pipeline import signals
+from dbsync_pipeline.defs.run_tags import COMMAND_LINE
 from dbsync_pipeline.errors import DatabaseError
 from dbsync_pipeline.mirror import guard, schema
 from dbsync_pipeline.mirror.database import Database, database
@@ -60,7 +60,7 @@ def adopt(
     model: Model,
     request: SyncRequest,
     observer: Callable[[str], Observer | None] = lambda _: None,
-    launched_by: str | None = None,
+    launched_by: str = COMMAND_LINE,
 ) -> PerDatabase[Adoption]:
     """Take in each target of the request, in turn; the failure of one does not stop the others.
 
@@ -79,8 +79,8 @@ def adopt(
         if findings:
             return Adoption(None, plan, findings)
         unnumbered = _give_ledger(database(settings, request.source).at_once, model)
-        with signals.kept():  # a Ctrl-C that Dagster catches ends the next targets too
-            run = launch.sync(instance, request, target, observer(target), launched_by)
+        alone = replace(request, targets=(target,))
+        (run,) = launch.sync_all(instance, alone, observer, launched_by)
         return Adoption(None, plan, (), run, unnumbered)
 
     return one_by_one(request.targets, adopt_one)

@@ -1,7 +1,9 @@
-"""Run syncs, failovers and failbacks as Dagster jobs in this process, so that history has them all.
+"""Run syncs, failovers and failbacks as Dagster jobs, so that history has them all.
 
-The command line and the HTTP API use it. A sync is one run per target. This module also creates the
-store of Dagster's runs before its first use.
+The command line and the HTTP API use it. A sync is one run per target, in this process or, if the
+deployment has a run launcher of its own, where that runs it (`elsewhere.py`). Failover and failback
+always run in this process: they must work while the deployment does not. This module also creates
+the store of Dagster's runs before its first use.
 """
 
 from __future__ import annotations
@@ -20,12 +22,20 @@ from dbsync_pipeline import signals
 from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.keys import asset_keys
 from dbsync_pipeline.defs.resources import OBSERVER
-from dbsync_pipeline.defs.run_tags import INTERFACE_TAG, JOB, PARTITION_TAG, ROUND_TAG, TARGET_TAG
+from dbsync_pipeline.defs.run_tags import (
+    COMMAND_LINE,
+    INTERFACE_TAG,
+    JOB,
+    PARTITION_TAG,
+    ROUND_TAG,
+    TARGET_TAG,
+)
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.sync.session import Observer
+from dbsync_pipeline.mirror.sync.task import ignore_progress
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.request import SyncRequest
-from dbsync_pipeline.runs import history
+from dbsync_pipeline.runs import elsewhere, history
 from dbsync_pipeline.settings import Settings
 
 
@@ -74,44 +84,82 @@ def _open(home: Path) -> DagsterInstance:
     return instance
 
 
+def sync_all(
+    instance: DagsterInstance,
+    request: SyncRequest,
+    watch: Callable[[str], Observer | None] = lambda _: None,
+    launched_by: str = COMMAND_LINE,
+) -> list[history.Run]:
+    """Run one sync per target to its end, and return their records in the order of the targets.
+
+    In this process the targets have their turns; the deployment's own run launcher may run them at
+    once. The failure of one does not stop the others. `watch` returns the observer of a target,
+    `launched_by` is what history shows.
+    Raise KeyboardInterrupt after Ctrl-C, and what `elsewhere.run_all` raises.
+    """
+    if not elsewhere.runs_elsewhere(instance):
+        return [
+            sync(instance, request, target, watch(target), launched_by)
+            for target in request.targets
+        ]
+    assets = list(asset_keys(request.tables).values())
+    return elsewhere.run_all(
+        instance,
+        [
+            elsewhere.Submission(
+                _tags(request, target, launched_by),
+                _run_config(request),
+                assets,
+                watch(target) or ignore_progress,
+            )
+            for target in request.targets
+        ],
+    )
+
+
 def sync(
     instance: DagsterInstance,
     request: SyncRequest,
     target: str,
     observe: Observer | None = None,
-    launched_by: str | None = None,
+    launched_by: str = COMMAND_LINE,
 ) -> history.Run:
-    """Run `sync_job` on one target of the request to its end, and return its record.
-
-    `launched_by` is the name in history of what launched the run; None is the command line.
+    """Run `sync_job` on one target of the request to its end in this process, and return its
+    record. Raise KeyboardInterrupt after a Ctrl-C, also if Dagster caught it.
     """
     token = OBSERVER.set(observe)
-    tags = {
-        PARTITION_TAG: target,
-        TARGET_TAG: target,
-        ROUND_TAG: request.round_id,
-        **({INTERFACE_TAG: launched_by} if launched_by else {}),
-    }
     try:
-        with execute_job(
-            reconstructable(sync_job),
-            instance,
-            run_config=_run_config(request),
-            tags=tags,
-            asset_selection=list(asset_keys(request.tables).values()),
-            raise_on_error=False,
-        ) as result:
+        with (
+            signals.kept(),
+            execute_job(
+                reconstructable(sync_job),
+                instance,
+                run_config={**_run_config(request), **_QUIET},
+                tags=_tags(request, target, launched_by),
+                asset_selection=list(asset_keys(request.tables).values()),
+                raise_on_error=False,
+            ) as result,
+        ):
             return history.read_one(instance, result.run_id)
     finally:
         OBSERVER.reset(token)
 
 
-def sync_all(settings: Settings, request: SyncRequest, launched_by: str) -> list[history.Run]:
-    """Run one sync per target, in turn; the failure of one does not stop the others."""
+def _tags(request: SyncRequest, target: str, launched_by: str) -> dict[str, str]:
+    return {
+        PARTITION_TAG: target,
+        TARGET_TAG: target,
+        ROUND_TAG: request.round_id,
+        INTERFACE_TAG: launched_by,
+    }
+
+
+def sync_in_new_process(
+    settings: Settings, request: SyncRequest, launched_by: str
+) -> list[history.Run]:
+    """Do `sync_all` with a store of its own; for a process that was started for it."""
     with dagster_instance(settings) as instance:
-        return [
-            sync(instance, request, target, launched_by=launched_by) for target in request.targets
-        ]
+        return sync_all(instance, request, launched_by=launched_by)
 
 
 @dataclass(frozen=True)
@@ -212,7 +260,6 @@ def _run_config(request: SyncRequest) -> dict[str, Any]:
     return {
         "resources": {"sync": {"config": {"source": request.source}}},
         "ops": {"sync": {"ops": {"ensure_schema": {"config": request.overrides.given}}}},
-        **_QUIET,
     }
 
 
