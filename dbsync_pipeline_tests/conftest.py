@@ -25,7 +25,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline_tests import lanes
+from dbsync_pipeline_tests import forked, lanes
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.servers import Servers, administer, named_servers
 
@@ -67,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         config.stash[_SERVERS] = Servers.in_a_new_folder()
         config.add_cleanup(config.stash[_SERVERS].stop)
+    forked.use(config.stash[_SERVERS].folder)
 
 
 def pytest_configure_node(node: Any) -> None:

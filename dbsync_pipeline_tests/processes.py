@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.places import Places
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +31,7 @@ def until(what: str, found: Callable[[], Any], seconds: float = 150) -> Any:
 
 def dbsync(places: Places, *words: str, status: int = 0) -> Any:
     """What a command prints, as JSON."""
-    command = [sys.executable, "-m", "dbsync_pipeline.cli.entry", *words, "--json"]
+    command = [*forked.python(), "-m", "dbsync_pipeline.cli.entry", *words, "--json"]
     done = subprocess.run(command, env=places.environment(ROOT), capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -45,9 +46,10 @@ def job_execute(target: str) -> list[str]:
 def started(
     places: Places, *module: str, output: Any = subprocess.PIPE, start_new_session: bool = False
 ) -> subprocess.Popen[str]:
-    """A module of Dagster's that runs on, with the store that an operator has."""
+    """A module that runs on, with the store that an operator has. In a session of its own, it is Python itself that starts."""
+    python = [sys.executable] if start_new_session else forked.python()
     return subprocess.Popen(
-        [sys.executable, "-m", *module],
+        [*python, "-m", *module],
         env={**places.environment(ROOT), "DAGSTER_HOME": str(places.dagster_home)},
         stdout=output,
         stderr=output,

@@ -47,6 +47,7 @@ class Servers:
     def in_a_new_folder(cls) -> Servers:
         folder = Path(tempfile.mkdtemp(prefix="dbsync-tests-"))
         folder.chmod(0o755)  # as root, PostgreSQL runs as a user of its own
+        (folder / "owner").write_text(str(os.getpid()))
         return cls(folder)
 
     def url(self, engine: str, number: int = 0) -> sa.URL:

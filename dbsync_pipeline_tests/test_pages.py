@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from dbsync_pipeline_tests import forked
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -30,14 +33,21 @@ PAGES = (
     "how-to/monthly-checklist.md",
 )
 
-SQLITE3 = """#!{python}
+SQLITE3 = """#!/bin/sh
+exec {python} -I -S -c '
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], timeout=30)
 for row in connection.execute(sys.argv[2]):
     print("|".join(map(str, row)))
 connection.commit()
+' "$@"
 """
 """What a page uses of the program `sqlite3`, which a machine may lack."""
+
+DBSYNC = """#!/bin/sh
+exec {python} -m dbsync_pipeline.cli.entry "$@"
+"""
+"""The program, forked instead of started."""
 
 NEWEST = (
     "dbsync history --limit 1 --json | python -c "
@@ -76,8 +86,11 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     programs, place = tmp_path / "programs", tmp_path / "place"
     programs.mkdir()
     place.mkdir()
-    (programs / "sqlite3").write_text(SQLITE3.format(python=sys.executable))
-    (programs / "sqlite3").chmod(0o755)
+    python = shlex.join(forked.python())
+    (programs / "sqlite3").write_text(SQLITE3.format(python=shlex.quote(sys.executable)))
+    (programs / "dbsync").write_text(DBSYNC.format(python=python))
+    for program in programs.iterdir():
+        program.chmod(0o755)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
 
     def run(text: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from io import StringIO
@@ -16,13 +15,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dbsync_pipeline.cli.render.progress import MOST_LINES, Block, Rows
+from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import ROOT
 from dbsync_pipeline_tests.worlds import content, execute
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
-PROGRAM = [sys.executable, "-m", "dbsync_pipeline.cli.entry"]
+PROGRAM = ["-m", "dbsync_pipeline.cli.entry"]
 ENTER = ""
 
 
@@ -40,7 +40,7 @@ def at_terminal(
     """
     ours, terminal = os.openpty()
     with subprocess.Popen(
-        [*PROGRAM, *words],
+        [*forked.python(), *PROGRAM, *words],
         env={**places.environment(ROOT), "TERM": "xterm", "COLUMNS": "200"},
         stdin=terminal,
         stdout=subprocess.PIPE,
@@ -119,7 +119,7 @@ def test_the_end_of_the_input_is_a_refusal(places: Places) -> None:
 @pytest.mark.parametrize("words", [["sync", "--target", "linux", "--quiet"], []])
 def test_without_a_terminal_it_asks_nothing(words: list[str], places: Places) -> None:
     done = subprocess.run(
-        [*PROGRAM, *words],
+        [*forked.python(), *PROGRAM, *words],
         env=places.environment(ROOT),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -160,5 +160,7 @@ def test_a_shell_completes_commands_and_databases(
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split(" ")) - 1),
     }
-    done = subprocess.run(PROGRAM, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [*forked.python(), *PROGRAM], env=environment, capture_output=True, text=True
+    )
     assert set(done.stdout.split()) == completed
