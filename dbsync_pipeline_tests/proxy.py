@@ -82,7 +82,7 @@ class Connection:
         with contextlib.suppress(OSError):
             while data := self._received(reader, direction):
                 if direction == TO_SERVER:
-                    self._piece = self.proxy.next_piece()
+                    self._piece = self.proxy.pieces.next()
                 self._forward(data, writer, direction)
             writer.shutdown(socket.SHUT_WR)
 
@@ -132,9 +132,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Piece:
-    """The n-th piece that is sent to the server, by whichever connection: about one statement, or a part of a COPY."""
+    """The n-th piece that is sent to the server, by whichever connection: about one statement, or a part of a COPY.
+
+    Proxies that share their `Pieces` count them together.
+    """
 
     n: int
+
+
+class Pieces:
+    """How many pieces were sent so far."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        with self._lock:
+            self.number += 1
+            return self.number
 
 
 @dataclass(eq=False)
@@ -169,7 +185,9 @@ class Trigger:
 class Proxy:
     """Listens on a port of this machine. Use `proxy_to`, which also ends it."""
 
-    def __init__(self, server: sa.URL, connect_seconds: float = 0) -> None:
+    def __init__(
+        self, server: sa.URL, connect_seconds: float = 0, pieces: Pieces | None = None
+    ) -> None:
         self._server = server
         self._connect_seconds = connect_seconds
         self._triggers: list[Trigger] = []
@@ -177,7 +195,7 @@ class Proxy:
         self._port = 0
         self._listener: socket.socket | None = None
         self.connections: list[Connection] = []
-        self.pieces = 0
+        self.pieces = pieces or Pieces()
         self.listen()
 
     @property
@@ -199,12 +217,6 @@ class Proxy:
         with self._lock:
             self._triggers.append(trigger)
         return trigger.fired
-
-    def next_piece(self) -> int:
-        """Count a piece that arrived for the server."""
-        with self._lock:
-            self.pieces += 1
-            return self.pieces
 
     def next_trigger(self, place: Place, data: bytes) -> tuple[Trigger | None, int]:
         """The first trigger in `data`, which is used up, and how many bytes go before it."""
@@ -279,9 +291,11 @@ def _reach(url: sa.URL) -> socket.socket:
 
 
 @contextlib.contextmanager
-def proxy_to(server: sa.URL, connect_seconds: float = 0) -> Iterator[Proxy]:
+def proxy_to(
+    server: sa.URL, connect_seconds: float = 0, pieces: Pieces | None = None
+) -> Iterator[Proxy]:
     """A proxy to that server, which lets each new connection wait for `connect_seconds`. It is closed at the end."""
-    proxy = Proxy(server, connect_seconds)
+    proxy = Proxy(server, connect_seconds, pieces)
     try:
         yield proxy
     finally:
