@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,21 @@ users = MODEL.table("users").sa
 
 @dataclass(frozen=True)
 class Server:
-    """The server's address, its process, and the databases that it syncs."""
+    """The server's address, its log, and the databases that it syncs."""
 
     url: str
-    process: psutil.Process
     log: Path
     places: Places
+
+    @property
+    def process(self) -> psutil.Process:
+        (pid,) = re.findall(r"Started server process \[(\d+)\]", self.log.read_text())
+        return psutil.Process(int(pid))
+
+    @property
+    def syncing(self) -> list[psutil.Process]:
+        """The processes of the syncs that run: each is forked by a child of the server."""
+        return [sync for one in self.process.children() for sync in one.children()]
 
     def ask(
         self, method: str, path: str, body: Any = None, token: str | None = TOKEN
@@ -60,26 +70,55 @@ class Server:
         return self.ask("POST", "/admin/sync", words)[:2]
 
 
+SERVE = ("dbsync_pipeline.cli.entry", "serve")
+"""The command. It becomes the server by starting Python again."""
+SERVER = ("dbsync_pipeline.http.server", "--host", "127.0.0.1")
+
+
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    places, port, log = Places(tmp_path, monkeypatch), free_port(), tmp_path / "log"
+def server(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    places = Places(tmp_path, monkeypatch)
+    with served(places, getattr(request, "param", SERVER)) as server:
+        yield server
+
+
+@pytest.fixture
+def idle_server(shared_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """For the tests whose requests are all refused, or change nothing: one server serves them all."""
+    monkeypatch.chdir(shared_server.places.folder)
+    return shared_server
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        places = Places(tmp_path_factory.mktemp("idle"), monkeypatch)
+        with served(places, SERVER) as server:
+            monkeypatch.undo()
+            yield server
+
+
+@contextmanager
+def served(places: Places, module: tuple[str, ...]) -> Iterator[Server]:
+    port, log = free_port(), places.folder / "log"
     places.set(DBSYNC_API_TOKEN=TOKEN)
     with log.open("w") as output:
-        process = started(
-            places, "dbsync_pipeline.cli.entry", "serve", "--port", str(port), output=output
-        )
+        process = started(places, *module, "--port", str(port), output=output)
         try:
             until(
                 "the server answers",
                 lambda: "Uvicorn running" in log.read_text() or process.poll() is not None,
             )
-            yield Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid), log, places)
+            yield Server(f"http://127.0.0.1:{port}", log, places)
         finally:
             process.terminate()
             process.wait(60)
     assert TOKEN not in log.read_text() and "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize("server", [SERVE], indirect=True, ids=["dbsync serve"])
 def test_it_responds_with_what_the_command_line_prints(server: Server) -> None:
     places = server.places
     status, done = server.sync(source="windows", target=["linux"])
@@ -142,7 +181,7 @@ def test_a_standby_is_taken_in_once(server: Server) -> None:
     assert again["targets"][0]["number"] == done["targets"][0]["number"]
 
 
-def test_nothing_is_served_without_the_token(server: Server) -> None:
+def test_nothing_is_served_without_the_token(idle_server: Server) -> None:
     asked = (
         ("GET", "/admin/db-status", None),
         ("GET", "/admin/sync-history", None),
@@ -154,15 +193,15 @@ def test_nothing_is_served_without_the_token(server: Server) -> None:
     )
     for token in (None, "x", TOKEN[:-1], TOKEN + "1", "ñ"):
         for method, path, body in asked:
-            status, answer, headers = server.ask(method, path, body, token)
+            status, answer, headers = idle_server.ask(method, path, body, token)
             assert (status, headers["www-authenticate"]) == (
                 401,
                 "Bearer",
             ) and "DBSYNC_API_TOKEN" in answer["error"]["remedy"]
-    assert dbsync(server.places, "history") == []
+    assert dbsync(idle_server.places, "history") == []
 
 
-def test_an_invalid_request_is_refused_with_its_cause(server: Server) -> None:
+def test_an_invalid_request_is_refused_with_its_cause(idle_server: Server) -> None:
     for method, path, body, status, cause in (
         ("POST", "/admin/sync", {"target": ["mars"]}, 400, "there is no database 'mars'"),
         (
@@ -187,15 +226,15 @@ def test_an_invalid_request_is_refused_with_its_cause(server: Server) -> None:
         ("GET", "/admin/db-status/", None, 404, "GET /admin/db-status/"),
         ("GET", "/admin/sync", None, 405, "GET /admin/sync"),
     ):
-        told, answer, _ = server.ask(method, path, body)
+        told, answer, _ = idle_server.ask(method, path, body)
         assert told == status and cause in answer["error"]["cause"] and answer["error"]["remedy"], (
             answer
         )
-    assert dbsync(server.places, "history") == []
+    assert dbsync(idle_server.places, "history") == []
 
 
-def test_it_describes_its_addresses_to_a_program(server: Server) -> None:
-    paths = server.ask("GET", "/admin/openapi.json")[1]["paths"]
+def test_it_describes_its_addresses_to_a_program(idle_server: Server) -> None:
+    paths = idle_server.ask("GET", "/admin/openapi.json")[1]["paths"]
     assert set(paths) == {
         "/admin/db-status",
         "/admin/sync-history",
@@ -235,13 +274,8 @@ def test_a_sync_whose_process_is_killed_is_reported(server: Server) -> None:
     answers: list[tuple[int, Any]] = []
     asking = threading.Thread(target=lambda: answers.append(server.sync(target=["linux"])))
     asking.start()
-    child = until(
-        "the sync's process",
-        lambda: [
-            one for one in server.process.children() if "spawn_main" in " ".join(one.cmdline())
-        ],
-    )
-    os.kill(child[0].pid, signal.SIGKILL)
+    (syncing,) = until("the sync's process", lambda: server.syncing)
+    os.kill(syncing.pid, signal.SIGKILL)
     asking.join(60)
     ((status, answer),) = answers
     assert (
@@ -260,7 +294,7 @@ def test_the_number_of_syncs_at_once_is_limited(server: Server) -> None:
         writer.execute("BEGIN IMMEDIATE")
         assert server.sync(target=["linux"], wait=False)[0] == 202
         waiting = [clients.submit(server.sync, target=["linux"]) for _ in range(app.AT_ONCE - 1)]
-        until("so many run", lambda: len(server.process.children()) >= app.AT_ONCE)
+        until("so many run", lambda: len(server.syncing) == app.AT_ONCE)
         until("one more is refused", lambda: server.sync(target=["azure"])[0] == 503)
         assert server.sync(target=["azure"], wait=False)[0] == 503, "and not promised either"
         writer.rollback()

@@ -8,11 +8,11 @@ one job at a time per process, and continues if the client disconnects. Settings
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from threading import BoundedSemaphore
 from typing import Annotated, Any, TypeVar
 
@@ -48,6 +48,11 @@ AT_ONCE = 8
 """How many syncs run at the same time; each is a process of some 200 megabytes."""
 _slots = BoundedSemaphore(AT_ONCE)
 
+_forks = "forkserver" in multiprocessing.get_all_start_methods()
+_processes = multiprocessing.get_context("forkserver" if _forks else "spawn")
+"""How a sync's process starts: forked by one that has imported this module, which the first sync
+starts. This process has threads, so it must not fork itself. Windows cannot fork."""
+
 _log = logging.getLogger("uvicorn.error")
 _bearer = HTTPBearer(auto_error=False, description="DBSYNC_API_TOKEN")
 
@@ -58,6 +63,8 @@ monitoring = APIRouter(dependencies=[Depends(_bearer)])
 def create() -> FastAPI:
     """Return the ASGI application. Raise SettingsError if a setting or the token is wrong."""
     settings = load()
+    if _forks:
+        _processes.set_forkserver_preload([__name__])
     app = FastAPI(
         title="dbsync", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -173,7 +180,7 @@ def _in_a_process(
 ) -> Done:
     """Do the work of a request in a new process, and free its slot."""
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, _processes) as process:
             return process.submit(work, settings, request, "api").result()
     except BrokenProcessPool:
         raise DbsyncError(
