@@ -153,7 +153,7 @@ class Settings(Policy):
     )
     api_token: SecretStr = Field(
         default=SecretStr(""),
-        description="The token that every request to `dbsync serve` must carry, at least "
+        description="The token that opens `dbsync serve`, its page and its API: at least "
         f"{SHORTEST_TOKEN} characters.",
     )
     asset_prefix: str = Field(

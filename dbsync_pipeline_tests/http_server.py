@@ -14,11 +14,11 @@ from dbsync_pipeline_tests.processes import free_port
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """Serve the application of the current settings; yield its address."""
+def serving(application: str = "dbsync_pipeline.http.app:create") -> Iterator[str]:
+    """Serve the application with the current settings; yield its address."""
     port = free_port()
     config = uvicorn.Config(
-        "dbsync_pipeline.http.app:create",
+        application,
         factory=True,
         host="127.0.0.1",
         port=port,

@@ -47,7 +47,7 @@ def serve(
     ] = "127.0.0.1",
     port: Port = 8000,
 ) -> Server:
-    """Serve the admin API over HTTP, authenticated by DBSYNC_API_TOKEN.
+    """Serve the page to glance at and the admin API over HTTP, both behind DBSYNC_API_TOKEN.
 
     Ctrl-C stops it and the running syncs.
     """
@@ -59,7 +59,7 @@ def serve(
     module = ["-m", "dbsync_pipeline.http.server", "--host", host, "--port", str(port)]
     return Server(
         {"url": url},
-        f"The admin API is served at {url}; docs/api.md describes it. Ctrl-C stops it.",
+        f"The page is at {url}, and the admin API of docs/api.md below it. Ctrl-C stops both.",
         [sys.executable, *module],
         dict(os.environ),
     )

@@ -8,8 +8,10 @@ so an alert is sent only when something changes.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
+import datetime as dt
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dagster import (
@@ -92,7 +94,8 @@ def _check_standbys_op(names: Sequence[str]) -> OpDefinition:
             settings = settings_of(context.resources, names)
             reports = _survey(settings)
         for report in reports:
-            before = _last_reasons(context.instance, report.name)
+            last = last_check(context.instance, report.name)
+            before = last.reasons if last else {}
             context.log_event(
                 AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report))
             )
@@ -162,26 +165,29 @@ def _survey(settings: Settings) -> list[Report]:
     )
 
 
-def _last_reasons(instance: DagsterInstance, name: str) -> dict[str, str]:
-    """Return the reasons of the last report, by check; none if there was no report."""
-    records = instance.fetch_materializations(
-        AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
-    ).records
-    last = records[0].asset_materialization if records else None
-    reasons: Any = last.metadata[REASONS].value if last and REASONS in last.metadata else {}
-    return dict(reasons)
+@dataclass(frozen=True)
+class LastCheck:
+    """What the last check of a database found: whether it was ready, why not or what else is wrong,
+    by check, and when that was (UTC).
+    """
+
+    ready: bool
+    reasons: Mapping[str, str]
+    checked_at: dt.datetime
 
 
-def last_report(instance: DagsterInstance, name: str) -> tuple[bool, float] | None:
-    """Return whether the database was ready at its last check, and when that was, in seconds since
-    1970; None if it was never checked."""
+def last_check(instance: DagsterInstance, name: str) -> LastCheck | None:
+    """Return the last report on the database, read from Dagster's records; None if it was never
+    checked. No database is asked."""
     records = instance.fetch_materializations(
         AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
     ).records
     last = records[0].asset_materialization if records else None
     if last is None or "ready" not in last.metadata:
         return None
-    return bool(last.metadata["ready"].value), records[0].timestamp
+    reasons: Any = last.metadata[REASONS].value if REASONS in last.metadata else {}
+    checked_at = dt.datetime.fromtimestamp(records[0].timestamp, dt.UTC)
+    return LastCheck(bool(last.metadata["ready"].value), dict(reasons), checked_at)
 
 
 def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetMaterializationData:

@@ -1,7 +1,8 @@
 """The HTTP API of `dbsync serve`: the verbs sync, adopt, status and history for other programs.
 
 Options, results and errors are those of the command line; docs/api.md describes the addresses. No
-request is read further without the token. A sync runs in a process of its own, because Dagster runs
+request is read further without the token, except for the page in `glance/`, which a person opens
+with the same token. A sync runs in a process of its own, because Dagster runs
 one job at a time per process, and continues if the client disconnects. Settings are read at start.
 """
 
@@ -26,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from dbsync_pipeline import redact
 from dbsync_pipeline.errors import Busy, DbsyncError, SettingsError, Transient
+from dbsync_pipeline.http.glance.routes import Glance, is_page, pages
 from dbsync_pipeline.http.metrics import CONTENT_TYPE, Metrics
 from dbsync_pipeline.http.server import BODY_SECONDS, MOST_BODY, LimitBody
 from dbsync_pipeline.mirror.database import databases
@@ -75,9 +77,10 @@ def create() -> FastAPI:
     app.add_exception_handler(DbsyncError, _failed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _not_found)
-    app.state.metrics = Metrics(settings)
+    app.state.metrics, app.state.glance = Metrics(settings), Glance(settings)
     app.include_router(router)
     app.include_router(monitoring)
+    app.include_router(pages)
     return app
 
 
@@ -208,8 +211,8 @@ def _sync_in_background(settings: Settings, request: SyncRequest) -> None:
 async def _authenticate(
     request: Request, call_next: Callable[[Request], Awaitable[Response]]
 ) -> Response:
-    """Refuse every request without the token, and never respond with a traceback."""
-    if not await _has_token(request):
+    """Refuse every request of a program without the token, and never respond with a traceback."""
+    if not is_page(request) and not await _has_token(request):
         remedy = "send the header `Authorization: Bearer <DBSYNC_API_TOKEN>`"
         return _refuse(DbsyncError("the token is missing or wrong", remedy=remedy), 401)
     try:

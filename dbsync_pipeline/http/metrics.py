@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from dbsync_pipeline.defs.readiness import last_report
+from dbsync_pipeline.defs.readiness import last_check
 from dbsync_pipeline.defs.run_tags import TARGET_TAG
 from dbsync_pipeline.mirror import pausing
 from dbsync_pipeline.mirror.database import Database, databases
@@ -154,17 +154,17 @@ def _last_publishes(standbys: dict[str, Publish]) -> Iterator[GaugeMetricFamily]
 
 
 def _of_dagster(instance: DagsterInstance, standbys: list[str]) -> Iterator[GaugeMetricFamily]:
-    reports = {name: last_report(instance, name) for name in standbys}
-    known = {name: report for name, report in reports.items() if report is not None}
+    checks = {name: last_check(instance, name) for name in standbys}
+    known = {name: check for name, check in checks.items() if check is not None}
     yield _gauge(
         "dbsync_ready",
         "1 if the application could have written to the standby at its last check.",
-        {name: float(ready) for name, (ready, _) in known.items()},
+        {name: float(check.ready) for name, check in known.items()},
     )
     yield _gauge(
         "dbsync_ready_checked_timestamp_seconds",
         "When the standby was last checked, in seconds since 1970.",
-        {name: checked_at for name, (_, checked_at) in known.items()},
+        {name: check.checked_at.timestamp() for name, check in known.items()},
     )
     yield _gauge(
         "dbsync_failed_runs",
