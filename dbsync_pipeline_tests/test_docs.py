@@ -19,7 +19,7 @@ from dbsync_pipeline_tests import commands
 from dbsync_pipeline_tests.worlds import MODEL
 
 ROOT = Path(__file__).parent.parent
-REFERENCE = ("settings.md", "commands.md", "decisions/README.md")
+REFERENCE = ("settings.md", "commands.md", "metrics.md", "decisions/README.md")
 
 
 @pytest.fixture(scope="module")

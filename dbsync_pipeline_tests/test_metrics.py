@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dbsync_pipeline.http import metrics
+from dbsync_pipeline_tests import commands
 from dbsync_pipeline_tests.http_server import serving
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.test_cli import Dbsync, dbsync, places  # noqa: F401
@@ -64,5 +67,18 @@ def test_prometheus_reads_the_state_of_every_database(
         assert values["dbsync_failed_runs", "linux"] == values["dbsync_paused", "linux"] == 1
         assert values["dbsync_ready", "linux"] == 0
         assert values["dbsync_ready_checked_timestamp_seconds", "linux"] > 1e9
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in page for name, *_ in values), "every metric is documented"
+    without_value = {"dbsync_term"}  # no database was ever promoted
+    assert {name for name, *_ in values} == {each.name for each in metrics.METRICS} - without_value
+
+
+def test_the_rules_for_alerts_name_metrics_and_labels_that_exist() -> None:
+    text = (ROOT / "deploy" / "alerts.yaml").read_text(encoding="utf-8")
+    rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    known = {metric.name: set(metric.labels) for metric in metrics.METRICS}
+    assert len(rules) >= 8 and len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        named = re.findall(r"\bdbsync_\w+", rule["expr"])
+        labels = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        assert named and labels <= set.union(*(known[name] for name in named)), rule
+        command = re.sub(r"{{.*?}}", "linux", rule["annotations"]["remedy"])
+        assert commands.wrong(command) is None, command

@@ -1,6 +1,6 @@
-"""Write the reference pages that are made from the code: docs/settings.md and docs/commands.md.
+"""Write the reference pages that are made from the code: settings, commands, metrics, decisions.
 
-Run `make reference` after a change of a setting or of the command line; a test compares the pages
+Run `make reference` after a change of a setting, of the command line or of a metric; a test compares the pages
 with what this script would write.
 """
 
@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from dbsync_pipeline.cli import app as command_line
+from dbsync_pipeline.http.metrics import CACHE_SECONDS, METRICS
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 
@@ -57,6 +58,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "settings.md": settings_page(),
         DOCS / "commands.md": commands_page(),
+        DOCS / "metrics.md": metrics_page(),
         DOCS / "decisions" / "README.md": decisions_page(),
     }
 
@@ -198,6 +200,42 @@ def _metavar(param: Any) -> str:
     if param.metavar or param.param_type_name == "argument":
         return str(param.metavar or param.name.upper())
     return KINDS.get(param.type_descriptor.annotation, "TEXT")
+
+
+# Metrics ---------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """Return the page of all metrics, with the rules for alerts of deploy/alerts.yaml."""
+    rows = [
+        f"| `{metric.name}` | {metric.unit} | {', '.join(metric.labels)} | {_cell(metric.text)} |"
+        for metric in METRICS
+    ]
+    rules = (DOCS.parent / "deploy" / "alerts.yaml").read_text(encoding="utf-8")
+    parts = [
+        "# Metrics",
+        NOTICE,
+        textwrap.fill(
+            "`GET /metrics` of `dbsync serve` returns the state of the databases in Prometheus' "
+            "text format, behind the same token as [the API](api.md). A scrape connects to every "
+            "database and reads a few rows of its ledger; it compares no data. Scrapes within "
+            f"{CACHE_SECONDS:g} seconds of each other get the same values. A serverless database "
+            "does not sleep while it is scraped.",
+            118,
+        ),
+        "Every metric is a gauge: it can go down. One whose value is not known is absent; the "
+        "primary has none of a standby.",
+        "\n".join(["| metric | unit | labels | meaning |", "|---|---|---|---|", *rows]),
+        "## Let Prometheus scrape it",
+        "```yaml\n# prometheus.yml\nscrape_configs:\n  - job_name: dbsync\n    scrape_interval: "
+        "1m\n    authorization: {credentials_file: /etc/prometheus/dbsync-token}\n"
+        '    static_configs: [{targets: ["127.0.0.1:8000"]}]\nrule_files: [alerts.yaml]\n```',
+        "## Rules for alerts",
+        "A copy of `deploy/alerts.yaml`. The second one also notices that "
+        "`dbsync serve`, or its machine, has stopped.",
+        f"```yaml\n{rules}```",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 # Decisions -------------------------------------------------------------------------------------

@@ -34,6 +34,72 @@ CACHE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
+class Metric:
+    """One metric: its name, its unit, what it says, and its labels. All are gauges."""
+
+    name: str
+    unit: str
+    text: str
+    labels: tuple[str, ...] = ("database",)
+
+
+METRICS = (
+    Metric("dbsync_up", "0 or 1", "1 if the database answered."),
+    Metric("dbsync_primary", "0 or 1", "1 for the primary."),
+    Metric("dbsync_term", "number", "The highest term that the database recorded."),
+    Metric("dbsync_paused", "0 or 1", "1 if schedules and sensors leave the database alone."),
+    Metric(
+        "dbsync_standby_age_seconds",
+        "seconds",
+        "The age of the primary's state that the standby holds.",
+    ),
+    Metric(
+        "dbsync_last_publish_timestamp_seconds",
+        "seconds since 1970",
+        "When the standby received its last publish.",
+    ),
+    Metric("dbsync_last_publish_number", "number", "The number of the last publish."),
+    Metric(
+        "dbsync_last_publish_seconds",
+        "seconds",
+        "How long the last publish took, all phases together.",
+    ),
+    Metric("dbsync_last_publish_bytes", "bytes", "How many bytes the last publish sent."),
+    Metric(
+        "dbsync_last_publish_changed_rows",
+        "rows",
+        "How many rows the last publish inserted, updated or deleted.",
+    ),
+    Metric("dbsync_partial", "0 or 1", "1 if the last publish was of some tables only."),
+    Metric(
+        "dbsync_table_rows",
+        "rows",
+        "How many rows a table of the standby had after its last publish.",
+        ("database", "table"),
+    ),
+    Metric(
+        "dbsync_ready",
+        "0 or 1",
+        "1 if the application could have written to the standby at its last check.",
+    ),
+    Metric(
+        "dbsync_ready_checked_timestamp_seconds",
+        "seconds since 1970",
+        "When that check was; Dagster's daemon runs it every 15 minutes.",
+    ),
+    Metric(
+        "dbsync_failed_runs",
+        "runs",
+        "How many syncs to the standby failed, of those that Dagster still keeps "
+        "(`DBSYNC_HISTORY_DAYS`).",
+    ),
+)
+"""Every metric, in the order of the page."""
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+@dataclass(frozen=True)
 class LedgerFacts:
     """What one ledger knows: the newest publish, and why the database is paused, if it is."""
 
@@ -78,22 +144,18 @@ def _families(settings: Settings) -> Iterator[GaugeMetricFamily]:
     }
     yield _gauge(
         "dbsync_up",
-        "1 if the database answered.",
         {name: float(name in facts.good) for name in facts.names},
     )
     yield _gauge(
         "dbsync_primary",
-        "1 for the primary.",
         {name: float(standing.is_primary(name)) for name in facts.names},
     )
     yield _gauge(
         "dbsync_term",
-        "The highest term that the database recorded.",
         {name: float(taken.n) for name, taken in standing.taken.items() if taken},
     )
     yield _gauge(
         "dbsync_paused",
-        "1 if schedules and sensors leave the database alone.",
         {name: float(ledger.paused is not None) for name, ledger in facts.good.items()},
     )
     yield from _last_publishes(standbys)
@@ -110,43 +172,20 @@ def _read(database: Database) -> LedgerFacts:
 
 def _last_publishes(standbys: dict[str, Publish]) -> Iterator[GaugeMetricFamily]:
     now = dt.datetime.now(dt.UTC)
-    numbers: dict[str, tuple[str, Callable[[Publish], float]]] = {
-        "dbsync_standby_age_seconds": (
-            "The age of the primary's state that the standby holds.",
-            lambda last: (now - last.snapshot_at).total_seconds(),
+    numbers: dict[str, Callable[[Publish], float]] = {
+        "dbsync_standby_age_seconds": lambda last: (now - last.snapshot_at).total_seconds(),
+        "dbsync_last_publish_timestamp_seconds": lambda last: last.published_at.timestamp(),
+        "dbsync_last_publish_number": lambda last: last.number,
+        "dbsync_last_publish_seconds": lambda last: sum(last.seconds.values()),
+        "dbsync_last_publish_bytes": lambda last: sum(
+            table.bytes for table in last.tables.values()
         ),
-        "dbsync_last_publish_timestamp_seconds": (
-            "When the standby received its last publish, in seconds since 1970.",
-            lambda last: last.published_at.timestamp(),
-        ),
-        "dbsync_last_publish_number": (
-            "The number of the last publish.",
-            lambda last: last.number,
-        ),
-        "dbsync_last_publish_seconds": (
-            "How many seconds the last publish took, all phases together.",
-            lambda last: sum(last.seconds.values()),
-        ),
-        "dbsync_last_publish_bytes": (
-            "How many bytes the last publish sent.",
-            lambda last: sum(table.bytes for table in last.tables.values()),
-        ),
-        "dbsync_last_publish_changed_rows": (
-            "How many rows the last publish inserted, updated or deleted.",
-            lambda last: last.changed,
-        ),
-        "dbsync_partial": (
-            "1 if the last publish was of some tables only.",
-            lambda last: float(last.partial),
-        ),
+        "dbsync_last_publish_changed_rows": lambda last: last.changed,
+        "dbsync_partial": lambda last: float(last.partial),
     }
-    for name, (text, value) in numbers.items():
-        yield _gauge(name, text, {standby: value(last) for standby, last in standbys.items()})
-    rows = GaugeMetricFamily(
-        "dbsync_table_rows",
-        "How many rows a table of the standby had after its last publish.",
-        labels=["database", "table"],
-    )
+    for name, value in numbers.items():
+        yield _gauge(name, {standby: value(last) for standby, last in standbys.items()})
+    rows = _family("dbsync_table_rows")
     for standby, last in standbys.items():
         for table, result in last.tables.items():
             rows.add_metric([standby, table], result.rows)
@@ -158,17 +197,14 @@ def _of_dagster(instance: DagsterInstance, standbys: list[str]) -> Iterator[Gaug
     known = {name: check for name, check in checks.items() if check is not None}
     yield _gauge(
         "dbsync_ready",
-        "1 if the application could have written to the standby at its last check.",
         {name: float(check.ready) for name, check in known.items()},
     )
     yield _gauge(
         "dbsync_ready_checked_timestamp_seconds",
-        "When the standby was last checked, in seconds since 1970.",
         {name: check.checked_at.timestamp() for name, check in known.items()},
     )
     yield _gauge(
         "dbsync_failed_runs",
-        "How many syncs to the standby failed, of those that Dagster still keeps.",
         {name: _failed(instance, name) for name in standbys},
     )
 
@@ -178,8 +214,13 @@ def _failed(instance: DagsterInstance, target: str) -> float:
     return instance.get_runs_count(failed)
 
 
-def _gauge(name: str, text: str, values: dict[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, text, labels=["database"])
+def _gauge(name: str, values: dict[str, float]) -> GaugeMetricFamily:
+    family = _family(name)
     for database, value in values.items():
         family.add_metric([database], value)
     return family
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    metric = _BY_NAME[name]
+    return GaugeMetricFamily(name, metric.text, labels=metric.labels)
