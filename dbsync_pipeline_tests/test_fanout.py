@@ -48,6 +48,8 @@ def test_each_database_has_a_value_or_an_error(tmp_path: Path) -> None:
     assert isinstance(found.failed["two"], Unavailable)
     assert [name for name, _ in found.items()] == ["one", "two"]
     assert found.reasons == {"two": "there is no such file yet"}
+    remedy = str(found.failed["two"].remedy)
+    assert "`dbsync tables create --database two`" in remedy and "`dbsync demo`" in remedy
 
 
 def test_a_question_that_returns_none_has_a_good_result(tmp_path: Path) -> None:

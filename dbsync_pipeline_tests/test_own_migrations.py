@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.migrate.apply import migrate
 from dbsync_pipeline.mirror.migrate.write import write
@@ -141,7 +140,7 @@ def test_a_database_that_has_ours_gets_ours_although_it_has_the_application_s_to
     execute(pair[0], "ALTER TABLE people ADD COLUMN phone varchar(20)")
     with pair[0].connect() as dialect:
         dialect.prepare()
-        Ledger(dialect).create(model.tables)
+        schema.create_ledger(dialect, pair[0], model)
         with dialect.connection.begin():
             revisions.note(dialect, model)
     (folder / "0002_fax.py").write_text(

@@ -92,6 +92,10 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
 )
 
 
+_WITH_NAN = (Kind.FLOAT, Kind.NUMERIC, Kind.OPAQUE)
+_NAN = float("nan")
+
+
 @dataclass(frozen=True)
 class Column:
     """One mirrored column of the models."""
@@ -197,6 +201,19 @@ class Table:
                 remedy="give the table a primary key in the models",
             )
         return tuple(by_name[name] for name in names)
+
+    def comparable_key(self, key: RowKey) -> RowKey:
+        """Return the key with one object for every NaN in it.
+
+        To the databases NaN equals NaN, and Python finds a NaN in a dictionary only by its object.
+        """
+        if not self._may_hold_nan:
+            return key
+        return tuple(_NAN if value != value else value for value in key)
+
+    @cached_property
+    def _may_hold_nan(self) -> bool:
+        return any(column.kind in _WITH_NAN for column in self.key)
 
     @cached_property
     def signatures(self) -> tuple[tuple[str, str], ...]:

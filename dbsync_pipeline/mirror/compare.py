@@ -135,9 +135,9 @@ def changes(
 
     No more than two buckets are in memory at once.
     """
-    of_target = _by_bucket(target.row_digests(table, form, buckets))
+    of_target = _by_bucket(table, target.row_digests(table, form, buckets))
     waiting = next(of_target, None)
-    for bucket, source_rows in _by_bucket(source.row_digests(table, form, buckets)):
+    for bucket, source_rows in _by_bucket(table, source.row_digests(table, form, buckets)):
         while waiting is not None and waiting[0] < bucket:
             yield _difference(waiting[0], {}, waiting[1])
             waiting = next(of_target, None)
@@ -151,9 +151,11 @@ def changes(
         waiting = next(of_target, None)
 
 
-def _by_bucket(rows: Iterator[RowDigest]) -> Iterator[tuple[int, dict[RowKey, object]]]:
+def _by_bucket(
+    table: Table, rows: Iterator[RowDigest]
+) -> Iterator[tuple[int, dict[RowKey, object]]]:
     for bucket, group in groupby(rows, key=lambda row: row.bucket):
-        yield bucket, {row.key: row.digest for row in group}
+        yield bucket, {table.comparable_key(row.key): row.digest for row in group}
 
 
 def _difference(bucket: int, source: dict[RowKey, object], target: dict[RowKey, object]) -> Changes:

@@ -28,13 +28,15 @@ def commit(dialect: Dialect, database: Database, recorded: Recorded, *, operatio
     """Commit the open transaction of `dialect`, a connection to `database`.
 
     Raise the error of the commit if the transaction was rolled back, and OutcomeUnknown if that
-    cannot be determined: the database will show it, once it answers.
+    cannot be determined: the database will show it, once it answers. The connection is closed if it
+    was lost although the transaction was committed: see `usable`.
     """
     try:
         dialect.commit()
     except Unavailable as error:
         if not _was_committed(dialect, database, recorded, operation):
             raise error from None
+        dialect.close()
 
 
 @contextmanager
@@ -50,6 +52,16 @@ def transaction(
             dialect.connection.rollback()
             raise
     commit(dialect, database, recorded, operation=operation)
+
+
+@contextmanager
+def usable(dialect: Dialect, database: Database) -> Iterator[Dialect]:
+    """Yield the connection that a transaction was committed on, or a new one if it was lost."""
+    if not dialect.connection.closed:
+        yield dialect
+        return
+    with database.connect() as another:
+        yield another
 
 
 def _was_committed(

@@ -50,18 +50,41 @@ def ensure(database: Database, model: Model) -> list[str]:
                 tables=[model.table(name).sa for name in absent],
                 checkfirst=True,
             )
-        Ledger(dialect).create(model.tables)
-        require(dialect, model)
-        _note_first(dialect, model)
+        with outcome.usable(dialect, database) as usable:
+            require(usable, model)
+            create_ledger(usable, database, model, equal=True)
     return absent
 
 
-def _note_first(dialect: Dialect, model: Model) -> None:
-    """A database that equals the models when it is first seen needs none of their revisions."""
-    if model.revisions is not None:
-        with dialect.doing("write the ledger"), dialect.connection.begin():
-            if revisions.noted(dialect) is None and not revisions.standing_back(dialect, model):
-                revisions.note(dialect, model)
+def create_ledger(
+    dialect: Dialect, database: Database, model: Model, *, equal: bool = False
+) -> None:
+    """Create the missing ledger, or upgrade an old one, in a transaction of its own.
+
+    A database that is `equal` to the models when it is first seen needs none of their revisions,
+    and records so. A second call does nothing. Raise StructureError if a later version of the
+    program wrote the ledger.
+    """
+
+    def recorded(again: Dialect) -> bool:
+        return Ledger(again).is_current() and not (equal and _lacks_note(again, model))
+
+    done = recorded(dialect)
+    dialect.connection.rollback()
+    if done:
+        return
+    with outcome.transaction(dialect, database, recorded, operation="create the ledger"):
+        Ledger(dialect).create(model.tables)
+        if equal and _lacks_note(dialect, model):
+            revisions.note(dialect, model)
+
+
+def _lacks_note(dialect: Dialect, model: Model) -> bool:
+    return (
+        model.revisions is not None
+        and revisions.noted(dialect) is None
+        and not revisions.standing_back(dialect, model)
+    )
 
 
 def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
@@ -91,8 +114,8 @@ def check(database: Database, model: Model) -> dict[str, list[str]]:
 def recreate(database: Database, model: Model) -> list[str]:
     """Drop the models' tables and the ledger and create them again; return the tables' names.
 
-    All rows are lost. Dropping the tables, dropping the ledger and creating both are transactions
-    of their own; a call that was interrupted is completed by a second one. Raise StructureError,
+    All rows are lost. Dropping the tables with the ledger and creating both are transactions of
+    their own; a call that was interrupted is completed by a second one. Raise StructureError,
     with nothing changed, if a view has the name of a table; DatabaseError if something that is not
     in the models depends on a table.
     """
@@ -108,7 +131,7 @@ def recreate(database: Database, model: Model) -> list[str]:
             ),
         ):
             model.metadata.drop_all(dialect.connection, tables=[t.sa for t in model.tables])
-        Ledger(dialect).drop()
+            Ledger(dialect).drop_tables()
     ensure(database, model)
     return list(model.names)
 

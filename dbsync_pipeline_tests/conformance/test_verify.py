@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue.merge import merge
 from dbsync_pipeline.mirror.verify import verify
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, small_world, sync, user
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.worlds import (
+    ANYTHING,
+    MODEL,
+    content,
+    execute,
+    prepare,
+    small_world,
+    sync,
+    user,
+)
 
 users, documents = (MODEL.table(name).sa for name in ("users", "documents"))
 
@@ -28,3 +42,37 @@ def test_equal_databases_are_found_equal_and_every_difference_is_named(
     assert {str(key[0]) for key in found["users"].keys} == {"3", "700"}
     assert found["chats"].equal and not found["users"].equal
     assert content(target) == before
+
+
+def test_a_key_that_is_nan_is_one_key(new_database: NewDatabase) -> None:
+    """To PostgreSQL NaN equals NaN, and to Python it does not."""
+    model = Model(sa.MetaData())
+    kinds = {"double": sa.Float(53), "digits": sa.Numeric(10, 2)}
+    for name, kind in kinds.items():
+        key = sa.Column("key", kind, primary_key=True, autoincrement=False)
+        sa.Table(name, model.metadata, key, sa.Column("text", sa.UnicodeText))
+    source, target = (
+        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux"))
+    )
+    rows = [{"key": key, "text": "old"} for key in ("NaN", 1, 2)]
+    prepare(source, {name: rows for name in kinds}, model)
+    sync(source, target, model=model)
+    assert all(verdict.equal for verdict in verify(source, target, model))
+    new = "UPDATE {} SET text = 'new' WHERE key = 'NaN'"
+    execute(source, *(new.format(name) for name in kinds))
+    found = verify(source, target, model)
+    assert [verdict.differing for verdict in found] == [1, 1]
+    assert [str(verdict.keys[0][0]).lower() for verdict in found] == ["nan", "nan"]
+    publish = sync(source, target, model=model)
+    assert {
+        name: (result.inserted, result.updated, result.deleted)
+        for name, result in publish.tables.items()
+    } == dict.fromkeys(kinds, (0, 1, 0))
+    assert all(verdict.equal for verdict in verify(source, target, model))
+    execute(source, *(f"DELETE FROM {name}" for name in kinds))
+    run_id = sync(source, target, model=model, policy=ANYTHING).run_id
+    execute(target, *(f"INSERT INTO {name} VALUES ('NaN', 'taken')" for name in kinds))
+    put_back, rest = merge(target, model, run_id)
+    assert put_back == dict.fromkeys(kinds, 2)
+    kept = {name: [str(key[0]).lower() for key in keys] for name, keys in rest.items()}
+    assert kept == {name: ["nan"] for name in kinds}

@@ -67,7 +67,8 @@ class SQLiteConnection(Dialect):
                 "there is no such file yet",
                 operation="connect",
                 database=name,
-                remedy=f"create it: `dbsync tables create --database {name}`",
+                remedy=f"`dbsync tables create --database {name}` creates it without rows, `dbsync "
+                f"demo` with sample rows; if the file exists elsewhere, correct {setting}",
             )
 
     @classmethod

@@ -13,6 +13,9 @@ from dbsync_pipeline.mirror.ledger.facts import Facts
 from dbsync_pipeline.mirror.ledger.records import Rescued
 from dbsync_pipeline.mirror.ledger.stamps import Stamped
 
+_MERGED = "merged "
+"""Followed by the mark of a merge: the fact that it was committed."""
+
 
 class Digested(Stamped):
     """The digests of tables, one version per publish that changed them."""
@@ -117,6 +120,20 @@ class Rescues(Facts):
                     bytes=size,
                 )
             )
+
+    def note_merge(self, mark: str) -> None:
+        """Record the newest merge of before-images by a mark of its own, in the open transaction.
+
+        The marks of earlier ones are deleted.
+        """
+        facts = self._t.facts
+        with self._dialect.doing("write the ledger"):
+            self._connection.execute(facts.delete().where(facts.c.name.startswith(_MERGED)))
+            self.note(f"{_MERGED}{mark}", "yes")
+
+    def is_merged(self, mark: str) -> bool:
+        """Return whether the merge of that mark was committed, and no later one since."""
+        return self.fact(f"{_MERGED}{mark}") is not None
 
     def forget(self, publish: int) -> None:
         """Forget a publish's before-images, and the digests that only its undo would need."""

@@ -34,17 +34,34 @@ class Facts:
                 )
         return self._seen
 
+    def is_current(self) -> bool:
+        """Return whether there is a ledger of this program's version.
+
+        Raises StructureError if a later version of the program wrote it.
+        """
+        if not self.exists():
+            return False
+        version = self.fact("version")
+        if version in FORMER or version == str(VERSION):
+            return version == str(VERSION)
+        raise StructureError(
+            f"its ledger has version {version}, and this program knows version {VERSION}",
+            database=self._dialect.name,
+            remedy="use the version of dbsync-pipeline that wrote it",
+        )
+
     def create(self, mirrored: Iterable[Table] = ()) -> None:
-        """Create the missing ledger, or upgrade an old one, in a transaction of its own.
+        """Create the missing ledger, or upgrade an old one, in the open transaction.
 
         A second call does nothing. Digests in a ledger of a former version count as computed from
         the present columns of the `mirrored` tables. Raises StructureError if a later version of
         the program wrote the ledger.
         """
+        if self.is_current():
+            return
         if self.exists():
             return self._upgrade(mirrored)
-        self._connection.rollback()
-        with self._dialect.doing("create the ledger"), self._connection.begin():
+        with self._dialect.doing("create the ledger"):
             schema = self._dialect.ledger_schema
             # CREATE SCHEMA IF NOT EXISTS needs the right to create even where the schema exists
             if schema and not sa.inspect(self._connection).has_schema(schema):
@@ -56,29 +73,20 @@ class Facts:
                 [{"name": name, "value": value} for name, value in facts.items()],
             )
 
-    def drop(self) -> None:
-        """Drop the ledger, in a transaction of its own."""
-        with self._dialect.doing("drop the ledger"), self._connection.begin():
+    def drop_tables(self) -> None:
+        """Drop the ledger, in the open transaction."""
+        with self._dialect.doing("drop the ledger"):
             self._t.metadata.drop_all(self._connection)
         self._seen, self._version = False, None
 
     def _upgrade(self, mirrored: Iterable[Table]) -> None:
-        version = self.fact("version")
-        self._connection.rollback()
-        if version in FORMER:
-            with self._dialect.doing("upgrade the ledger"), self._connection.begin():
-                added = ADDED[FORMER.index(version) :]
-                self._add(added)
-                if ("digests", "columns") in added:
-                    self._describe_digests(mirrored)
-                self.note("version", str(VERSION))
-            self._version = None
-        elif version != str(VERSION):
-            raise StructureError(
-                f"its ledger has version {version}, and this program knows version {VERSION}",
-                database=self._dialect.name,
-                remedy="use the version of dbsync-pipeline that wrote it",
-            )
+        with self._dialect.doing("upgrade the ledger"):
+            added = ADDED[FORMER.index(self.fact("version") or "") :]
+            self._add(added)
+            if ("digests", "columns") in added:
+                self._describe_digests(mirrored)
+            self.note("version", str(VERSION))
+        self._version = None
 
     def _add(self, added: Iterable[tuple[str, str | None]]) -> None:
         from alembic.migration import MigrationContext

@@ -88,13 +88,13 @@ class Numbered(Publishes):
             self._connection.execute(facts.delete().where(facts.c.name.startswith(_GIVEN)))
 
     def claim_number(self, above: int, moment: dt.datetime) -> Claim:
-        """Reserve this primary's next number, greater than `above`, in a transaction of its own.
+        """Reserve this primary's next number, greater than `above`, in the open transaction.
 
         Two concurrent calls get two numbers. `moment` is the time of the state that is published
         under the number. Numbers up to `above` that this database did not issue are recorded as
         unknown.
         """
-        with self._dialect.doing("write the ledger"), self._connection.begin():
+        with self._dialect.doing("write the ledger"):
             highest, number = self._next_number(above)
             if above > highest:
                 known = self.numbers()

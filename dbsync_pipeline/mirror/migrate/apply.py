@@ -93,7 +93,8 @@ def migrate(
             schema.require(dialect, model)
             return ()
         dialect.prepare()
-        Ledger(dialect).create(model.tables)
+        schema.create_ledger(dialect, database, model)
+    with database.connect() as dialect:
         present = [table for table in model.tables if table.name not in absent]
         dialect.begin(present, wait_seconds=wait_seconds)
         pending = _bring_up(dialect, model, absent, how)

@@ -4,6 +4,7 @@ their way.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from dbsync_pipeline.dialects.table import RowKey, Table
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.read import BeforeImages, before_images
 from dbsync_pipeline.mirror.rescue.tables import DELETED
@@ -32,13 +34,13 @@ def merge(
     """
     put_back: dict[str, int] = {}
     rest: dict[str, list[RowKey]] = {}
-    inserted_first: list[tuple[Table, RowKey]] = []
+    mark = uuid.uuid4().hex
     with (
         target.connect() as dialect,
         outcome.transaction(
             dialect,
             target,
-            lambda again: all(_has_row(again, *row) for row in inserted_first),
+            lambda again: Ledger(again).is_merged(mark),
             operation="merge rescued rows",
         ),
     ):
@@ -48,18 +50,9 @@ def merge(
             table = _TableMerge(dialect, live, images)
             inserted = table.insert_free()
             put_back[live.name] = len(inserted)
-            inserted_first += [(live, key) for key in sorted(inserted, key=repr)[:1]]
             rest[live.name] = [key for _, key in table.kept if key not in inserted]
+        Ledger(dialect).note_merge(mark)
     return put_back, {name: keys for name, keys in rest.items() if keys}
-
-
-def _has_row(dialect: Dialect, table: Table, key: RowKey) -> bool:
-    same_key = (
-        table.clause.c[part.name] == value for part, value in zip(table.key, key, strict=True)
-    )
-    with dialect.doing("merge rescued rows"):
-        row = dialect.connection.execute(sa.select(sa.literal(1)).where(*same_key)).first()
-    return row is not None
 
 
 @dataclass(frozen=True)
@@ -74,14 +67,19 @@ class _TableMerge:
     def kept(self) -> list[tuple[str, RowKey]]:
         """The change and the key of every before-image."""
         query = self.images.query.with_only_columns(self.images.change, *self.images.key)
-        return [(change, tuple(key)) for change, *key in self.dialect.connection.execute(query)]
+        comparable = self.live.comparable_key
+        return [
+            (change, comparable(tuple(key)))
+            for change, *key in self.dialect.connection.execute(query)
+        ]
 
     def insert_free(self) -> set[RowKey]:
         """Insert the deleted rows whose keys no live row has; return the keys of those that no
         constraint refuses.
         """
         taken_query = self.images.query.with_only_columns(*self.images.key).where(self._is_taken)
-        taken = {tuple(key) for key in self.dialect.connection.execute(taken_query)}
+        comparable = self.live.comparable_key
+        taken = {comparable(tuple(key)) for key in self.dialect.connection.execute(taken_query)}
         free = [key for change, key in self.kept if change == DELETED and key not in taken]
         if not free or self._insert(~self._is_taken):
             return set(free)

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.errors import Busy, DatabaseError
-from dbsync_pipeline.mirror import drift
+from dbsync_pipeline.errors import Busy, DatabaseError, OutcomeUnknown, Unavailable
+from dbsync_pipeline.mirror import drift, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish
-from dbsync_pipeline.mirror.ledger.numbers import claim_text
+from dbsync_pipeline.mirror.ledger.numbers import Claim, claim_text
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Task
@@ -86,17 +86,42 @@ def _by_source(task: Task, unnumbered: Numbering) -> Numbering:
     # without waiting for a server that starts, since the target's writers wait meanwhile
     with task.source.at_once.connect(task.label) as source:
         source.limit_lock_wait(task.settings.lock_seconds)
-        ledger = Ledger(source)
-        claim = ledger.claim_number(unnumbered.number - 1, unnumbered.snapshot_at)
+        claim, numbers = _reserve(task, source, unnumbered)
         return replace(
             unnumbered,
             number=claim.number,
             state=claim.number,
             numbered=True,
-            source_numbers=ledger.numbers(),
+            source_numbers=numbers,
             transaction=claim.transaction,
             claim=claim_text(claim.number, unnumbered.snapshot_at),
         )
+
+
+def _reserve(task: Task, source: Dialect, unnumbered: Numbering) -> tuple[Claim, Numbers]:
+    """The number, which the source has recorded in a transaction of its own, and what it knows.
+
+    Raise Unavailable, and not OutcomeUnknown, if nobody can tell whether it has: nothing was
+    published then, and a reserved number that no publish has is a gap.
+    """
+    ledger, moment, reserved = Ledger(source), unnumbered.snapshot_at, list[Claim]()
+
+    def recorded(again: Dialect) -> bool:
+        return Ledger(again).has_claim(claim_text(reserved[0].number, moment))
+
+    try:
+        with outcome.transaction(source, task.source, recorded, operation="reserve a number"):
+            reserved.append(ledger.claim_number(unnumbered.number - 1, moment))
+            numbers = ledger.numbers()
+    except OutcomeUnknown:
+        raise Unavailable(
+            "the connection was lost, and the database has not answered for "
+            f"{task.source.silence_seconds:g} seconds since: nothing was published",
+            operation="reserve a number",
+            database=source.name,
+            remedy=f"run the sync again when {source.name} answers",
+        ) from None
+    return reserved[0], numbers
 
 
 def _is_as_received(opened: Opened, received: Publish, comparisons: Iterable[Comparison]) -> bool:
