@@ -325,10 +325,9 @@ def test_migrate(engine: str, new_database: NewDatabase, tmp_path: Path) -> None
 
 def without_tables(database: Database) -> None:
     """An empty database, without a ledger."""
-    with database.connect(create=True) as dialect:
-        with dialect.connection.begin():
-            MODEL.metadata.drop_all(dialect.connection)
-        Ledger(dialect).drop()
+    with database.connect(create=True) as dialect, dialect.connection.begin():
+        MODEL.metadata.drop_all(dialect.connection)
+        Ledger(dialect).drop_tables()
 
 
 def structure(database: Database, model: Model) -> tuple[list[str], str | None]:
