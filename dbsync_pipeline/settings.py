@@ -131,6 +131,11 @@ class Settings(Policy):
         description="When all standbys are synced, in cron's form: minute, hour, day, month, "
         "weekday.",
     )
+    readiness_schedule: str = Field(
+        default="*/15 * * * *",
+        description="When each standby is checked whether it could take over, in cron's form. A "
+        "check wakes a serverless database.",
+    )
     history_days: float = Field(
         default=90,
         gt=0,
@@ -191,7 +196,14 @@ class Settings(Policy):
     databases: tuple[DatabaseSetting, ...] = ()
 
     @field_validator(
-        "home", "models", "revisions", "primary", "timezone", "schedule", mode="before"
+        "home",
+        "models",
+        "revisions",
+        "primary",
+        "timezone",
+        "schedule",
+        "readiness_schedule",
+        mode="before",
     )
     @classmethod
     def _not_empty(cls, value: object) -> object:

@@ -168,6 +168,7 @@ def test_a_wrong_option_is_reported_as_json_with_json(
             ["tables", "create", "--database", "linux"],
             "Remedy: fix DBSYNC_HOME",
         ),
+        ("DBSYNC_READINESS_SCHEDULE", "often", ["sync"], "DBSYNC_READINESS_SCHEDULE (not a cron"),
         ("DBSYNC_SCHEDULE", "never at all", ["sync"], "DBSYNC_SCHEDULE (not a cron expression"),
         ("DBSYNC_PRIMARY", "nosuch", ["plan"], "Remedy: name one of them in DBSYNC_PRIMARY"),
     ],

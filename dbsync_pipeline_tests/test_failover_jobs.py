@@ -3,8 +3,10 @@ a person reads."""
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from dagster import (
 
 from dbsync_pipeline.defs import failover
 from dbsync_pipeline.defs.connections import connections
+from dbsync_pipeline.defs.probing import Cursor
 from dbsync_pipeline.defs.run_tags import NOTE_TAG, ROUND_TAG, round_of
-from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.policy import Overrides
@@ -112,6 +115,34 @@ def test_an_outage_has_one_run_key_however_often_the_sensor_ticks(places: Places
     assert other != first
 
 
+@pytest.mark.parametrize("name", ["failover", "primary_back"])
+def test_a_standby_sleeps_while_the_known_primary_answers(places: Places, name: str) -> None:
+    connected = list[str]()
+    opened = Database.connect
+
+    def connect(database: Database, *arguments: Any, **options: Any) -> Any:
+        connected.append(database.name)
+        return opened(database, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "connect", connect)
+        sensor = Sensor(name)
+        sensor.tick()
+        assert set(connected) == {"windows", "linux", "azure"}, "it does not know the primary yet"
+        connected.clear()
+        sensor.tick()
+        assert connected == ["windows"]
+        remembered = Cursor.from_text(sensor.cursor)
+        hours_ago = remembered.all_at - dt.timedelta(hours=7)
+        sensor.cursor = replace(remembered, all_at=hours_ago).to_text()
+        sensor.tick()
+        assert {"linux", "azure"} < set(connected), "all databases, every six hours"
+        gone(places)
+        connected.clear()
+        sensor.tick()
+        assert {"linux", "azure"} < set(connected), "the primary does not answer"
+
+
 def test_a_failed_run_is_followed_by_another_up_to_a_limit(
     places: Places, instance: DagsterInstance
 ) -> None:
@@ -149,7 +180,8 @@ def test_within_the_grace_and_without_any_answer_nothing_is_requested(places: Pl
     places.set(DBSYNC_FAILOVER_GRACE_SECONDS="0")
     for name in ("linux", "azure"):
         places.set(**{f"DBSYNC_{name.upper()}_URL": f"postgresql://bob:hunter2@127.0.0.1:1/{name}"})
-    assert "the monitor may be cut off" in sensor.tick()[1] and sensor.cursor == "nothing"
+    assert "the monitor may be cut off" in sensor.tick()[1]
+    assert Cursor.from_text(sensor.cursor).own == "nothing"
 
 
 def test_off_and_alert(places: Places) -> None:
@@ -263,7 +295,7 @@ def test_failback_after_a_failover(places: Places, instance: DagsterInstance) ->
     assert done.report["rescued"] == {"users": {"deleted": [[700]], "replaced": []}}
     assert terms(places) == dict.fromkeys(("windows", "linux", "azure"), Term(2, "windows"))
     assert content(places.named("windows")) == content(places.named("linux"))
-    assert sensor.tick()[0] == [] and sensor.cursor == "nothing"
+    assert sensor.tick()[0] == [] and Cursor.from_text(sensor.cursor).own == "nothing"
     (run, *_) = history.read(instance)
     assert (run.source, run.target) == ("linux", "windows")
     assert "already" in (launch.failback(instance, Overrides(), lambda *_: None).reason or "")

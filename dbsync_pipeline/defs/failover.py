@@ -8,6 +8,7 @@ run's tag `dbsync/note` holds what a person must know.
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
 import dataclasses
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ from dbsync_pipeline.defs.assets import OverridesConfig
 from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.keys import asset_keys
+from dbsync_pipeline.defs.probing import evaluate
 from dbsync_pipeline.defs.resources import OBSERVER
 from dbsync_pipeline.defs.run_tags import FAILOVER, NOTE_TAG, SOURCE_TAG, TARGET_TAG
 from dbsync_pipeline.defs.watcher import watch
@@ -70,10 +72,7 @@ _ATTEMPTS = 3
 """Runs per outage at most; each is requested after the one before failed."""
 
 _NO_OUTAGE = "nothing"
-"""The cursor without an outage: Dagster keeps the old cursor if the new one is empty."""
-
-_LONGEST_PROBE = 20.0
-"""Seconds. Dagster ends a sensor that takes a minute."""
+"""The sensor's own part of its cursor without an outage."""
 
 
 # The jobs -----------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ def _report_primary_back_op(names: Sequence[str]) -> OpDefinition:
         """Report that the configured primary answers again, and why its writes are not used."""
         with as_dagster_failure(context):
             settings = settings_of(context.resources, names)
-            note = back_note(_probe(settings), settings)
+            note = back_note(probe(databases(settings), settings.connect_seconds), settings)
         if note:
             _log_note(context, note)
 
@@ -219,7 +218,7 @@ def _plain(value: Any) -> str:
 def sensors(settings: Settings) -> list[SensorDefinition]:
     """Return the failover sensor and the one that reports the return of the configured primary.
 
-    Both probe all databases every `failover_probe_seconds`.
+    Both probe every `failover_probe_seconds`: see `probing.py`.
     """
     names = set(settings.names)
 
@@ -236,13 +235,13 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
         settings = settings_of(context.resources, names)
         if settings.failover == "off":
             return SensorResult(skip_reason="DBSYNC_FAILOVER is off", cursor=_NO_OUTAGE)
-        return outage(
-            _probe(settings),
-            settings,
-            context.cursor,
-            datetime.now(UTC),
-            lambda since: _failed_attempts(context.instance, since),
-        )
+        now = datetime.now(UTC)
+
+        def decide(seen: Sequence[Observation], own: str | None) -> SensorResult:
+            failed = functools.partial(_failed_attempts, context.instance)
+            return outage(seen, settings, own, now, failed)
+
+        return evaluate(settings, context.cursor, now, decide)
 
     @sensor(
         job_name=PRIMARY_BACK_JOB,
@@ -255,7 +254,12 @@ def sensors(settings: Settings) -> list[SensorDefinition]:
     )
     def primary_back_sensor(context: SensorEvaluationContext) -> SensorResult:
         settings = settings_of(context.resources, names)
-        return primary_back(_probe(settings), settings, context.cursor, datetime.now(UTC))
+        now = datetime.now(UTC)
+
+        def decide(seen: Sequence[Observation], own: str | None) -> SensorResult:
+            return primary_back(seen, settings, own, now)
+
+        return evaluate(settings, context.cursor, now, decide)
 
     return [failover_sensor, primary_back_sensor]
 
@@ -313,7 +317,3 @@ def primary_back(
     return SensorResult(
         run_requests=[RunRequest(run_key=f"{settings.primary} {since}")], cursor=since
     )
-
-
-def _probe(settings: Settings) -> tuple[Observation, ...]:
-    return probe(databases(settings), min(settings.connect_seconds, _LONGEST_PROBE))

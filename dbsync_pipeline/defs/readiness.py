@@ -1,5 +1,5 @@
-"""Whether each standby could take over now, for the pages and for alerts, checked every 15 minutes
-whether or not syncs run.
+"""Whether each standby could take over now, for the pages and for alerts, checked by a schedule of
+its own, whether or not syncs run.
 
 One asset, with one partition per database and one check per requirement. A scheduled run checks all
 databases and reports on all partitions, so a standby's age is noticed even if nothing else runs;
@@ -114,7 +114,7 @@ def _check_standbys_op(names: Sequence[str]) -> OpDefinition:
 
 
 def readiness_job(names: Sequence[str]) -> JobDefinition:
-    """Return the job that checks all databases in one run; a schedule runs it every 15 minutes."""
+    """Return the job that checks all databases in one run, as DBSYNC_READINESS_SCHEDULE says."""
     return GraphDefinition(name="readiness", node_defs=[_check_standbys_op(names)]).to_job(
         name="readiness_job",
         executor_def=in_process_executor,

@@ -31,7 +31,6 @@ from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.settings import Settings
 
 DAILY = "0 2 * * *"
-READINESS = "*/15 * * * *"
 RETENTION = "30 3 * * *"
 
 
@@ -42,12 +41,7 @@ def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
     Raise SettingsError if DBSYNC_SCHEDULE is not a cron expression. `settings.load` cannot check
     it, because only Dagster knows the syntax.
     """
-    if not is_valid_cron_schedule(settings.schedule):
-        raise SettingsError(
-            "wrong settings: DBSYNC_SCHEDULE "
-            "(not a cron expression of five fields, such as 0 */6 * * *)",
-            remedy="fix it in the environment or in .env",
-        )
+    _require_cron("DBSYNC_SCHEDULE", settings.schedule)
     return [
         _schedule("every_6_hours", settings.schedule, settings, DefaultScheduleStatus.RUNNING),
         _schedule("daily_at_two", DAILY, settings, DefaultScheduleStatus.STOPPED),
@@ -57,7 +51,11 @@ def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
 def upkeep_schedules(
     readiness: JobDefinition, retention: JobDefinition, settings: Settings
 ) -> list[ScheduleDefinition]:
-    """Return the schedules of the readiness and retention jobs; both start with the daemon."""
+    """Return the schedules of the readiness and retention jobs; both start with the daemon.
+
+    Raise SettingsError if DBSYNC_READINESS_SCHEDULE is not a cron expression.
+    """
+    _require_cron("DBSYNC_READINESS_SCHEDULE", settings.readiness_schedule)
     return [
         ScheduleDefinition(
             name=name,
@@ -67,10 +65,19 @@ def upkeep_schedules(
             default_status=DefaultScheduleStatus.RUNNING,
         )
         for name, job, cron in (
-            ("readiness", readiness, READINESS),
+            ("readiness", readiness, settings.readiness_schedule),
             ("retention", retention, RETENTION),
         )
     ]
+
+
+def _require_cron(variable: str, value: str) -> None:
+    if not is_valid_cron_schedule(value):
+        raise SettingsError(
+            f"wrong settings: {variable} "
+            "(not a cron expression of five fields, such as 0 */6 * * *)",
+            remedy="fix it in the environment or in .env",
+        )
 
 
 def _schedule(

@@ -2,7 +2,7 @@
 
 A scrape connects to every database and reads a few rows of its ledger; it compares no data. Scrapes
 within CACHE_SECONDS of each other get the same values. Whether a standby is ready comes from its
-last check, which Dagster runs every 15 minutes, because the check reads whole tables.
+last check, which Dagster runs by a schedule, because the check reads whole tables.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ METRICS = (
     Metric(
         "dbsync_ready_checked_timestamp_seconds",
         "seconds since 1970",
-        "When that check was; Dagster's daemon runs it every 15 minutes.",
+        "When that check was; Dagster's daemon runs it every 15 minutes by default.",
     ),
     Metric(
         "dbsync_failed_runs",
