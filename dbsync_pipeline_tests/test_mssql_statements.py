@@ -117,7 +117,8 @@ ROWS: dict[str, list[Row]] = {
     r"relrowsecurity|masked": [(7,)],
     r"VIEW DEFINITION": [(150, 1)],
     r"set_config": [("replica",)],
-    r"CASE WHEN EXISTS \(SELECT 1 FROM .+ c WHERE": [(0,)],
+    r"CASE WHEN EXISTS \(SELECT 1 FROM .+ c (WHERE|INNER JOIN)": [(0,)],
+    r"delete_referential_action <> 0": [("fk_chats_user_id",), ("fk_kind",)],
     r"sys.foreign_key_columns": [("fk", "dbo", "audit", "dbo", "users", "user_id", "id")],
     r"FROM sys.tables WHERE schema_id": [("loaded_by_a_dead_run",)],
     r"FROM sys.tables t": [("[dbo].[users]",)],
@@ -225,13 +226,19 @@ def statements_of_a_sync(model: Model, babelfish: bool, digest_format: str) -> l
         dialect.create_like("rescued_users_1234", table)
     for counter in dialect.counters(tables):
         dialect.move_counter(counter, counter.position + 100_000)
-    dialect.suspend_constraints(tables)
     for table in tables:
-        (
-            dialect.delete_staged(table),
-            dialect.insert_staged(table),
-            dialect.fill(table, source, form),
-        )
+        dialect.digests_as_written(table, form, np.arange(3))
+        dialect.prepare_fill(table, source, form)
+    for deletes_first in (True, False):
+        dialect._write_in_order(tables, deletes_first=deletes_first)
+    dialect.suspend_constraints(tables)
+    dialect.write_staged(tables)
+    for table in tables:
+        dialect.fill(table, source, form)
+        dialect.holds_staged(table, form)
+    dialect._suspend()
+    for table in tables:
+        dialect.delete_staged(table), dialect.insert_staged(table)
     dialect.prove_constraints(tables)
     dialect.commit(), dialect.close()
     return raw.statements
@@ -248,7 +255,12 @@ UNKNOWN = re.compile(
 """T-SQL that the parser does not know."""
 
 
+HINT = " OPTION (USE HINT('DISABLE_OPTIMIZER_ROWGOAL'))"
+"""Documented for queries in T-SQL, and unknown to the parser."""
+
+
 def _parsed(statement: str) -> None:
+    statement = statement.removesuffix(HINT)
     if UNKNOWN.fullmatch(statement):
         return
     if aside := re.fullmatch(r"EXEC sp_executesql N'SET [^;]+; (.+)'", statement, re.DOTALL):
@@ -505,7 +517,7 @@ def test_keys_that_the_server_compares_as_equal_are_refused() -> None:
         Unrepresentable,
         match=r"user_id, key must be unique.*\('1', 'k'\) and \('1', 'k '\).*trailing spaces",
     ):
-        dialect.insert_staged(table)
+        dialect.write_staged([table])
 
 
 def _with_filtered_index(where: Any) -> Table:
@@ -564,6 +576,7 @@ def test_a_violated_key_of_a_table_outside_the_models_is_reported() -> None:
     """SQL Server checks it as it is switched on again."""
     dialect, raw = _opened(babelfish=False)
     dialect.suspend_constraints([MODEL.table("chats")])
+    dialect._suspend()
 
     def rows_for(sql: str) -> list[Row]:
         if "WITH CHECK CHECK" in sql:

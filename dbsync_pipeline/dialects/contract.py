@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
-from dbsync_pipeline.dialects.staging import Moved
+from dbsync_pipeline.dialects.staging import Moved, Written
 from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Size, Table, undecorated
 from dbsync_pipeline.errors import DbsyncError, Unavailable
 
@@ -227,6 +227,11 @@ class Source(Connection):
 class Target(Source):
     """Writing: lock, stage away from the live tables, publish in one transaction."""
 
+    keys_per_load: ClassVar[int] = 5_000
+    """How many keys of rows that differ are gathered before their rows are staged together."""
+    proves_before_writing: ClassVar[bool] = False
+    """Whether staged changes are proved before they are written, since writes make readers wait."""
+
     @abstractmethod
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
         """Begin the writing transaction: lock the target, then the tables against writers.
@@ -265,6 +270,38 @@ class Target(Source):
     @abstractmethod
     def insert_staged(self, table: Table) -> int:
         """Insert the staged rows into the live table; return their number."""
+
+    def write_staged(self, tables: Sequence[Table]) -> dict[str, Written]:
+        """Apply the staged changes of these tables, between `suspend_constraints` and
+        `prove_constraints`; return the counts.
+
+        First what is gone or replaced is deleted, in all tables; then what is new or new again is
+        inserted. A key that moved to another row is free by then.
+        """
+        deleted = {table.name: self.delete_staged(table) for table in tables}
+        return {
+            table.name: Written(deleted[table.name], self.insert_staged(table)) for table in tables
+        }
+
+    def digests_as_written(self, table: Table, form: Form, only: np.ndarray) -> Digests:
+        """Return the digests of these buckets as they will be after `write_staged`.
+
+        For an engine that `proves_before_writing`.
+        """
+        raise NotImplementedError
+
+    def holds_staged(self, table: Table, form: Form) -> bool:
+        """Return whether the live table holds every staged row exactly, after `write_staged`.
+
+        For an engine that `proves_before_writing`.
+        """
+        raise NotImplementedError
+
+    def prepare_fill(self, table: Table, source: Dialect, form: Form) -> None:
+        """Carry the rows for a `fill` of this table as far as possible without making readers wait.
+
+        Most engines do all of it in `fill`.
+        """
 
     @abstractmethod
     def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
@@ -319,9 +356,10 @@ class Schema(Connection):
 
     @abstractmethod
     def create_like(self, name: str, table: Table) -> None:
-        """In the open transaction, create a table of before-images beside the ledger's tables.
+        """Create a table of before-images beside the ledger's tables, for the open transaction.
 
-        Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`.
+        Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
+        an uncommitted table makes others wait commits it at once.
         """
 
     @abstractmethod

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import NotProved
 
 OUTSIDE: Mapping[str, bool] = MappingProxyType({"dbsync_outside": True})
@@ -64,6 +65,14 @@ def orphans(child: str, parent: str, pairs: Iterable[tuple[str, str]]) -> str:
         f"AND NOT EXISTS (SELECT 1 FROM {parent} p WHERE {same})"
     )
     return f"SELECT CASE WHEN EXISTS ({orphan}) THEN 1 ELSE 0 END"
+
+
+def keys_to(table: Table, tables: Iterable[Table]) -> Iterator[sa.ForeignKeyConstraint]:
+    """Yield the foreign keys of these tables that refer to `table`."""
+    for child in tables:
+        for key in child.sa.foreign_key_constraints:
+            if key.referred_table is table.sa:
+                yield key
 
 
 def violated_key(database: str, key: str, table: str, *, outside: bool = False) -> NotProved:

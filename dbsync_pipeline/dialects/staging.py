@@ -21,6 +21,14 @@ class Moved:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Written:
+    """The rows of a table that its staged changes deleted and inserted; a replaced one is both."""
+
+    deleted: int
+    inserted: int
+
+
 def staging_table(schema: str | None, name: str, columns: Sequence[Column]) -> sa.TableClause:
     """Return a staging table for use in SQLAlchemy statements."""
     return sa.table(

@@ -83,6 +83,35 @@ SELECT 1 AS there FROM sys.triggers
 WHERE parent_id = {0} AND name LIKE 'dbsync[_]hold[_]%'"""
 """Babelfish: a row where the table has the trigger that locks it. Long names are cut there."""
 
+OBSTACLES = """
+SELECT 1 AS there FROM sys.triggers g
+WHERE g.is_disabled = 0 AND g.parent_id IN ({tables}) AND g.name NOT LIKE 'dbsync[_]hold[_]%'
+UNION ALL
+SELECT 1 FROM sys.foreign_keys f
+WHERE f.is_disabled = 0 AND f.referenced_object_id IN ({tables})
+  AND (f.update_referential_action <> 0
+       OR (f.delete_referential_action <> 0 AND f.parent_object_id NOT IN ({tables})))
+UNION ALL
+SELECT 1 FROM sys.identity_columns i
+WHERE i.object_id IN ({tables}) AND NOT EXISTS (
+  SELECT 1 FROM sys.indexes x INNER JOIN sys.index_columns k
+    ON k.object_id = x.object_id AND k.index_id = x.index_id
+  WHERE x.is_primary_key = 1 AND x.object_id = i.object_id AND k.column_id = i.column_id)"""
+"""Rows if these tables cannot be written in place under their constraints: a trigger would fire, a
+key would change rows that are not in the plan, or an IDENTITY that is no key could not be set."""
+
+CASCADING_KEYS = """
+SELECT lower(f.name) FROM sys.foreign_keys f
+WHERE f.is_disabled = 0 AND f.referenced_object_id IN ({tables})
+  AND f.delete_referential_action <> 0"""
+"""The names of the foreign keys to these tables that follow a delete, in lower case."""
+
+ENFORCED_KEYS = """
+SELECT lower(object_schema_name(f.parent_object_id)), lower(object_name(f.parent_object_id)),
+       lower(f.name)
+FROM sys.foreign_keys f WHERE f.is_disabled = 0 AND f.is_not_trusted = 0"""
+"""(schema, table, name), in lower case, of the foreign keys that the server proved and enforces."""
+
 SWITCHABLE = """
 WITH mirrored AS (SELECT object_id FROM sys.tables WHERE object_id IN ({tables}))
 SELECT 'ALTER TABLE ' + name + ' NOCHECK CONSTRAINT ' + item,

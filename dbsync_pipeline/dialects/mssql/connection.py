@@ -105,7 +105,7 @@ class MSSQLConnection(Dialect):
         if server.is_too_old:
             connection.close()
             raise _too_old(name, server)
-        self._babelfish = server.babelfish
+        self._babelfish, self._default_schema = server.babelfish, server.schema
         self._running: Any = None
         self._in_call = threading.Lock()
         self._second: Any = None
@@ -293,10 +293,10 @@ class MSSQLConnection(Dialect):
             self._running = None
             cursor.close()
 
-    def _run(self, sql: str) -> None:
+    def _run(self, sql: str, *parameters: str) -> None:
         """Run one statement, or several: an error of a later one comes with its result."""
         with self._cursor() as cursor, self._in_call:
-            cursor.execute(sql)
+            drivers.execute(cursor, sql, parameters)
             while cursor.nextset():
                 pass
 

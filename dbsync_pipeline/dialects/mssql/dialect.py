@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.mssql.counters import MSSQLCounters
-from dbsync_pipeline.dialects.mssql.source import MSSQLSource
 from dbsync_pipeline.dialects.mssql.target import MSSQLTarget
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
 
 
-class MSSQL(MSSQLSource, MSSQLTarget, MSSQLCounters):
+class MSSQL(MSSQLTarget, MSSQLCounters):
     """One open connection to a database of SQL Server, in either role."""
 
     @translated

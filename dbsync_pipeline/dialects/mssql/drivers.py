@@ -216,9 +216,12 @@ def _bulk(
     import pyarrow as pa
 
     schema = pa.schema([(f"c{n}", _arrow(name)) for n, name in enumerate(types)])
-    first = next(batches, None)
+    first, second = next(batches, None), next(batches, None)
     if first is None:
         return batches
+    if second is None and len(first) <= _FEW:
+        return iter([first])  # fewer trips than the login of another connection
+    batches = chain([] if second is None else [second], batches)
     sent = False
 
     def records() -> Iterator[Any]:
@@ -324,6 +327,9 @@ _SIZES = {"NVARCHAR": -9, "VARBINARY": -3}
 
 _NATIVE_TYPES = _SIZES | {"BIGINT": -5, "INT": 4, "SMALLINT": 5, "FLOAT": 8}
 """ODBC's numbers of the types of staging."""
+
+_FEW = 100
+"""Rows that are loaded by INSERT, without a bulk load."""
 
 _SHORT = 4000
 """The longest text that an NVARCHAR with a size holds."""

@@ -65,6 +65,7 @@ _NATIVE_STATES = {
     "Server rejected the connection": "08004",
     "Connection failure during transaction": "08007",
     "Communication link failure": "08S01",
+    "Integrity constraint violation": "23000",
     "Invalid authorization specification": "28000",
     "Serialization failure": "40001",
     "Operation canceled": "HY008",
@@ -72,6 +73,14 @@ _NATIVE_STATES = {
     "Connection timeout expired": "HYT01",
 }
 """mssql-python's texts for the SQLSTATEs that have a meaning here (`mssql_python.exceptions`)."""
+
+
+def is_violation(error: BaseException) -> bool:
+    """Return whether a constraint refused a statement: a unique one or a foreign key (SQLSTATE
+    23000).
+    """
+    original = getattr(error, "orig", None) or error
+    return bool(numbers(original) & {547, 2601, 2627}) or sqlstate(original) == "23000"
 
 
 def plain_message(error: BaseException) -> str:

@@ -85,8 +85,12 @@ class MSSQLSource(MSSQLConnection):
             self._in_snapshot[table, form] = self._digested(table, form, None)
         return self._in_snapshot[table, form]
 
-    def _digested(self, table: Table, form: Form, only: np.ndarray | None) -> Digests:
-        sql = tsql.digests(table, form, self._flavour, self._from(table), only is not None)
+    def _digested(
+        self, table: Table, form: Form, only: np.ndarray | None, rows_from: str | None = None
+    ) -> Digests:
+        """Digest the rows of a FROM clause, as `t`; of the table without one."""
+        rows_from = rows_from or self._from(table)
+        sql = tsql.digests(table, form, self._flavour, rows_from, only is not None)
         buckets = () if only is None else (json.dumps(only.tolist()),)
         rows = (row for batch in self._stream(sql, *buckets) for row in batch)
         return Digests.gather(form, rows)

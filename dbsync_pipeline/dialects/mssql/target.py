@@ -11,40 +11,60 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import Dialect, translated
-from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.foreign_keys import held, key_violated, orphans, violated_key
-from dbsync_pipeline.dialects.mssql import catalog, drivers, tsql
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.foreign_keys import (
+    held,
+    key_violated,
+    keys_to,
+    orphans,
+    violated_key,
+)
+from dbsync_pipeline.dialects.mssql import catalog, drivers, errors, tsql
 from dbsync_pipeline.dialects.mssql.connection import (
-    MSSQLConnection,
     object_id,
     object_ids,
     row_bytes,
 )
-from dbsync_pipeline.dialects.mssql.source import MSSQLSource
+from dbsync_pipeline.dialects.mssql.source import MSSQLSource, keys_as_json
 from dbsync_pipeline.dialects.mssql.tsql import quote, quote_table
 from dbsync_pipeline.dialects.mssql.values import to_mssql
-from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.staging import Moved, Written, staging_table
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Table
 from dbsync_pipeline.errors import Busy, DatabaseError, StructureError, Unrepresentable
 
 _log = logging.getLogger("dbsync")
 
+Result = TypeVar("Result")
 
-class MSSQLTarget(MSSQLConnection):
+
+class _WouldCascade(Exception):
+    """A delete would change or delete rows that the plan leaves as they are."""
+
+
+class MSSQLTarget(MSSQLSource):
     """Writes to the database: one transaction from `begin` to `commit`, and staging beside it."""
+
+    keys_per_load = 50_000
+    proves_before_writing = True
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._staging: dict[str, int] = {}
         self._created: set[int] = set()
+        self._filling: dict[str, tuple[Moved, str]] = {}
+        self._written: Sequence[Table] = ()
+        self._identity: dict[str, bool] = {}
+        self._in_order: bool | None = None
+        self._suspended = False
         self._switched_off: list[str] = []
 
     # -- locks
@@ -163,16 +183,30 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def suspend_constraints(self, tables: Sequence[Table]) -> None:
-        """Switch foreign keys and triggers off until `prove_constraints`.
+        """Let nothing stand in the way of writing these tables, until `prove_constraints`.
 
-        ON DELETE CASCADE does nothing then. Readers of the tables wait, too, until the commit.
-        Raise StructureError where this user lacks the right.
+        Switching a foreign key or a trigger off makes all readers of its tables wait until the
+        commit. So that is left to the first write, which does it only where the order of the
+        writes cannot satisfy the keys: see `write_staged`.
         """
+        self._written, self._in_order = tables, None
+
+    def _suspend_unless_in_order(self) -> None:
+        """Switch constraints off at once where no order of the writes would do: see `OBSTACLES`."""
+        if self._in_order is None:
+            query = catalog.OBSTACLES.format(tables=object_ids(self._written))
+            self._in_order = not self._catalog(query)
+            if not self._in_order:
+                self._suspend()
+
+    def _suspend(self) -> None:
+        """Switch foreign keys and triggers off. Raise StructureError where the right is missing."""
+        self._suspended = True
         try:
             if self._babelfish:
                 self._first_row("SELECT set_config('session_replication_role', 'replica', false)")
                 return
-            for off, on in self._all(catalog.SWITCHABLE.format(tables=object_ids(tables))):
+            for off, on in self._all(catalog.SWITCHABLE.format(tables=object_ids(self._written))):
                 self._run(off)
                 self._switched_off.append(on)
         except self.driver_errors as error:
@@ -194,19 +228,27 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def prove_constraints(self, tables: Sequence[Table]) -> None:
-        """Check every foreign key of and to these tables, and switch all on again.
+        """Switch on what was switched off, and see that every foreign key of and to these holds.
 
-        Raise NotProved where a reference leads nowhere.
+        The server proves the keys that it enforces, as it writes or as they are switched on. Raise
+        NotProved where a reference leads nowhere.
         """
+        while self._switched_off:
+            self._switch_on(self._switched_off.pop(), tables)
+        unproved = self._babelfish and self._suspended
+        enforced = set() if unproved else set(self._catalog(catalog.ENFORCED_KEYS))
         for table in tables:
             for key in held(self.connection, table.sa):
-                if self._first_row(tsql.orphans(key))[0]:
+                schema = table.sa.schema or self._default_schema
+                named = (schema, table.sa.name, str(key.name))
+                if tuple(name.lower() for name in named) in enforced:
+                    continue
+                if self._first_row(tsql.orphans(key, self._flavour))[0]:
                     raise key_violated(self.name, key)
-        if self._babelfish:
+        if unproved:
             self._prove_outside_keys(tables)
             self._first_row("SELECT set_config('session_replication_role', 'origin', false)")
-        while self._switched_off:
-            self._switch_on(self._switched_off.pop())
+        self._suspended = False
 
     def _prove_outside_keys(self, tables: Sequence[Table]) -> None:
         """Check the foreign keys of other tables; SQL Server does so as it switches them on."""
@@ -219,28 +261,40 @@ class MSSQLTarget(MSSQLConnection):
             if self._first_row(orphans(child, parent, pairs))[0]:
                 raise violated_key(self.name, name, places[1], outside=True)
 
-    def _switch_on(self, statement: str) -> None:
+    def _switch_on(self, statement: str, tables: Sequence[Table]) -> None:
         try:
             self._run(statement)
         except self.driver_errors as error:
             key = re.fullmatch("ALTER TABLE (.+) WITH CHECK CHECK CONSTRAINT (.+)", statement)
             if key is None or "conflicted with the FOREIGN KEY" not in str(error):
                 raise
+            for table in tables:
+                for own_key in table.sa.foreign_key_constraints:
+                    if quote(str(own_key.name)).lower() == key[2].lower():
+                        raise key_violated(self.name, own_key) from None
             raise violated_key(self.name, key[2], key[1], outside=True) from None
 
     # -- loading
 
     @translated
-    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
-        """Load all rows of a table that is empty here; return what was moved.
+    def prepare_fill(self, table: Table, source: Dialect, form: Form) -> None:
+        """Load all rows into a staging table, before anything is written that readers wait for.
 
-        Through a staging table: the bulk load would wait for the lock on the live one.
+        The bulk load could not write the live table: it would wait for the lock on it.
         """
         moved, loaded = self._load(table, source, None, form)
         self._refuse_collisions(table, loaded, form)
-        moved.rows = self._insert(
-            table, tsql.insert_loaded(quote_table(table.sa), loaded, table.columns, form.native)
-        )
+        self._has_identity(table)
+        self._filling[table.name] = moved, loaded
+
+    @translated
+    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+        """Insert all rows of a table that is empty here; return what was moved."""
+        if table.name not in self._filling:
+            self.prepare_fill(table, source, form)
+        moved, loaded = self._filling.pop(table.name)
+        insert = tsql.insert_loaded(quote_table(table.sa), loaded, table.columns, form.native)
+        moved.rows = self._in_order_or_suspended(lambda: self._insert(table, insert))
         return moved
 
     def _load(
@@ -258,7 +312,7 @@ class MSSQLTarget(MSSQLConnection):
                 moved.bytes += sum(map(row_bytes, rows))
                 yield rows
 
-        return moved, self._bulk_load("new", table, table.columns, form, converted())
+        return moved, self._bulk_load(table, form, converted())
 
     def _converter(
         self, table: Table, columns: Sequence[Column], form: Form
@@ -273,23 +327,15 @@ class MSSQLTarget(MSSQLConnection):
             checks.append(to_mssql(column, name, code_page))
         return values.converter(table, columns, checks, self.name)
 
-    def _bulk_load(
-        self,
-        kind: str,
-        table: Table,
-        columns: Sequence[Column],
-        form: Form,
-        batches: Iterator[list[Row]],
-    ) -> str:
-        """Load rows into this run's table of that kind, creating it at first; return its name."""
-        name = self._loaded.get(f"{kind} {table.name}")
+    def _bulk_load(self, table: Table, form: Form, batches: Iterator[list[Row]]) -> str:
+        """Load rows into this run's table for them, creating it at first; return its name."""
+        name = self._loaded.get(table.name)
         if name is None:
             run = "".join(letter if letter.isalnum() else "_" for letter in self._label)[-36:]
-            name = f"[dbsync].[loaded_{run}_{len(self._loaded)}]"
-            self._loaded[f"{kind} {table.name}"] = name
-            sql = tsql.create_loaded(name, columns, form.native, self._collations(table))
-            self._run_aside(sql)
-        types = [tsql.staged_type(column, form.native) for column in columns]
+            name = self._loaded[table.name] = f"[dbsync].[loaded_{run}_{len(self._loaded)}]"
+            collations = self._collations(table)
+            self._run_aside(tsql.create_loaded(name, table.columns, form.native, collations))
+        types = [tsql.staged_type(column, form.native) for column in table.columns]
         bulk = self._has_bulk_load(name)
         try:
             drivers.load(
@@ -321,16 +367,19 @@ class MSSQLTarget(MSSQLConnection):
         sql = "SELECT TOP (1) 1 FROM sys.all_columns WHERE object_id = object_id(?)"
         return not (self._babelfish and self._all(sql, name))
 
-    def _refuse_collisions(self, table: Table, new: str, loaded_as: Form | None = None) -> None:
+    def _refuse_collisions(
+        self, table: Table, new: str, loaded_as: Form | None = None, gone: str | None = None
+    ) -> None:
         """Raise Unrepresentable where the server takes two different unique texts as equal.
 
         `loaded_as` is the form of the values in `new`, where these are not the live table's types.
+        The live rows with a key in `gone` are about to go.
         """
         for columns, condition in _unique_texts(table):
             rows_of = new
             if condition and loaded_as is not None:
                 rows_of = tsql.as_stored(new, table.columns, loaded_as.native)
-            rows = self._all(tsql.collisions(table, rows_of, columns, condition))
+            rows = self._all(tsql.collisions(table, rows_of, columns, condition, gone))
             if rows:
                 keys = " and ".join(f"({', '.join(map(repr, row))})" for row in rows)
                 raise Unrepresentable(
@@ -375,11 +424,11 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
-        """Add keys of live rows that are gone or replaced to staging."""
+        """Add keys of live rows that are gone or replaced to staging, by one statement."""
         convert = self._converter(table, table.key, form)
-        rows = iter([[tuple(convert(key)) for key in keys]])
-        loaded = self._bulk_load("gone", table, table.key, form, rows)
-        self._move_loaded(self._gone(table), loaded, table.key, form)
+        converted = [tuple(convert(key)) for key in keys]
+        sql = tsql.insert_keys(self._gone(table), table.key, form.native)
+        self._run(sql, keys_as_json(converted))
 
     def _move_loaded(self, into: str, loaded: str, columns: Sequence[Column], form: Form) -> None:
         """Move loaded rows into this session's own table, in the types of the live table.
@@ -398,18 +447,113 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def insert_staged(self, table: Table) -> int:
-        """Insert the staged rows; return how many. Raise Unrepresentable for colliding keys."""
-        self._refuse_collisions(table, self._new(table))
+        """Insert the staged rows; return how many."""
         return self._insert(table, tsql.insert_staged(table, self._new(table)))
 
     def _insert(self, table: Table, insert: str) -> int:
         name = quote_table(table.sa)
-        if not self._catalog(catalog.IDENTITY.format(object_id(table))):
+        if not self._has_identity(table):
             return self._run_counted(insert)
         self._run(f"SET IDENTITY_INSERT {name} ON")
-        inserted = self._run_counted(insert)
-        self._run(f"SET IDENTITY_INSERT {name} OFF")
-        return inserted
+        try:
+            return self._run_counted(insert)
+        finally:
+            with suppress(*self.driver_errors):  # an error that ended the session is raised already
+                self._run(f"SET IDENTITY_INSERT {name} OFF")
+
+    def _has_identity(self, table: Table) -> bool:
+        if table.name not in self._identity:
+            identities = self._catalog(catalog.IDENTITY.format(object_id(table)))
+            self._identity[table.name] = bool(identities)
+        return self._identity[table.name]
+
+    # -- writing
+
+    @translated
+    def write_staged(self, tables: Sequence[Table]) -> dict[str, Written]:
+        """Apply the staged changes of these tables, parents first in the list; return the counts.
+
+        Rows that stay are updated in place, and foreign keys stay on: rows that go are deleted
+        children first, and new ones are inserted parents first; where that meets a key, they are
+        deleted after everything else. Only where neither order will do are constraints switched
+        off, and changed rows deleted and inserted again. Raise Unrepresentable for colliding keys.
+        """
+        for table in tables:
+            self._refuse_collisions(table, self._new(table), gone=self._gone(table))
+            self._has_identity(table)
+        return self._in_order_or_suspended(
+            lambda: self._write_in_order(tables, deletes_first=True),
+            lambda: self._write_in_order(tables, deletes_first=False),
+            suspended=lambda: super(MSSQLTarget, self).write_staged(tables),
+        )
+
+    def _in_order_or_suspended(
+        self, *attempts: Callable[[], Result], suspended: Callable[[], Result] | None = None
+    ) -> Result:
+        """Return the result of the first attempt that no constraint refuses.
+
+        After the last, switch constraints off and return the result of `suspended`; without it, of
+        the last attempt, made again.
+        """
+        self._suspend_unless_in_order()
+        for attempt in () if self._suspended else attempts:
+            try:
+                with self.attempt():
+                    return attempt()
+            except self.driver_errors as error:
+                if not errors.is_violation(error):
+                    raise
+            except _WouldCascade:
+                pass
+        if not self._suspended:
+            self._suspend()
+        return (suspended or attempts[-1])()
+
+    def _write_in_order(
+        self, tables: Sequence[Table], *, deletes_first: bool
+    ) -> dict[str, Written]:
+        deleted = self._delete_in_order(tables) if deletes_first else {}
+        changed = {table.name: self._update_and_insert(table) for table in tables}
+        if not deletes_first:
+            deleted = self._delete_in_order(tables)
+        return {
+            name: Written(deleted[name] + updated, updated + inserted)
+            for name, (updated, inserted) in changed.items()
+        }
+
+    def _update_and_insert(self, table: Table) -> tuple[int, int]:
+        new, gone = self._new(table), self._gone(table)
+        update = tsql.update_staged(table, new, gone)
+        updated = self._run_counted(update) if update else 0
+        return updated, self._insert(table, tsql.insert_staged(table, new, gone))
+
+    def _delete_in_order(self, tables: Sequence[Table]) -> dict[str, int]:
+        """Delete the rows that go, children first. Raise _WouldCascade if others would follow."""
+        cascading = self._catalog(catalog.CASCADING_KEYS.format(tables=object_ids(tables)))
+        deleted: dict[str, int] = {}
+        for table in reversed(tables):
+            new, gone = self._new(table), self._gone(table)
+            for key in keys_to(table, tables):
+                if (str(key.name).lower(),) not in cascading:
+                    continue
+                if self._first_row(tsql.refers_to_gone(key, table, new, gone))[0]:
+                    raise _WouldCascade
+            deleted[table.name] = self._run_counted(tsql.delete_staged(table, gone, new))
+        return deleted
+
+    @translated
+    def digests_as_written(self, table: Table, form: Form, only: np.ndarray) -> Digests:
+        """Return the digests of these buckets as they will be after `write_staged`."""
+        rows = tsql.as_written(table, self._new(table), self._gone(table))
+        return self._digested(table, form, only, rows)
+
+    @translated
+    def holds_staged(self, table: Table, form: Form) -> bool:
+        """Return whether the live table has each staged row, by its digest."""
+        new = self._new(table)
+        staged = self._digested(table, form, None, f"{new} t")
+        live = self._digested(table, form, None, tsql.live_of(table, new))
+        return not staged.differing(live).size
 
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         """Return the staging tables of new rows and of keys, for statements of their own."""
@@ -426,10 +570,14 @@ class MSSQLTarget(MSSQLConnection):
 
     @translated
     def create_like(self, name: str, table: Table) -> None:
-        """Create a table of before-images beside the ledger, within the open transaction."""
+        """Create a table of before-images beside the ledger, and commit it at once.
+
+        A table that is created in the publishing transaction would make everybody who lists the
+        tables wait until its commit. If the publish fails, the table remains, empty.
+        """
         before = "convert(bigint, 0) AS dbsync_publish, convert(nvarchar(8), '') AS dbsync_change, "
         into = f"{quote(self.ledger_schema or '')}.{quote(name)}"
-        self._run(tsql.create_like(into, table, table.columns, before))
+        self._run_aside(tsql.create_like(into, table, table.columns, before))
 
 
 def _lock_trigger(table: Table) -> str:

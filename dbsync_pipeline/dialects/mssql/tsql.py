@@ -34,13 +34,14 @@ argument is a MAX type, and a short piece has up to 54 bytes."""
 class Flavour:
     """What Microsoft's server and Babelfish write differently.
 
-    `utf8` turns a text into UTF-8, `hexadecimal` turns 16 bytes into hexadecimal digits, and
-    `fence` keeps the optimizer from computing a hash twice.
+    `utf8` turns a text into UTF-8, `hexadecimal` turns 16 bytes into hexadecimal digits, `fence`
+    keeps the optimizer from computing a hash twice, and `whole_join` from looking for one row only.
     """
 
     utf8: str
     hexadecimal: str
     fence: str
+    whole_join: str = ""
 
 
 _EIGHT = (
@@ -52,6 +53,7 @@ MICROSOFT = Flavour(
     " COLLATE Latin1_General_100_BIN2_UTF8",
     "lower(convert(varchar(32), substring({0}, 1, 16), 2))",
     "",
+    " OPTION (USE HINT('DISABLE_OPTIMIZER_ROWGOAL'))",
 )
 BABELFISH = Flavour(
     "", f"{_EIGHT.format(1)} + {_EIGHT.format(9)}", " ORDER BY (SELECT NULL) OFFSET 0 ROWS"
@@ -395,6 +397,12 @@ def insert_loaded(into: str, name: str, columns: Sequence[Column], native: bool)
     return f"INSERT INTO {into} ({names(columns)}) SELECT {values} FROM {name} s"
 
 
+def insert_keys(into: str, key: Sequence[Column], native: bool) -> str:
+    """Return the INSERT of the keys in its parameter, in the types of the live table."""
+    values = ", ".join(stored(column, f"k.k{n}", native) for n, column in enumerate(key))
+    return f"INSERT INTO {into} ({names(key)}) SELECT {values} FROM {json_keys(key, native)} k"
+
+
 def create_like(name: str, table: Table, columns: Sequence[Column], before: str = "") -> str:
     """Return the statement that creates an empty table with the columns of the live one.
 
@@ -406,24 +414,84 @@ def create_like(name: str, table: Table, columns: Sequence[Column], before: str 
     )
 
 
-def insert_staged(table: Table, staging: str) -> str:
-    """Return the INSERT of all staged rows into the live table.
+def insert_staged(table: Table, staging: str, but: str | None = None) -> str:
+    """Return the INSERT of staged rows into the live table; of all but those with keys in `but`.
 
     Columns are qualified: Babelfish has variables of its own, for example `found`.
     """
     into = f"{quote_table(table.sa)} ({names(table.columns)})"
-    return f"INSERT INTO {into} SELECT {names(table.columns, 's')} FROM {staging} s"
+    where = f" WHERE NOT {_is_in(but, table, 's')}" if but else ""
+    return f"INSERT INTO {into} SELECT {names(table.columns, 's')} FROM {staging} s{where}"
 
 
-def delete_staged(table: Table, staging: str) -> str:
-    """Return the DELETE of the live rows whose keys are staged."""
+def update_staged(table: Table, new: str, gone: str) -> str:
+    """Return the UPDATE of live rows whose keys are in both; empty if all columns are key."""
+    others = [column for column in table.columns if column not in table.key]
+    if not others:
+        return ""
+    values = ", ".join(f"{quote(column.name)} = s.{quote(column.name)}" for column in others)
+    live = f"{quote_table(table.sa)} t INNER JOIN {new} s ON {_agree(table.key, 't')}"
+    return f"UPDATE t SET {values} FROM {live} WHERE {_is_in(gone, table, 's')}"
+
+
+def delete_staged(table: Table, staging: str, but: str | None = None) -> str:
+    """Return the DELETE of the live rows whose keys are staged; of all but those in `but`."""
     live = f"{quote_table(table.sa)} t"
-    return f"DELETE t FROM {live} INNER JOIN {staging} s ON {_agree(table.key, 't')}"
+    where = f" WHERE NOT {_is_in(but, table, 's')}" if but else ""
+    return f"DELETE t FROM {live} INNER JOIN {staging} s ON {_agree(table.key, 't')}{where}"
 
 
-def collisions(table: Table, new: str, columns: Sequence[Column], condition: str = "") -> str:
+def _is_in(staging: str, table: Table, row: str) -> str:
+    """Return the condition that the key of `row` is staged, exactly: as bytes where it has texts,
+    of which the server takes different ones as equal.
+    """
+    pairs = [(key, f"g.{quote(key.name)}", f"{row}.{quote(key.name)}") for key in table.key]
+    parts = [f"{staged} = {own}" for _, staged, own in pairs]
+    parts += [
+        f"convert(varbinary(max), {staged}) = convert(varbinary(max), {own})"
+        for key, staged, own in pairs
+        if key.kind is Kind.TEXT
+    ]
+    same = " AND ".join(parts)
+    return f"EXISTS (SELECT 1 FROM {staging} g WHERE {same})"
+
+
+def as_written(table: Table, new: str, gone: str) -> str:
+    """Return a FROM clause, as `t`, of the rows that the live table will have."""
+    kept = f"FROM {quote_table(table.sa)} l WHERE NOT {_is_in(gone, table, 'l')}"
+    return (
+        f"(SELECT {names(table.columns, 'l')} {kept} "
+        f"UNION ALL SELECT {names(table.columns, 'n')} FROM {new} n) t"
+    )
+
+
+def live_of(table: Table, new: str) -> str:
+    """Return a FROM clause, as `t`, of the live rows whose keys are staged."""
+    live = f"FROM {quote_table(table.sa)} l WHERE {_is_in(new, table, 'l')}"
+    return f"(SELECT {names(table.columns, 'l')} {live}) t"
+
+
+def refers_to_gone(key: sa.ForeignKeyConstraint, parent: Table, new: str, gone: str) -> str:
+    """Return the query for 1 where a row refers by this key to one that is about to go, else 0."""
+    same = " AND ".join(
+        f"c.{quote(element.parent.name)} = p.{quote(element.column.name)}"
+        for element in key.elements
+    )
+    going = f"{_is_in(gone, parent, 'p')} AND NOT {_is_in(new, parent, 'p')}"
+    child, referred = quote_table(key.parent), quote_table(parent.sa)  # type: ignore[arg-type]
+    rows = f"SELECT 1 FROM {child} c INNER JOIN {referred} p ON {same} WHERE {going}"
+    return f"SELECT CASE WHEN EXISTS ({rows}) THEN 1 ELSE 0 END"
+
+
+def collisions(
+    table: Table,
+    new: str,
+    columns: Sequence[Column],
+    condition: str = "",
+    gone: str | None = None,
+) -> str:
     """Return the query for the keys of two new rows that the server compares as equal in these
-    columns, or of a new row that equals a live one.
+    columns, or of a new row that equals a live one whose key is not in `gone`.
 
     `new` is a FROM clause of the new rows. `condition` is that of a filtered index: other rows may
     be equal.
@@ -436,7 +504,8 @@ def collisions(table: Table, new: str, columns: Sequence[Column], condition: str
     live = quote_table(table.sa)
     if condition:
         new, live = f"(SELECT * FROM {new} n{where})", f"(SELECT * FROM {live}{where})"
-    exists = f"EXISTS (SELECT 1 FROM {live} t WHERE {_agree(columns, 't')})"
+    stays = f" AND NOT {_is_in(gone, table, 't')}" if gone else ""
+    exists = f"EXISTS (SELECT 1 FROM {live} t WHERE {_agree(columns, 't')}{stays})"
     return f"SELECT TOP (2) {key} FROM {new} s WHERE {repeated} OR {exists}"
 
 
@@ -464,7 +533,12 @@ def _agree(columns: Sequence[Column], other: str) -> str:
     )
 
 
-def orphans(key: sa.ForeignKeyConstraint) -> str:
-    """Return the query for 1 where a reference leads nowhere, 0 where the foreign key holds."""
+def orphans(key: sa.ForeignKeyConstraint, flavour: Flavour) -> str:
+    """Return the query for 1 where a reference leads nowhere, 0 where the foreign key holds.
+
+    To find one row the optimizer would look up every child's parent by itself; the hint makes it
+    join the two tables.
+    """
     pairs = [(quote(element.parent.name), quote(element.column.name)) for element in key.elements]
-    return foreign_keys.orphans(quote_table(key.parent), quote_table(key.referred_table), pairs)  # type: ignore[arg-type]
+    child, parent = quote_table(key.parent), quote_table(key.referred_table)  # type: ignore[arg-type]
+    return foreign_keys.orphans(child, parent, pairs) + flavour.whole_join

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.staging import Written
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import NotProved, Refused, SettingsError
 from dbsync_pipeline.mirror import drift, outcome, pausing, schema
@@ -263,8 +264,7 @@ def _put_back(
     it did not change.
     """
     entry, results = undoable.publish, {}
-    deleted = {table.name: dialect.delete_staged(table) for table in tables}
-    inserted = {table.name: dialect.insert_staged(table) for table in tables}
+    written = dialect.write_staged(tables) if tables else {}
     for table in map(model.table, entry.tables):
         before, now = entry.tables[table.name].before, _digests(dialect, table, entry)
         if table in tables and before and str(now) != before:
@@ -276,7 +276,8 @@ def _put_back(
                 remedy="the target has local writes since then; "
                 f"`dbsync rescue show {entry.run_id}` shows the rows as they were",
             )
-        gone, come = deleted.get(table.name, 0), inserted.get(table.name, 0)
+        rows = written.get(table.name, Written(0, 0))
+        gone, come = rows.deleted, rows.inserted
         replaced = min(gone, come)
         results[table.name] = TableResult(
             rows=now.total,

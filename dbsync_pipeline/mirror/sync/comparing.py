@@ -21,9 +21,6 @@ from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import TableDiff, Task
 from dbsync_pipeline.text import count
 
-_STAGED_KEYS = 5_000
-"""Keys that are gathered before they are staged together."""
-
 
 @dataclass
 class Comparison:
@@ -290,7 +287,8 @@ class _Stage:
     def add(self, changes: compare.Changes) -> None:
         self._to_insert += changes.new + changes.changed
         self._to_delete += changes.gone + changes.changed
-        if len(self._to_insert) + len(self._to_delete) >= _STAGED_KEYS:
+        gathered = len(self._to_insert) + len(self._to_delete)
+        if gathered >= self._opened.target.keys_per_load:
             self.flush()
 
     def flush(self) -> None:

@@ -42,29 +42,38 @@ class Publishing:
     def write(self) -> list[str]:
         """Keep before-images, apply all changes, move the counters.
 
-        Returns the statements that restore what was dropped to speed up a first load.
+        What can be carried and proved before a reader of the target has to wait is, if the engine
+        can do so. Returns the statements that restore what was dropped to speed up a first load.
         """
         target, changing = self.opened.target, self.changing
         staged = [comparison for comparison in changing if not comparison.fills]
+        filling = [comparison for comparison in changing if comparison.fills]
         for comparison in staged:
             save(target, self.numbering.number, comparison.table)
+            if target.proves_before_writing:
+                self._prove_changed(comparison)
+        for comparison in filling:
+            with comparison.timed():
+                target.prepare_fill(comparison.table, self.opened.source, comparison.form)
         if changing:
             target.suspend_constraints([comparison.table for comparison in changing])
-        self._write_staged(staged)
-        stripped = self._fill([comparison for comparison in changing if comparison.fills])
+        if staged:
+            self._write_staged(staged)
+        stripped = self._fill(filling)
         self._move_counters()
         return stripped
 
     def prove(self, stripped: Sequence[str]) -> None:
         """Restore what was dropped and raise NotProved unless the target equals the snapshot.
 
-        Every bucket of a filled table and every changed bucket of another one is digested again.
-        Foreign keys of all tables must hold.
+        Every bucket of a filled table and every changed bucket of another one is digested again;
+        of a table that was proved before it was written, only the rows that were. Foreign keys of
+        all tables must hold.
         """
         self._prove_filled([table for table in self.changing if table.fills], stripped)
         for comparison in self.changing:
             if not comparison.fills:
-                self._prove_changed(comparison)
+                self._prove_written(comparison)
         if self.changing:
             self.opened.target.prove_constraints(self.task.model.tables)
 
@@ -108,20 +117,13 @@ class Publishing:
         outcome.commit(self.opened.target, self.task.target, recorded, operation="publish")
 
     def _write_staged(self, comparisons: Sequence[Comparison]) -> None:
-        """First delete what is gone or replaced, in all tables; then insert what is new or new
-        again. A key that moved to another row is free by then.
-        """
-        target = self.opened.target
+        """Apply the staged changes of all tables, and see that the plan's rows were affected."""
+        written = self.opened.target.write_staged([comparison.table for comparison in comparisons])
         for comparison in comparisons:
-            expected = comparison.plan.update + comparison.plan.delete
-            deleted = target.delete_staged(comparison.table) if expected else 0
-            self._expect(comparison, "deleted", deleted, expected)
-        for comparison in comparisons:
-            with comparison.timed():
-                expected = comparison.plan.insert + comparison.plan.update
-                inserted = target.insert_staged(comparison.table) if expected else 0
-                self._expect(comparison, "inserted", inserted, expected)
-            self.task.observe(comparison.table.name, "publish", expected, expected)
+            plan, rows = comparison.plan, written[comparison.table.name]
+            self._expect(comparison, "deleted", rows.deleted, plan.update + plan.delete)
+            self._expect(comparison, "inserted", rows.inserted, plan.insert + plan.update)
+            self.task.observe(comparison.table.name, "publish", rows.inserted, rows.inserted)
 
     def _fill(self, comparisons: Sequence[Comparison]) -> list[str]:
         """Load tables that are empty; return what was dropped from them and must be restored."""
@@ -186,9 +188,24 @@ class Publishing:
             self._require_equal(comparison, present)
 
     def _prove_changed(self, comparison: Comparison) -> None:
-        touched = np.array(comparison.touched, np.int64)
-        present = self.opened.target.digests(comparison.table, comparison.form, touched)
+        """Digest every changed bucket as it is now, or as it will be after it is written."""
+        target, touched = self.opened.target, np.array(comparison.touched, np.int64)
+        digest = target.digests_as_written if target.proves_before_writing else target.digests
+        present = digest(comparison.table, comparison.form, touched)
         self._require_equal(comparison, comparison.source.replaced(touched, present))
+
+    def _prove_written(self, comparison: Comparison) -> None:
+        target = self.opened.target
+        if not target.proves_before_writing:
+            self._prove_changed(comparison)
+        elif not target.holds_staged(comparison.table, comparison.form):
+            raise NotProved(
+                "rows were not stored as they were sent",
+                operation="publish",
+                database=target.name,
+                table=comparison.table.name,
+                remedy=_REMEDY,
+            )
 
     def _require_equal(self, comparison: Comparison, present: Digests) -> None:
         differing, rows = comparison.source.differing(present).size, comparison.plan.source_rows
