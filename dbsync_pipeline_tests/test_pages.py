@@ -19,6 +19,8 @@ from pathlib import Path
 import pytest
 
 from dbsync_pipeline_tests import forked
+from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.worlds import content
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -32,6 +34,18 @@ PAGES = (
     "how-to/add-a-database.md",
     "how-to/monthly-checklist.md",
 )
+
+SYNCED = "dbsync sync --quiet >/dev/null"
+BEFORE = {
+    "how-to/ci.md": SYNCED,
+    "how-to/schedules-and-alerts.md": SYNCED,
+    "how-to/leave-azure-sql-data-sync.md": """
+dbsync tables create
+sqlite3 .dbsync/linux.db "INSERT INTO users (id, email, name, password_hash, is_active, created_at)
+    VALUES (999, 'z@example.org', 'a row of a member', 'x', 1, '2026-01-31 12:00:00+00:00')"
+""",
+}
+"""Pages of people who have databases already, with the commands that bring the sample there."""
 
 SQLITE3 = """#!/bin/sh
 exec {python} -I -S -c '
@@ -110,6 +124,35 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
 def test_every_command_of_the_page_runs(page: str, reader: Reader) -> None:
     done = reader(script(DOCS / page))
     assert done.returncode == 0, f"{page} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("page", BEFORE)
+def test_every_command_of_the_page_runs_on_databases_in_use(
+    page: str, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Places(tmp_path / "place", monkeypatch)
+    assert reader(f"set -e\n{BEFORE[page]}").returncode == 0
+    done = reader(script(DOCS / page))
+    assert done.returncode == 0, f"{page} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+
+
+def test_the_commands_for_dg_launch_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dg` wants to run in the checkout; the databases are elsewhere."""
+    page = (DOCS / "how-to" / "ci.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^dg launch --job .*$", page, re.MULTILINE)
+    places = Places(tmp_path, monkeypatch)
+    home = {"DBSYNC_HOME": str(tmp_path / ".dbsync"), "DAGSTER_HOME": str(places.dagster_home)}
+    program = str(Path(sys.executable).with_name("dg"))
+    done = subprocess.run(
+        [program, *shlex.split(command)[1:]],
+        cwd=ROOT,
+        env={**os.environ, **home},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert content(places.named("azure")) == content(places.named("windows"))
 
 
 def test_the_readme_shows_what_the_commands_print(reader: Reader) -> None:
