@@ -6,11 +6,13 @@ the same fields with values of the same types, at every level.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 
 from dbsync_pipeline.cli import app
 from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.processes import free_port
 from dbsync_pipeline_tests.worlds import MODEL, execute, user
 
 pytestmark = pytest.mark.system
@@ -33,6 +36,9 @@ HEAD = """# An example of the JSON of each command
 [What `--json` prints](json.md) explains the fields. The examples are of a small dataset on the
 three embedded databases; a test checks that each command still prints this shape.
 """
+
+PORTS = {"ui": 3000, "serve": 8000}
+"""The default ports, which a machine may need for something else."""
 
 users = MODEL.table("users").sa
 Run = Callable[..., Any]
@@ -70,6 +76,8 @@ def scenario(places: Places, run: Run) -> None:
     run("failover", "--dry-run")
     run("promote", "linux", "--yes", "--overwrite")
     run("failback", "--yes")
+    run("ui", "--port", str(free_port()))
+    run("serve", "--port", str(free_port()))
     run("sync", "--target", "mars", status=2, title="any failure")
 
 
@@ -80,6 +88,8 @@ def printed(
     """What each command of the scenario printed, by its title."""
     places = Places(tmp_path, monkeypatch)
     places.set(DBSYNC_REVISIONS=str(tmp_path / "revisions"))
+    places.set(DBSYNC_API_TOKEN="only-for-these-tests-0123456789")
+    monkeypatch.setattr(os, "execve", _end)  # `ui` and `serve` would become their server here
     examples: dict[str, Any] = {}
 
     def run(verb: str, *words: str, status: int = 0, title: str = "") -> Any:
@@ -89,12 +99,30 @@ def printed(
             app.main()
         out, err = capsys.readouterr()
         assert (ended.value.code or 0) == status, f"{verb}: {out[-1000:]}\n{err[-1000:]}"
-        value = json.loads(out.replace(str(tmp_path), "/srv/dbsync"))
+        shown = re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{PORTS.get(verb)}", out)
+        value = json.loads(shown.replace(str(tmp_path), "/srv/dbsync"))
         examples[title or f"dbsync {verb}"] = value
         return value
 
-    scenario(places, run)
+    with _as_before():
+        scenario(places, run)
     return examples
+
+
+@contextlib.contextmanager
+def _as_before() -> Iterator[None]:
+    """Undo what `ui` and `serve` change before they become another program."""
+    stdout, interrupt = os.dup(1), signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _end(*_command: Any) -> None:
+    raise SystemExit(0)
 
 
 def page(examples: dict[str, Any]) -> str:
