@@ -104,10 +104,10 @@ def publish(published: Publish, role: str) -> dict[str, Any]:
 
 
 def _schema(table: sa.Table) -> TableSchema:
-    key = f"primary key ({', '.join(column.name for column in table.primary_key)})"
+    names = ", ".join(column.name for column in table.primary_key)
     return TableSchema(
         columns=[_column(column) for column in table.columns],
-        constraints=TableConstraints(other=[key]),
+        constraints=TableConstraints(other=[f"primary key ({names})"] if names else []),
     )
 
 

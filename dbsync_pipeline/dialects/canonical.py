@@ -51,16 +51,19 @@ def halves(digest: bytes) -> tuple[int, int]:
     return first, second
 
 
-def bucket_of(key: Sequence[Column], buckets: int) -> Callable[[RowKey], int]:
+def bucket_of(
+    key: Sequence[Column], buckets: int, *, keyless: bool = False
+) -> Callable[[RowKey], int]:
     """Return the function from a key's plain values to its bucket.
 
     An integer key goes by blocks of 128, so rows written together fall together; a UUID by its last
     four bytes; any other key by the first four bytes of its form's SHA-256. `buckets` is a prime,
-    so keys at regular intervals spread over all buckets.
+    so keys at regular intervals spread over all buckets. A row of a keyless table goes by its form.
     """
-    if len(key) == 1 and key[0].kind is Kind.INTEGER:
+    plain = len(key) == 1 and not keyless
+    if plain and key[0].kind is Kind.INTEGER:
         return lambda values: int(abs(values[0]) // 128) % buckets
-    if len(key) == 1 and key[0].kind is Kind.UUID:
+    if plain and key[0].kind is Kind.UUID:
         return lambda values: abs(_int4(bytes.fromhex(values[0][-8:]))) % buckets
     form = form_of(key)
     return lambda values: abs(_int4(sha256(form(values)).digest()[:4])) % buckets

@@ -162,6 +162,8 @@ class Connection(Session):
 class Source(Connection):
     """Reading: one snapshot, digests computed where the data lives, rows by key."""
 
+    addresses_rows: ClassVar[bool] = True
+    """Whether rows have addresses that hold within a transaction, which keyless tables need."""
     own_format_is_sha256: ClassVar[bool] = False
     """Whether the engine's own digests are SHA-256 and not a faster, weaker hash."""
 
@@ -209,7 +211,10 @@ class Source(Connection):
 
     @abstractmethod
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
-        """Stream the rows of the buckets `only`, ordered by bucket."""
+        """Stream the rows of the buckets `only`, ordered by bucket.
+
+        The rows of a keyless table come with their addresses in place of keys.
+        """
 
     def stamps(self) -> Stamps | None:
         """What proves that rows are as they were earlier; None if the engine has no such proof."""
@@ -262,6 +267,30 @@ class Target(Source):
     @abstractmethod
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
+
+    def same_row(
+        self, table: Table, staged: sa.FromClause, live: sa.FromClause
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition that `staged`, the staging table of keys, has the live row.
+
+        `live` is the table's clause with the alias `t`.
+        """
+        return sa.and_(*(staged.c[column.name] == live.c[column.name] for column in table.key))
+
+    def stage_everything(self, table: Table) -> None:
+        """Stage the keys of all live rows, to be deleted."""
+        live, (_, gone) = table.clause, self.staged(table)
+        keys = [column.name for column in table.key]
+        everything = sa.select(*(live.c[key] for key in keys))
+        self.connection.execute(gone.insert().from_select(keys, everything))
+
+    def stage_equal(self, table: Table, stored_in: str, publish: int) -> None:
+        """Stage the addresses of live rows that equal the rows which that publish inserted.
+
+        Of a keyless table, whose inserted rows are kept whole in the table of before-images
+        `stored_in`. Equal rows are staged as often as they were inserted, at most.
+        """
+        raise NotImplementedError(f"{self.engine_name} gives rows no addresses")
 
     @abstractmethod
     def delete_staged(self, table: Table) -> int:

@@ -41,7 +41,7 @@ class Form:
         if not self.columns or self.columns == table.signatures:
             return table
         current, digested = dict(table.signatures), dict(self.columns)
-        whole_key = all(column.name in digested for column in table.key)
+        whole_key = table.keyless or all(column.name in digested for column in table.key)
         same = whole_key and all(current.get(name) == sign for name, sign in digested.items())
         return Table(table.sa, tuple(digested)) if same else None
 
@@ -115,7 +115,10 @@ class Digests:
 
 @dataclass(frozen=True)
 class RowDigest:
-    """One row of a bucket that differs: its key, in the form's values, and its digest's halves."""
+    """One row of a bucket that differs: its key, in the form's values, and its digest's halves.
+
+    The key of a row of a keyless table is its address, as the database has it in this transaction.
+    """
 
     bucket: int
     key: RowKey

@@ -17,13 +17,12 @@ from sqlalchemy import TableClause
 from sqlalchemy.schema import Column as ModelColumn
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dbsync_pipeline.errors import StructureError
-
 Row = tuple[Any, ...]
 """The values of one row, in the order of `Table.columns`."""
 RowKey = tuple[Any, ...]
 """The values of one row's key, in the order of `Table.key`."""
 RowKeys = Sequence[RowKey]
+"""Keys of rows; of a table without a key, the rows' addresses in the database that has them."""
 
 
 class Kind(enum.Enum):
@@ -94,6 +93,25 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Kind], ...] = (
 
 _WITH_NAN = (Kind.FLOAT, Kind.NUMERIC, Kind.OPAQUE)
 _NAN = float("nan")
+
+
+def unique_keys(table: sa.Table) -> list[tuple[str, ...]]:
+    """Return the columns of each unique constraint, and of each unique index of all rows."""
+    constraints = [
+        tuple(column.name for column in constraint.columns)
+        for constraint in table.constraints
+        if isinstance(constraint, sa.UniqueConstraint)
+    ]
+    indexes = [
+        tuple(str(column.name) for column in index.columns)
+        for index in table.indexes
+        if index.unique
+        and all(isinstance(expression, ModelColumn) for expression in index.expressions)
+        and not any(
+            name.endswith("_where") and index.kwargs[name] is not None for name in index.kwargs
+        )
+    ]
+    return [*constraints, *indexes]
 
 
 @dataclass(frozen=True)
@@ -191,16 +209,37 @@ class Table:
 
     @cached_property
     def key(self) -> tuple[Column, ...]:
-        """The columns of the primary key. Raise StructureError if it has none that is copied."""
-        names = [column.name for column in self.sa.primary_key.columns]
+        """The columns that tell rows apart: the primary key, or a unique key without NULL.
+
+        A table that has neither is `keyless`: all its columns stand in for a key, and equal rows
+        are counted.
+        """
+        if self.key_names is None:
+            return self.columns
         by_name = {column.name: column for column in self.columns}
-        if not names or any(name not in by_name for name in names):
-            raise StructureError(
-                "has no primary key of plain columns, so its rows cannot be distinguished",
-                table=self.name,
-                remedy="give the table a primary key in the models",
-            )
-        return tuple(by_name[name] for name in names)
+        return tuple(by_name[name] for name in self.key_names)
+
+    @property
+    def keyless(self) -> bool:
+        """Whether no key distinguishes the rows, so that two of them may be equal."""
+        return self.key_names is None
+
+    @cached_property
+    def key_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of the key; None if the table is `keyless`.
+
+        Of several unique keys it is the one with the fewest columns, then the first by name.
+        """
+        copied = {column.name: column for column in self.sa.columns if column.computed is None}
+        primary = tuple(column.name for column in self.sa.primary_key.columns)
+        if primary and all(name in copied for name in primary):
+            return primary
+        usable = [
+            names
+            for names in unique_keys(self.sa)
+            if all(name in copied and not copied[name].nullable for name in names)
+        ]
+        return min(usable, key=lambda names: (len(names), names), default=None)
 
     def comparable_key(self, key: RowKey) -> RowKey:
         """Return the key with one object for every NaN in it.
@@ -222,7 +261,8 @@ class Table:
         While they stay the same, so do the digest and the bucket of a row. A longer text or another
         default changes none of them.
         """
-        places = {column.name: f" key {place}" for place, column in enumerate(self.key)}
+        key = () if self.keyless else self.key
+        places = {column.name: f" key {place}" for place, column in enumerate(key)}
         return tuple(
             (column.name, column.signature + places.get(column.name, "")) for column in self.columns
         )

@@ -39,7 +39,7 @@ def converter(
     """
     places = [
         next((n for n, column in enumerate(columns) if column.name == part.name), None)
-        for part in table.key
+        for part in key_shown(table)
     ]
 
     def convert(row: Row) -> list[Any]:
@@ -60,7 +60,7 @@ def converter(
                 why = str(error) if isinstance(error, Cannot) else "it is not of the column's type"
                 return unrepresentable(table, column.name, key, why, database)
         return Unrepresentable(
-            f"the row with key ({', '.join(map(repr, key))}) cannot be held exactly",
+            f"{_row(table, key)} cannot be held exactly",
             operation="stage",
             database=database,
             table=table.name,
@@ -70,13 +70,23 @@ def converter(
     return convert
 
 
+def key_shown(table: Table) -> Sequence[Column]:
+    """Return the columns by which a message names a row: none of a keyless table."""
+    return () if table.keyless else table.key
+
+
+def _row(table: Table, key: Sequence[Any]) -> str:
+    if table.keyless:
+        return "a row of this table, which has no key,"
+    return f"the row with key ({', '.join(map(repr, key))})"
+
+
 def unrepresentable(
     table: Table, column: str, key: Sequence[Any], why: str, database: str
 ) -> Unrepresentable:
     """Return the refusal of one value. Its text does not contain the value."""
     return Unrepresentable(
-        f"column {column} of the row with key ({', '.join(map(repr, key))}) "
-        f"cannot be held exactly: {why}",
+        f"column {column} of {_row(table, key)} cannot be held exactly: {why}",
         operation="stage",
         database=database,
         table=table.name,

@@ -11,6 +11,7 @@ sent, and one digest per row of a bucket that differs. The rows themselves are n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -135,19 +136,20 @@ def changes(
 
     No more than two buckets are in memory at once.
     """
+    difference = _difference_in_copies if table.keyless else _difference
     of_target = _by_bucket(table, target.row_digests(table, form, buckets))
     waiting = next(of_target, None)
     for bucket, source_rows in _by_bucket(table, source.row_digests(table, form, buckets)):
         while waiting is not None and waiting[0] < bucket:
-            yield _difference(waiting[0], {}, waiting[1])
+            yield difference(waiting[0], {}, waiting[1])
             waiting = next(of_target, None)
         if waiting is not None and waiting[0] == bucket:
-            yield _difference(bucket, source_rows, waiting[1])
+            yield difference(bucket, source_rows, waiting[1])
             waiting = next(of_target, None)
         else:
-            yield _difference(bucket, source_rows, {})
+            yield difference(bucket, source_rows, {})
     while waiting is not None:
-        yield _difference(waiting[0], {}, waiting[1])
+        yield difference(waiting[0], {}, waiting[1])
         waiting = next(of_target, None)
 
 
@@ -166,3 +168,31 @@ def _difference(bucket: int, source: dict[RowKey, object], target: dict[RowKey, 
         gone=[key for key in target if key not in source],
         rows=(len(source), len(target)),
     )
+
+
+def _difference_in_copies(
+    bucket: int, source: dict[RowKey, object], target: dict[RowKey, object]
+) -> Changes:
+    """As `_difference`, for a keyless table: rows are equal by digest, and copies are counted.
+
+    The keys are addresses of rows, each in its own database.
+    """
+    surplus = Counter(source.values())
+    surplus.subtract(target.values())
+    return Changes(
+        bucket,
+        new=_as_often(source, +surplus),
+        changed=[],
+        gone=_as_often(target, -surplus),
+        rows=(len(source), len(target)),
+    )
+
+
+def _as_often(rows: dict[RowKey, object], times: Counter[object]) -> list[RowKey]:
+    """The keys of the first rows with each digest, as many as `times` says. Empties `times`."""
+    chosen = []
+    for key, digest in rows.items():
+        if times[digest] > 0:
+            times[digest] -= 1
+            chosen.append(key)
+    return chosen

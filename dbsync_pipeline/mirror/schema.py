@@ -258,6 +258,7 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
             if table.name not in absent:
                 key = present[table.sa.schema, table.sa.name]
                 differing[table.name] += structure.keys(key, table.sa)
+                differing[table.name] += structure.other_keys(dialect, table)
                 differing[table.name] += structure.enums(enums, table.sa)
         return differing
 

@@ -16,6 +16,7 @@ from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.foreign_keys import lacks_parent
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.mirror.model import Model
 
 if TYPE_CHECKING:
@@ -165,6 +166,35 @@ def keys(here: list[str], table: sa.Table) -> list[str]:
     if here == models:
         return []
     return [f"the primary key is ({', '.join(here)}) here, ({', '.join(models)}) in the models"]
+
+
+def other_keys(dialect: Dialect, table: Table) -> list[str]:
+    """Return why rows of a table without a primary key cannot be distinguished here; empty if they
+    can.
+    """
+    if table.sa.primary_key.columns or table.key_names is None:
+        if table.keyless and not dialect.addresses_rows:
+            return [
+                f"it has no key, and {dialect.engine_name} does not tell equal rows apart: give it "
+                "a primary key, or a unique key of columns that are NOT NULL"
+            ]
+        return []
+    inspector, names = sa.inspect(dialect.connection), list(table.key_names)
+    unique = [
+        *inspector.get_unique_constraints(table.sa.name, schema=table.sa.schema),
+        *(
+            index
+            for index in inspector.get_indexes(table.sa.name, schema=table.sa.schema)
+            if index["unique"] and not _of_some_rows(index)
+        ),
+    ]
+    if any(key["column_names"] == names for key in unique):
+        return []
+    return [f"the unique key on {', '.join(names)}, which distinguishes its rows, is missing"]
+
+
+def _of_some_rows(index: Mapping[str, Any]) -> bool:
+    return any(name.endswith("_where") for name in index.get("dialect_options", {}))
 
 
 Enums = Mapping[tuple[str | None, str], list[str]]

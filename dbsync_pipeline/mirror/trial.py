@@ -135,7 +135,9 @@ def _row(table: Table, generated: Collection[str]) -> dict[str, Any]:
             continue
         if _is_numbered(table, column):
             values[modelled.key] = -1 - secrets.randbelow(30_000)
-        elif modelled.server_default is None and (not column.nullable or column in table.key):
+        elif modelled.server_default is None and (
+            not column.nullable or (column in table.key and not table.keyless)
+        ):
             values[modelled.key] = _value(column)
     return values
 

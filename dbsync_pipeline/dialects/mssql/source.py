@@ -26,6 +26,8 @@ BUCKETS_PER_PAGE = 4096
 class MSSQLSource(MSSQLConnection):
     """Reads one state of the database, and compares it. Writes nothing."""
 
+    addresses_rows = False
+
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._snapshot: object = None

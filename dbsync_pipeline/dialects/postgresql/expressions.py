@@ -51,10 +51,10 @@ class Expressions:
 
     def bucket(self, table: Table, form: Form) -> str:
         """Return the bucket of a row. Canonical buckets are those of `canonical.bucket_of`."""
-        key = table.key
-        if len(key) == 1 and key[0].kind is Kind.INTEGER:
+        key, plain = table.key, len(table.key) == 1 and not table.keyless
+        if plain and key[0].kind is Kind.INTEGER:
             return f"(abs(t.{quote(key[0].name)}::bigint / 128) % {form.buckets})::int"
-        if len(key) == 1 and key[0].kind is Kind.UUID:
+        if plain and key[0].kind is Kind.UUID:
             last = f"substring(uuid_send(t.{quote(key[0].name)}), 13, 4)"
             return f"(abs({self._int4(last)}::bigint) % {form.buckets})::int"
         if form.native:
@@ -62,6 +62,12 @@ class Expressions:
             return f"(abs(hash_record_extended({record}, 3) / 2) % {form.buckets})::int"
         first = f"substring({self._sha256(key)}, 1, 4)"
         return f"(abs({self._int4(first)}::bigint) % {form.buckets})::int"
+
+    def keys(self, table: Table, form: Form) -> list[str]:
+        """Return the parts of a row's key, or of its address in a keyless table, as text."""
+        if table.keyless:
+            return ["t.tableoid::text", "t.ctid::text"]
+        return [self.key_value(column, form) for column in table.key]
 
     def key_value(self, column: Column, form: Form) -> str:
         """Return a part of a key in the form's values: text that the server reads, or plain."""

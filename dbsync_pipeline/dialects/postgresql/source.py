@@ -126,9 +126,7 @@ class PostgreSQLSource(PostgreSQLConnection):
     @translated
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
         """Stream the rows of the buckets `only`, ordered by bucket."""
-        keys = [
-            f"{self._sql.key_value(column, form)} AS k{n}" for n, column in enumerate(table.key)
-        ]
+        keys = [f"{part} AS k{n}" for n, part in enumerate(self._sql.keys(table, form))]
         key_names = ", ".join(f"k{n}" for n in range(len(keys)))
         sql = (
             f"SELECT b, {', '.join(self._sql.halves(form))}, {key_names} FROM ("
@@ -229,6 +227,8 @@ class PostgreSQLSource(PostgreSQLConnection):
         """The condition that selects the rows with these keys."""
         if keys is None:
             return ""
+        if table.keyless:
+            return self._with_addresses(keys)
         texts = keys if form.native else list(map(self._converter(table, table.key), keys))
         arrays = [
             f"{self._literal([key[n] for key in texts])}::text[]" for n in range(len(table.key))
@@ -242,6 +242,18 @@ class PostgreSQLSource(PostgreSQLConnection):
         return (
             f"WHERE ({key}) IN "
             f"(SELECT {casts} FROM unnest({', '.join(arrays)}) u({', '.join(parts)}))"
+        )
+
+    def _with_addresses(self, keys: RowKeys) -> str:
+        """The condition that selects the rows at these addresses, which a scan of them finds.
+
+        Partitions may have rows at one place each, so the table is part of the address.
+        """
+        places = self._literal(sorted({place for _, place in keys}))
+        both = self._literal([f"{table} {place}" for table, place in keys])
+        return (
+            f"WHERE t.ctid = ANY({places}::tid[]) "
+            f"AND t.tableoid::text || ' ' || t.ctid::text = ANY({both}::text[])"
         )
 
     def _types(self, table: Table) -> list[str]:

@@ -26,6 +26,12 @@ _LOCK = 0x6462_7379_6E63
 """The key of the target's advisory lock: "dbsync"."""
 
 
+_ADDRESSES = ("dbsync_table", "dbsync_place")
+_ADDRESS = "tableoid AS dbsync_table, ctid AS dbsync_place"
+_PLACE = "tableoid, ctid,"
+"""What identifies a row of a keyless table within a transaction that keeps writers out."""
+
+
 class PostgreSQLTarget(PostgreSQLSource):
     """A database that is locked, staged into and published to."""
 
@@ -152,14 +158,15 @@ class PostgreSQLTarget(PostgreSQLSource):
     def create_staging(self, table: Table) -> None:
         """Create empty temporary tables for rows and keys; they go at the transaction's end."""
         number = self._staging.setdefault(table.name, len(self._staging))
+        keys = _ADDRESS if table.keyless else names(table.key)
         for name, columns in (
-            (f"dbsync_new_{number}", table.columns),
-            (f"dbsync_gone_{number}", table.key),
+            (f"dbsync_new_{number}", names(table.columns)),
+            (f"dbsync_gone_{number}", keys),
         ):
             self._run(f"DROP TABLE IF EXISTS pg_temp.{name}")
             self._run(
                 f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS "
-                f"SELECT {names(columns)} FROM {quote_table(table.sa)} WITH NO DATA"
+                f"SELECT {columns} FROM {quote_table(table.sa)} WITH NO DATA"
             )
 
     @translated
@@ -172,18 +179,66 @@ class PostgreSQLTarget(PostgreSQLSource):
     @translated
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         """Stage the keys of live rows that are deleted or replaced."""
-        texts = iter(keys) if form.native else map(self._converter(table, table.key), keys)
+        as_they_are = form.native or table.keyless
+        texts = iter(keys) if as_they_are else map(self._converter(table, table.key), keys)
         copy.copy_in(
             self._raw,
-            f"COPY pg_temp.dbsync_gone_{self._staging[table.name]} ({names(table.key)}) FROM STDIN",
+            f"COPY pg_temp.dbsync_gone_{self._staging[table.name]} FROM STDIN",
             copy.Lines(map(copy.line, texts), Moved()),
         )
 
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
         number = self._staging[table.name]
-        return staging_table("pg_temp", f"dbsync_new_{number}", table.columns), staging_table(
-            "pg_temp", f"dbsync_gone_{number}", table.key
+        gone = f"dbsync_gone_{number}"
+        if table.keyless:
+            address = sa.table(gone, *map(sa.column, _ADDRESSES), schema="pg_temp")
+        else:
+            address = staging_table("pg_temp", gone, table.key)
+        return staging_table("pg_temp", f"dbsync_new_{number}", table.columns), address
+
+    def same_row(
+        self, table: Table, staged: sa.FromClause, live: sa.FromClause
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition that the staging table of keys has the live row `t`."""
+        if not table.keyless:
+            return super().same_row(table, staged, live)
+        return sa.and_(
+            staged.c.dbsync_table == sa.literal_column("t.tableoid"),
+            staged.c.dbsync_place == sa.literal_column("t.ctid"),
+        )
+
+    @translated
+    def stage_everything(self, table: Table) -> None:
+        """Stage the keys of all live rows, to be deleted."""
+        if not table.keyless:
+            return super().stage_everything(table)
+        self._run(
+            f"INSERT INTO pg_temp.dbsync_gone_{self._staging[table.name]} "
+            f"SELECT {_ADDRESS} FROM {self._from(table)}"
+        )
+
+    @translated
+    def stage_equal(self, table: Table, stored_in: str, publish: int) -> None:
+        """Stage the addresses of live rows that equal the rows which that publish inserted."""
+        stored = (
+            f"{self.ledger_schema}.{quote(stored_in)} t "
+            f"WHERE dbsync_publish = {publish} AND dbsync_change = 'inserted'"
+        )
+        live = self._copies(table, f"{self._from(table)} t", _PLACE)
+        self._run(
+            f"INSERT INTO pg_temp.dbsync_gone_{self._staging[table.name]} SELECT tableoid, ctid "
+            f"FROM ({live}) l JOIN ({self._copies(table, stored)}) s USING (a, b, n)"
+        )
+
+    def _copies(self, table: Table, relation: str, place: str = "") -> str:
+        """Rows of a relation by their hashes `a` and `b`; `n` numbers those that are equal."""
+        form = Form(self.digest_format(), 1)
+        first, second = self._sql.halves(form)
+        return (
+            f"SELECT {place} a, b, row_number() OVER (PARTITION BY a, b) AS n FROM ("
+            f"SELECT {place} {first} AS a, {second} AS b FROM ("
+            f"SELECT {place} {self._sql.row(table, form)} AS r FROM {relation} OFFSET 0) x) y"
         )
 
     @translated
@@ -192,6 +247,8 @@ class PostgreSQLTarget(PostgreSQLSource):
         same = " AND ".join(
             f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key
         )
+        if table.keyless:
+            same = "t.tableoid = g.dbsync_table AND t.ctid = g.dbsync_place"
         return self._run(
             f"DELETE FROM {self._from(table)} t "
             f"USING pg_temp.dbsync_gone_{self._staging[table.name]} g WHERE {same}"
@@ -247,7 +304,7 @@ class PostgreSQLTarget(PostgreSQLSource):
             zip(column_names, self._converter(table, table.columns)(row), strict=True)
         )
         if texts.get(column) is not None and is_it(texts[column]):
-            key = [row[column_names.index(part.name)] for part in table.key]
+            key = [row[column_names.index(part.name)] for part in values.key_shown(table)]
             raise values.unrepresentable(
                 table, column, key, without_value(error), self.name
             ) from None

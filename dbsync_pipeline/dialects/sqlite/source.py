@@ -75,27 +75,37 @@ class SQLiteSource(SQLiteConnection):
         """
         bucket_of = self._bucket_of(table, form)
         convert = self._converter_from(table, table.key, form)
+        shown: Callable[[Row], Row] = tuple if table.keyless else convert
         chosen = frozenset(only.tolist())
+        row_at = self._row_at(table) if table.keyless else None
 
         def bucket(*key: Any) -> int | None:
-            number = bucket_of(convert(key))
+            number = bucket_of(convert(row_at(*key) if row_at else key))
             return number if number in chosen else None
 
-        self._raw.create_function("dbsync_bucket", len(table.key), bucket, deterministic=True)
+        parts = 1 if row_at else len(table.key)
+        self._raw.create_function("dbsync_bucket", parts, bucket, deterministic=True)
         digest_of = self._digest_of(table, form)
         by_key = sql.select_by_key(table)
         fetch = self._raw.cursor()
         try:
             for number, *key in self._raw.execute(_keys_by_bucket(table)):
                 row = fetch.execute(by_key, key).fetchone()
-                yield RowDigest(
-                    number, tuple(convert(tuple(key))), canonical.halves(digest_of(row))
-                )
+                yield RowDigest(number, tuple(shown(tuple(key))), canonical.halves(digest_of(row)))
         except sqlite3.OperationalError as error:
             if QUOTES_TEXT in str(error) or "user-defined function" in str(error):
-                for _ in self._all_rows(table):  # this raises with the row of such a text
+                for _ in self._bucketed(table, form, None):  # this raises with the row
                     pass
             raise
+
+    def _row_at(self, table: Table, name: str = "", place: str = "") -> Callable[..., Row]:
+        """The function from the address of a row to the row: of a keyless table, or of the quoted
+        `name`, in which a row is addressed by `place`.
+        """
+        cursor = self._raw.cursor()
+        name, place = name or quote(table.sa.name), place or sql.address(table)
+        query = f"SELECT {sql.names(table.columns)} FROM main.{name} WHERE {place} = ?"
+        return lambda number: tuple(cursor.execute(query, (number,)).fetchone())
 
     def _key_of(self, table: Table, form: Form) -> Callable[[Row], RowKey]:
         """The function from a stored row to its key in the form's values."""
@@ -106,7 +116,7 @@ class SQLiteSource(SQLiteConnection):
 
     def _bucket_of(self, table: Table, form: Form) -> Callable[[RowKey], int]:
         if not form.native:
-            return canonical.bucket_of(table.key, form.buckets)
+            return canonical.bucket_of(table.key, form.buckets, keyless=table.keyless)
 
         def bucket(key: RowKey) -> int:
             if len(key) == 1 and isinstance(key[0], int):  # rows written together fall together
@@ -201,7 +211,8 @@ class SQLiteSource(SQLiteConnection):
             yield from self._all_rows(table)
             return
         cursor, by_key = self._raw.cursor(), sql.select_by_key(table)
-        convert = self._converter_to(table, table.key, form)
+        to_stored = self._converter_to(table, table.key, form)
+        convert: Callable[[Row], Sequence[Any]] = tuple if table.keyless else to_stored
         for key in keys:
             row = cursor.execute(by_key, convert(key)).fetchone()
             if row is None:
@@ -236,7 +247,7 @@ class SQLiteSource(SQLiteConnection):
         by_name = dict(zip((column.name for column in table.columns), row, strict=True))
         for column, value in by_name.items():
             if isinstance(value, _NotText):
-                key = [by_name[part.name] for part in table.key]
+                key = [by_name[part.name] for part in values.key_shown(table)]
                 raise values.unrepresentable(
                     table, column, key, "its text is not UTF-8", self.name
                 ) from None
@@ -248,9 +259,11 @@ def _keys_by_bucket(table: Table) -> str:
     The bucket gets its name in a query of its own: outside of ORDER BY, SQLite would prefer a
     column of the table to a name of the query.
     """
-    keys = sql.names(table.key)
-    key_names = ", ".join(f"k{n}" for n in range(len(table.key)))
-    inner = f"SELECT dbsync_bucket({keys}), {keys} FROM main.{quote(table.sa.name)}"
+    key_names = ", ".join(f"k{n}" for n in range(1 if table.keyless else len(table.key)))
+    inner = (
+        f"SELECT dbsync_bucket({sql.keys(table)}), {sql.keys(table)} "
+        f"FROM main.{quote(table.sa.name)}"
+    )
     return (
         f"WITH found (b, {key_names}) AS ({inner}) "
         f"SELECT b, {key_names} FROM found WHERE b IS NOT NULL ORDER BY b"

@@ -8,6 +8,7 @@ from sqlalchemy.dialects import sqlite
 
 from dbsync_pipeline.dialects.staging import BATCH_BYTES
 from dbsync_pipeline.dialects.table import Column, Row, Table
+from dbsync_pipeline.errors import StructureError
 
 _PREPARER = sqlite.dialect().identifier_preparer
 _MOST_ROWS = 20_000
@@ -28,8 +29,32 @@ def marks(columns: Sequence[Column]) -> str:
     return ", ".join("?" * len(columns))
 
 
+def address(table: Table, *others: str) -> str:
+    """Return a name by which SQLite knows a row's number, and no column of the table nor `others`.
+
+    Raise StructureError if columns have all these names.
+    """
+    taken = {*others, *(column.name.lower() for column in table.sa.columns)}
+    for name in ("rowid", "_rowid_", "oid"):
+        if name not in taken:
+            return name
+    raise StructureError(
+        "its columns have all names by which SQLite numbers rows, and it has no key",
+        table=table.name,
+        remedy="give the table a primary key",
+    )
+
+
+def keys(table: Table) -> str:
+    """Return the names of the key's columns, or of the address of a row of a keyless table."""
+    return address(table) if table.keyless else names(table.key)
+
+
 def select_by_key(table: Table) -> str:
     """Return a query for the row with a key, whose parts are its parameters."""
+    if table.keyless:
+        where = f"{address(table)} = ?"
+        return f"SELECT {names(table.columns)} FROM main.{quote(table.sa.name)} WHERE {where}"
     same = " AND ".join(f"{quote(column.name)} IS ?" for column in table.key)
     return f"SELECT {names(table.columns)} FROM {quote(table.sa.name)} WHERE {same}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -107,16 +107,18 @@ class SQLiteTarget(SQLiteSource):
         serves comparisons with it.
         """
         number = self._staging.setdefault(table.name, len(self._staging))
+        gone = f"{sql.address(table)} AS dbsync_place" if table.keyless else names(table.key)
         for name, columns in (
-            (f"dbsync_new_{number}", table.columns),
-            (f"dbsync_gone_{number}", table.key),
+            (f"dbsync_new_{number}", names(table.columns)),
+            (f"dbsync_gone_{number}", gone),
         ):
             self._raw.execute(f"DROP TABLE IF EXISTS temp.{name}")
             self._raw.execute(
                 f"CREATE TEMPORARY TABLE {name} AS "
-                f"SELECT {names(columns)} FROM main.{quote(table.sa.name)} WHERE 0"
+                f"SELECT {columns} FROM main.{quote(table.sa.name)} WHERE 0"
             )
-            self._raw.execute(f"CREATE INDEX temp.{name}_key ON {name} ({names(table.key)})")
+            if not table.keyless:
+                self._raw.execute(f"CREATE INDEX temp.{name}_key ON {name} ({names(table.key)})")
 
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
@@ -127,6 +129,9 @@ class SQLiteTarget(SQLiteSource):
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         """Stage the keys of live rows that are deleted or replaced."""
         staging = f"temp.dbsync_gone_{self._staging[table.name]}"
+        if table.keyless:
+            self._raw.executemany(f"INSERT INTO {staging} VALUES (?)", keys)
+            return
         self._raw.executemany(
             f"INSERT INTO {staging} VALUES ({sql.marks(table.key)})",
             map(self._converter_to(table, table.key, form), keys),
@@ -135,13 +140,72 @@ class SQLiteTarget(SQLiteSource):
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
         number = self._staging[table.name]
-        return staging_table("temp", f"dbsync_new_{number}", table.columns), staging_table(
-            "temp", f"dbsync_gone_{number}", table.key
+        gone = f"dbsync_gone_{number}"
+        if table.keyless:
+            address = sa.table(gone, sa.column("dbsync_place"), schema="temp")
+        else:
+            address = staging_table("temp", gone, table.key)
+        return staging_table("temp", f"dbsync_new_{number}", table.columns), address
+
+    def same_row(
+        self, table: Table, staged: sa.FromClause, live: sa.FromClause
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition that the staging table of keys has the live row `t`."""
+        if not table.keyless:
+            return super().same_row(table, staged, live)
+        place: sa.ColumnElement[Any] = sa.literal_column(f"t.{sql.address(table)}")
+        return staged.c.dbsync_place == place
+
+    @translated
+    def stage_everything(self, table: Table) -> None:
+        """Stage the keys of all live rows, to be deleted."""
+        if not table.keyless:
+            return super().stage_everything(table)
+        self._raw.execute(
+            f"INSERT INTO temp.dbsync_gone_{self._staging[table.name]} "
+            f"SELECT {sql.address(table)} FROM main.{quote(table.sa.name)}"
         )
+
+    @translated
+    def stage_equal(self, table: Table, stored_in: str, publish: int) -> None:
+        """Stage the addresses of live rows that equal the rows which that publish inserted."""
+        place, name = sql.address(table), quote(table.sa.name)
+        image = sql.address(table, "dbsync_publish", "dbsync_change")
+        self._raw.create_function("dbsync_live", 1, self._digest_at(table, name, place))
+        self._raw.create_function(
+            "dbsync_image", 1, self._digest_at(table, quote(stored_in), image)
+        )
+        copies = "SELECT p, d, row_number() OVER (PARTITION BY d) AS n FROM"
+        live = f"{copies} (SELECT {place} AS p, dbsync_live({place}) AS d FROM main.{name})"
+        images = (
+            f"{copies} (SELECT {image} AS p, dbsync_image({image}) AS d "
+            f"FROM main.{quote(stored_in)} WHERE dbsync_publish = ? AND dbsync_change = 'inserted')"
+        )
+        self._raw.execute(
+            f"INSERT INTO temp.dbsync_gone_{self._staging[table.name]} "
+            f"SELECT l.p FROM ({live}) l JOIN ({images}) i USING (d, n)",
+            (publish,),
+        )
+
+    def _digest_at(self, table: Table, name: str, place: str) -> Callable[[int], bytes]:
+        """The function from the address of a row to its digest in SQLite's own format.
+
+        A function of SQLite's takes at most 127 arguments, and a row may have more columns.
+        """
+        digest_of, row_at = (
+            self._digest_of(table, Form("sqlite", 1)),
+            self._row_at(table, name, place),
+        )
+        return lambda number: digest_of(row_at(number))
 
     @translated
     def delete_staged(self, table: Table) -> int:
         """Delete the live rows whose keys are staged; return their number."""
+        if table.keyless:
+            return self._raw.execute(
+                f"DELETE FROM main.{quote(table.sa.name)} WHERE {sql.address(table)} IN "
+                f"(SELECT dbsync_place FROM temp.dbsync_gone_{self._staging[table.name]})"
+            ).rowcount
         keys = names(table.key)
         return self._raw.execute(
             f"DELETE FROM main.{quote(table.sa.name)} WHERE ({keys}) IN "

@@ -30,6 +30,8 @@ def merge(
 
     Return by table how many rows were put back, and the keys of the rest: rows that the publish
     replaced, whose key is taken, or that a constraint refuses. A second call finds the keys taken.
+    A row without a key cannot be distinguished from a copy that is there, so it is not put
+    back; its key in the rest is empty.
     Raise Refused if the rows have a column that the models no longer have.
     """
     put_back: dict[str, int] = {}
@@ -48,7 +50,7 @@ def merge(
             live = model.table(images.table.name)
             _refuse_lost_columns(dialect, live, images.table, run_id)
             table = _TableMerge(dialect, live, images)
-            inserted = table.insert_free()
+            inserted = set[RowKey]() if live.keyless else table.insert_free()
             put_back[live.name] = len(inserted)
             rest[live.name] = [key for _, key in table.kept if key not in inserted]
         Ledger(dialect).note_merge(mark)

@@ -35,8 +35,9 @@ class BeforeImages:
 
     @property
     def key(self) -> list[sa.ColumnElement[Any]]:
-        """The columns of the primary key in `query`."""
-        return [self.query.selected_columns[column.name] for column in self.table.key]
+        """The columns of the key in `query`; none of a keyless table."""
+        key = () if self.table.keyless else self.table.key
+        return [self.query.selected_columns[column.name] for column in key]
 
     @property
     def change(self) -> sa.ColumnElement[Any]:
@@ -152,7 +153,7 @@ def batches(
 
 def rescued_keys(target: Database, model: Model, run_id: str) -> dict[str, dict[str, list[RowKey]]]:
     """Return by table the keys of the rows that the publish of `run_id` `deleted` and `replaced`;
-    integers as such, the rest as text.
+    integers as such, the rest as text. The key of a row of a keyless table is empty.
     """
     keys: dict[str, dict[str, list[RowKey]]] = {}
     with target.connect() as dialect:

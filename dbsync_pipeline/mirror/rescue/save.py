@@ -51,19 +51,24 @@ def prune(dialect: Dialect, settings: Settings) -> None:
 
 def _changed_rows(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:
     """The live rows that will be deleted or replaced, as they are now."""
-    live, (new, gone) = table.clause, dialect.staged(table)
-    is_replaced = sa.exists().where(same_key(table, new, live)).correlate(live)
-    change = sa.case((is_replaced, REPLACED), else_=DELETED)
+    live, (new, gone) = table.clause.alias("t"), dialect.staged(table)
     columns = (live.c[column.name] for column in table.columns)
-    return sa.select(sa.literal(publish), change, *columns).where(
-        sa.exists().where(same_key(table, gone, live)).correlate(live)
+    change: sa.ColumnElement[str] = sa.literal(DELETED)
+    if not table.keyless:
+        is_replaced = sa.exists().where(same_key(table, new, live)).correlate(live)
+        change = sa.case((is_replaced, REPLACED), else_=DELETED)
+    staged = sa.exists(
+        sa.select(sa.literal(1)).select_from(gone).where(dialect.same_row(table, gone, live))
     )
+    return sa.select(sa.literal(publish), change, *columns).where(staged.correlate(live))
 
 
 def _new_keys(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:
-    """The keys of the staged rows that replace no live row."""
+    """The keys of the staged rows that replace no live row; whole rows of a keyless table."""
     new, gone = dialect.staged(table)
     columns = (new.c[column.name] for column in table.key)
+    if table.keyless:
+        return sa.select(sa.literal(publish), sa.literal(INSERTED), *columns)
     return sa.select(sa.literal(publish), sa.literal(INSERTED), *columns).where(
         ~sa.exists().where(same_key(table, gone, new)).correlate(new)
     )

@@ -3,7 +3,8 @@ ledger.
 
 A rescue table has the columns of the mirrored table with their exact types, the number of the
 publish (`dbsync_publish`) and what that publish did to the row (`dbsync_change`): `deleted` and
-`replaced` rows as they were before, and the keys of `inserted` ones.
+`replaced` rows as they were before, and the keys of `inserted` ones. A row without a key is kept
+whole in either case, and never `replaced`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def as_stored(dialect: Dialect, name: str, table: Table) -> Table:
     if stored.keys() == {column.name for column in table.columns}:
         return table
     modelled = {column.name: column.type for column in table.columns if column.name in stored}
-    keys = {column.name for column in table.key}
+    keys = set[str]() if table.keyless else {column.name for column in table.key}
     columns = (
         sa.Column(name, type_, primary_key=name in keys, autoincrement=False)
         for name, type_ in {**stored, **modelled}.items()
@@ -64,7 +65,7 @@ def as_stored(dialect: Dialect, name: str, table: Table) -> Table:
 
 
 def same_key(table: Table, first: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
-    """The condition that rows of both have the same primary key."""
+    """The condition that rows of both have the same key."""
     return sa.and_(*(first.c[column.name] == other.c[column.name] for column in table.key))
 
 

@@ -235,20 +235,22 @@ def _stage_opposite(dialect: Dialect, table: Table, entry: Publish) -> None:
     keys, names = [column.name for column in table.key], [column.name for column in table.columns]
     with dialect.doing("undo"):
         if entry.tables[table.name].filled:
-            everything = sa.select(*(live.c[key] for key in keys))
-            dialect.connection.execute(gone.insert().from_select(keys, everything))
+            dialect.stage_everything(table)
             return
         stored_in = {
             rescued.table: rescued.stored_in for rescued in Ledger(dialect).rescues(entry.number)
         }
         stored = clause(dialect, stored_in[table.name], table)
         of_publish = stored.c.dbsync_publish == entry.number
-        # A join, since a rescue table has no index: look up each of its rows in the live table,
-        # and not the other way round.
-        present = sa.select(*(live.c[key] for key in keys)).select_from(
-            stored.join(live, same_key(table, stored, live))
-        )
-        dialect.connection.execute(gone.insert().from_select(keys, present.where(of_publish)))
+        if table.keyless:
+            dialect.stage_equal(table, stored_in[table.name], entry.number)
+        else:
+            # A join, since a rescue table has no index: look up each of its rows in the live
+            # table, and not the other way round.
+            present = sa.select(*(live.c[key] for key in keys)).select_from(
+                stored.join(live, same_key(table, stored, live))
+            )
+            dialect.connection.execute(gone.insert().from_select(keys, present.where(of_publish)))
         old = sa.select(*(stored.c[name] for name in names)).where(
             of_publish, stored.c.dbsync_change != INSERTED
         )
@@ -278,7 +280,7 @@ def _put_back(
             )
         rows = written.get(table.name, Written(0, 0))
         gone, come = rows.deleted, rows.inserted
-        replaced = min(gone, come)
+        replaced = 0 if table.keyless else min(gone, come)
         results[table.name] = TableResult(
             rows=now.total,
             inserted=come - replaced,
