@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster import DagsterInstance
 
 from dbsync_pipeline.defs.storage import with_driver
@@ -58,3 +61,26 @@ def test_postgresql_by_one_setting(places: Places, new_database: NewDatabase) ->
     with store.engine("test").connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM runs")) == 1
     assert SECRET not in places.shown() and not (places.dagster_home / "history").exists()
+
+
+def test_a_store_with_tables_is_opened_without_loading_migrations(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Config] = []
+    load = ScriptDirectory.from_config
+
+    def from_config(config: Config) -> ScriptDirectory:
+        loaded.append(config)
+        return load(config)
+
+    monkeypatch.setattr(ScriptDirectory, "from_config", from_config)
+    with places.dagster() as instance:
+        assert instance.get_runs_count() == 0 and instance.all_instigator_state() == []
+    assert loaded == []
+    shutil.rmtree(places.dagster_home / "schedules")
+    shutil.rmtree(places.dagster_home / "history")
+    with places.dagster() as instance:
+        assert instance.get_runs_count() == 0 and instance.all_instigator_state() == []
+    assert loaded, "a new store gets its tables, and their revision, from Dagster"
+    with sqlite3.connect(places.dagster_home / "history" / "runs.db") as store:
+        assert store.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)

@@ -2,7 +2,8 @@
 
 Dagster makes an engine and a connection for each event that it writes and each row that it reads,
 which is most of the fixed cost of a run. These classes keep one engine per file, by overriding the
-method of each store that opens it; Dagster has no setting for that.
+method of each store that opens it; Dagster has no setting for that. Nor do they load all of
+Dagster's migrations each time they open a file that has its tables.
 
 They also do not wait for the disk at each commit (`synchronous=NORMAL`). In WAL mode the files stay
 consistent; after a power loss the last events may be missing. The ledgers, not these files, say
@@ -25,6 +26,7 @@ from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.event_log.sqlite import SqliteEventLogStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
+from dagster._core.storage.sqlite import create_db_conn_string
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
 
@@ -40,12 +42,34 @@ def _engine(url: str) -> sa.Engine:
     return engine
 
 
+def _url(folder: str, name: str) -> str:
+    """Return the URL of a store's file, in a folder that is created if it does not exist."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return create_db_conn_string(folder, name)
+
+
 def _without_waiting_for_the_disk(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
+def _has_tables(engine: sa.Engine, *others: str) -> bool:
+    """Return whether Dagster has created the file's tables and recorded their revision.
+
+    It then has nothing to do at opening, but would first load every migration to find that out.
+    """
+    with engine.connect() as connection:
+        present = set(sa.inspect(connection).get_table_names())
+        if not {"alembic_version", *others} <= present:
+            return False
+        return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")))
+
+
 class EventLog(SqliteEventLogStorage):
     """Dagster's event log: one file per run, and an index."""
+
+    def _initdb(self, engine: sa.Engine, for_index_shard: bool = False) -> None:
+        if not _has_tables(engine):
+            super()._initdb(engine, for_index_shard)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[sa.Connection]:
@@ -96,6 +120,15 @@ def delete_event_file(storage: EventLogStorage, run_id: str) -> None:
 class Runs(SqliteRunStorage):
     """Dagster's records of runs."""
 
+    @classmethod
+    def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> Runs:
+        """Open the file in the folder; create it, with its tables, if it does not exist."""
+        store = cls(_url(base_dir, "runs"), inst_data)
+        if _has_tables(store._engine, "instance_info"):
+            return store
+        store._engine.dispose()
+        return super().from_local(base_dir, inst_data)
+
     @cached_property
     def _engine(self) -> sa.Engine:
         return _engine(self._conn_string)
@@ -114,6 +147,16 @@ class Runs(SqliteRunStorage):
 
 class Schedules(SqliteScheduleStorage):
     """Dagster's records of ticks, and the state of schedules and sensors."""
+
+    @classmethod
+    def from_local(cls, base_dir: str, inst_data: ConfigurableClassData | None = None) -> Schedules:
+        """Open the file in the folder; create it, with its tables, if it does not exist."""
+        store = cls(_url(base_dir, "schedules"), inst_data)
+        if _has_tables(store._engine):
+            return store
+        store._engine.dispose()
+        super().from_local(base_dir, inst_data)
+        return cls(_url(base_dir, "schedules"), inst_data)
 
     @cached_property
     def _engine(self) -> sa.Engine:
