@@ -56,12 +56,16 @@ class MSSQLCounters(MSSQLConnection):
             self._run(f"DBCC CHECKIDENT ({literal(counter.handle)}, RESEED, {number})")
 
     def _identities(self, tables: Sequence[Table]) -> Iterator[Counter]:
-        for table, column, (last, step) in self._filled(catalog.IDENTITY, tables):
+        columns = list(self._filled(catalog.IDENTITY, tables))
+        furthest = self._all_furthest(
+            [(table, column, step) for table, column, (_, step) in columns]
+        )
+        for (table, column, (last, step)), number in zip(columns, furthest, strict=True):
             yield Counter(
                 f"{table.name}.{column.name}",
                 quote_table(table.sa),
                 last,
-                self._furthest(table, column, step),
+                number,
                 step,
                 _end(column, step),
                 sequence=False,
@@ -108,11 +112,17 @@ class MSSQLCounters(MSSQLConnection):
         )
 
     def _furthest(self, table: Table, column: Column, step: int) -> int | None:
-        furthest = "max" if step > 0 else "min"
-        number: int | None = self._first_row(
-            f"SELECT convert(bigint, {furthest}({quote(column.name)})) FROM {self._from(table)}"
-        )[0]
-        return number
+        return self._all_furthest([(table, column, step)])[0]
+
+    def _all_furthest(self, columns: Sequence[tuple[Table, Column, int]]) -> list[int | None]:
+        """Return the number furthest in the direction of the step, of each column, by one query."""
+        parts = [
+            f"SELECT {n} AS n, q.* FROM (SELECT convert(bigint, {'max' if step > 0 else 'min'}"
+            f"({quote(column.name)})) AS furthest FROM {self._from(table)}) q"
+            for n, (table, column, step) in enumerate(columns)
+        ]
+        rows = self._all(" UNION ALL ".join(parts)) if parts else []
+        return [number for _, number in sorted(rows, key=lambda row: row[0])]
 
 
 def _end(column: Column, step: int) -> int:

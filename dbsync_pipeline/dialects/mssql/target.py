@@ -96,13 +96,14 @@ class MSSQLTarget(MSSQLSource):
                 remedy="wait until it ends, then try again",
             )
         self._create_lock_triggers(tables)
-        for table in tables:
-            self._lock(table, tables)
+        self._lock(tables)
         self._drop_leftovers()
 
-    def _lock(self, table: Table, tables: Sequence[Table]) -> None:
+    def _lock(self, tables: Sequence[Table]) -> None:
+        """Lock all tables until the commit, by one batch."""
         try:
-            self._lock_against_writers(table)
+            if tables:
+                self._run("; ".join(map(self._lock_against_writers, tables)))
         except self.driver_errors as error:
             reason = self.translate(error, self.name, "lock")
             if not isinstance(reason, Busy):
@@ -111,21 +112,19 @@ class MSSQLTarget(MSSQLSource):
                 f"{self._writers(tables)} is writing to the tables",
                 operation="lock",
                 database=self.name,
-                table=table.name,
                 remedy="wait until that transaction ends, then try again",
             ) from None
 
-    def _lock_against_writers(self, table: Table) -> None:
-        """Lock a table until the commit: others may read and not write.
+    def _lock_against_writers(self, table: Table) -> str:
+        """Return what locks a table until the commit: others may read and not write.
 
         Babelfish ignores TABLOCK, but disabling a trigger there locks the table in that way. Each
         table gets a trigger that is never enabled.
         """
         name = quote_table(table.sa)
         if self._babelfish:
-            self._run(f"DISABLE TRIGGER {_lock_trigger(table)} ON {name}")
-        else:
-            self._all(f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)")
+            return f"DISABLE TRIGGER {_lock_trigger(table)} ON {name}"
+        return f"SELECT TOP (1) 1 FROM {name} WITH (TABLOCK, HOLDLOCK)"
 
     def _create_lock_triggers(self, tables: Sequence[Table]) -> None:
         """Create the triggers that lock tables on Babelfish, where they are missing."""

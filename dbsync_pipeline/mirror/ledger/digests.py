@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,6 +17,10 @@ from dbsync_pipeline.mirror.ledger.stamps import Stamped
 
 _MERGED = "merged "
 """Followed by the mark of a merge: the fact that it was committed."""
+
+
+_MOST_NAMES = 500
+"""Of more tables, those of all are read: servers limit the parameters of a query."""
 
 
 class Digested(Stamped):
@@ -33,11 +39,22 @@ class Digested(Stamped):
         row = self._row(
             sa.select(*self._columns(digests)).where(*conditions).order_by(newest_first).limit(1)
         )
-        if row is None or row.data is None:
-            return None
-        columns = json.loads(row._mapping.get("columns") or "[]")
-        form = Form(row.family, row.buckets, tuple((name, sign) for name, sign in columns))
-        return Digests.from_bytes(form, row.data)
+        return None if row is None else _digests(row)
+
+    def newest_digests(self, tables: Sequence[str]) -> dict[str, Digests | None]:
+        """Return the digests of these tables as last published, by one query; see `digests`."""
+        digests = self._t.digests
+        publish = sa.func.max(digests.c.publish).label("publish")
+        newest = sa.select(digests.c.table_name, publish).group_by(digests.c.table_name).subquery()
+        same = (
+            digests.c.table_name == newest.c.table_name,
+            digests.c.publish == newest.c.publish,
+        )
+        query = sa.select(*self._columns(digests)).join(newest, sa.and_(*same))
+        if len(tables) <= _MOST_NAMES:
+            query = query.where(digests.c.table_name.in_(tables))
+        by_table = {row.table_name: _digests(row) for row in self._rows(query)}
+        return {name: by_table.get(name) for name in tables}
 
     def keep_digests(self, publish: int, table: str, value: Digests | None) -> None:
         """Record a table's digests from this publish on; None if it counts as never published.
@@ -67,6 +84,14 @@ class Digested(Stamped):
             same = (digests.c.table_name == table, digests.c.publish == publish)
             self._connection.execute(digests.delete().where(*same))
             self.keep_digests(publish, table, value)
+
+
+def _digests(row: sa.Row[Any]) -> Digests | None:
+    if row.data is None:
+        return None
+    columns = json.loads(row._mapping.get("columns") or "[]")
+    form = Form(row.family, row.buckets, tuple((name, sign) for name, sign in columns))
+    return Digests.from_bytes(form, row.data)
 
 
 class Rescues(Facts):

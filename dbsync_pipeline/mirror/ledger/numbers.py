@@ -52,14 +52,16 @@ class Numbered(Publishes):
         """Record that a standby does not know what the source of its state does not know."""
         self.note(_UNKNOWN, numbers.written)
 
-    def knows(self, received: Publish) -> bool:
+    def knows(self, received: Publish, numbers: Numbers | None = None) -> bool:
         """Return whether this database has or had the state that a standby received.
+
+        `numbers` is what `numbers` returned, where that was read already.
 
         A database that was restored from a backup issues the same numbers again. So the number
         alone is no proof: the time of the state must be the one that this database recorded under
         that number, as a source or as a standby.
         """
-        if received.state not in self.numbers():
+        if received.state not in (numbers or self.numbers()):
             return False
         sent_at, moment = self.fact(_given(received.state)), received.snapshot_at
         if sent_at is not None:

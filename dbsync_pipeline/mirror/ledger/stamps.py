@@ -30,11 +30,14 @@ class Stamped(Facts):
         """Replace the stamps of these tables and sides, in the open transaction; None deletes."""
         stamps = self._t.stamps
         with self._dialect.doing("write the ledger"):
-            for side in SIDES:
-                names = [name for name, of in kept if of == side]
-                self._connection.execute(
-                    stamps.delete().where(stamps.c.side == side, stamps.c.table_name.in_(names))
-                )
+            named = {side: [name for name, of in kept if of == side] for side in SIDES}
+            if named["source"] == named["target"]:
+                of_both = stamps.c.table_name.in_(named["target"])
+                self._connection.execute(stamps.delete().where(of_both))
+            else:
+                for side, names in named.items():
+                    of_side = (stamps.c.side == side, stamps.c.table_name.in_(names))
+                    self._connection.execute(stamps.delete().where(*of_side))
             rows = [_row(*key, stamp) for key, stamp in kept.items() if stamp is not None]
             if rows:
                 self._connection.execute(stamps.insert(), rows)

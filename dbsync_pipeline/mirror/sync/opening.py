@@ -52,7 +52,7 @@ class Opened:
     transaction at that time, the target's after it was locked; `stamps` are of the last publish,
     `claims` those of the stamps that the source still has.
     `ledger` is the target's, in the publishing transaction. `hidden` has (database, table) for
-    every table of which that side may not show or accept all rows.
+    every table of which that side may not show or accept all rows. `tables` are those of the sync.
     """
 
     source: Dialect
@@ -68,15 +68,14 @@ class Opened:
     target_view: Vantage
     stamps: Mapping[tuple[str, Side], Stamp]
     claims: frozenset[str]
+    tables: tuple[str, ...]
 
     @cached_property
     def _published(self) -> dict[str, Digests | None]:
-        return {}
+        return self.ledger.newest_digests(self.tables)
 
     def published(self, table: str) -> Digests | None:
-        """Return a table's digests on the target as last published; read once for each table."""
-        if table not in self._published:
-            self._published[table] = self.ledger.digests(table)
+        """Return a table's digests on the target as last published; those of all are read once."""
         return self._published[table]
 
     @property
@@ -205,6 +204,7 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
         Vantage.of(target, present, full_every),
         stamps,
         _claims(source, stamps.values()),
+        tuple(table.name for table in task.tables),
     )
 
 
@@ -217,10 +217,11 @@ def _claims(source: Dialect, stamps: Iterable[Stamp]) -> frozenset[str]:
 def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:
     """`received` is the publish whose state the target holds."""
     ledger = Ledger(source)
+    numbers = ledger.numbers() if ledger.exists() else None
     return SourceLedger(
         ledger.identity(),
-        ledger.numbers() if ledger.exists() else None,
-        received is not None and ledger.knows(received),
+        numbers,
+        received is not None and ledger.knows(received, numbers),
         ledger.last(),
         ledger.term(),
     )
