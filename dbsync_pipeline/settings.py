@@ -27,6 +27,9 @@ from dbsync_pipeline.environment import FIRST as FIRST
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.policy import Policy
 
+REFLECT = "reflect"
+"""The value of DBSYNC_MODELS that makes the structure of the primary the models."""
+
 SHORTEST_TOKEN = 20
 """Characters; a shorter token could be guessed."""
 
@@ -53,10 +56,17 @@ class Settings(Policy):
         description="The folder of the embedded databases and of Dagster's records.",
     )
     models: str = Field(
-        default="dbsync_pipeline.models",
+        default="",
         description="The module with the tables' models, or several, separated by commas: "
         "`package.module`, or `package.module:attribute` for a base class of models, a MetaData, "
-        "or Flask-SQLAlchemy's `db`.",
+        "or Flask-SQLAlchemy's `db`. `reflect` reads the structure of the primary and keeps it. "
+        "If not set: the sample tables, or `reflect` where the primary is named by a URL and has "
+        "tables, but none of the sample's.",
+    )
+    schemas: str = Field(
+        default="",
+        description="The schemas whose tables `reflect` reads, separated by blanks; all but the "
+        "system's if not set.",
     )
     tables: str = Field(
         default="",
@@ -298,6 +308,17 @@ class Settings(Policy):
                 remedy="set it to letters and digits, for example from `openssl rand -hex 32`",
             )
         return token
+
+    @property
+    def embedded(self) -> bool:
+        """Whether no database is named by a URL, so that they are the SQLite files in `home`."""
+        urls = {each.name: each.url.get_secret_value() for each in self.databases}
+        return urls == environment.embedded(self.home)
+
+    @property
+    def schema_names(self) -> tuple[str, ...]:
+        """The schemas that `reflect` reads; empty for all but the system's."""
+        return tuple(re.split(r"[,\s]+", self.schemas.strip(", "))) if self.schemas else ()
 
     @property
     def answer_seconds(self) -> float:

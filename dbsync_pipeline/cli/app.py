@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dbsync_pipeline import redact
-from dbsync_pipeline.cli import doctor, failover, migrate, rescue, serve, sync, tables
+from dbsync_pipeline.cli import doctor, failover, migrate, models, rescue, serve, sync, tables
 from dbsync_pipeline.cli.verb import fail, may_ask, verb
 from dbsync_pipeline.errors import DbsyncError, SettingsError
 
@@ -71,6 +71,7 @@ def build() -> typer.Typer:
     app.add_typer(_rescue(), name="rescue")
     app.add_typer(_tables(), name="tables")
     app.add_typer(_migrate(), name="migrate")
+    app.add_typer(_models(), name="models")
     return app
 
 
@@ -88,6 +89,12 @@ def _tables() -> typer.Typer:
     group.command()(verb(tables.create))
     group.command()(verb(tables.check))
     group.command()(verb(tables.recreate))
+    return group
+
+
+def _models() -> typer.Typer:
+    group = _group("Write models that describe a database as it is.")
+    group.command("from-database")(verb(models.from_database))
     return group
 
 

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from dbsync_pipeline.settings import Settings
 
 
-def configured() -> tuple[Settings, Model]:
-    """Return the settings and the models. Raise SettingsError if either is wrong."""
+def configured(*, fresh: bool = False) -> tuple[Settings, Model]:
+    """Return the settings and the models. Raise SettingsError if either is wrong.
+
+    `fresh` is for verbs that read the primary: see `configured_model`.
+    """
     from dbsync_pipeline.mirror.model import configured_model
     from dbsync_pipeline.settings import load
 
     settings = load()
-    return settings, configured_model(settings)
+    return settings, configured_model(settings, fresh=fresh)
 
 
 def names(settings: Settings, only: str | None) -> tuple[str, ...]:

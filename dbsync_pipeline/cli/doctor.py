@@ -25,7 +25,7 @@ def doctor() -> Diagnosis:
     from dbsync_pipeline.mirror.doctor import Check
 
     try:
-        settings, model = configured()
+        settings, model = configured(fresh=True)
         settings.database(settings.primary)
     except DbsyncError as error:
         return Diagnosis([Check("settings", None, "failed", error.cause, error.remedy)])

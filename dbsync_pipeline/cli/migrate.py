@@ -146,7 +146,7 @@ def new(
     from dbsync_pipeline.mirror.migrate.autogenerate import ColumnChanges
     from dbsync_pipeline.mirror.migrate.write import write
 
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     renamed = dict(_renamed(pair) for pair in rename or ())
     changes = None if empty else ColumnChanges(drop or (), renamed)
     compared = database(settings, name or term.primary(settings))

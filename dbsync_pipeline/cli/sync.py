@@ -50,7 +50,7 @@ def sync(options: SyncOptions, quiet: Quiet = False) -> Synced | Planned | Statu
 
     At a terminal, without a source, target or table, it asks what to sync and shows the plan first.
     """
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     if may_ask() and not (options.source or options.target or options.table):
         return _guided(settings, model, options, quiet)
     return _sync_all(settings, options.resolve(settings, model), quiet)
@@ -58,7 +58,7 @@ def sync(options: SyncOptions, quiet: Quiet = False) -> Synced | Planned | Statu
 
 def guided() -> Synced | Planned | Statuses:
     """Ask a person what to sync, show the plan, and sync after a yes."""
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     return _guided(settings, model, SyncOptions(), quiet=False)
 
 
@@ -98,7 +98,7 @@ def plan(options: SyncOptions) -> Planned:
 
     Changes nothing. The exit status is 1 if a sync would be refused.
     """
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     return _planned(settings, model, options.resolve(settings, model))
 
 

@@ -21,7 +21,7 @@ def create(only: OnlyDatabase = None) -> Created:
     from dbsync_pipeline.mirror import schema
     from dbsync_pipeline.mirror.fanout import one_by_one
 
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     databases = {database.name: database.at_once for database in chosen(settings, only)}
     return Created(one_by_one(tuple(databases), lambda name: schema.ensure(databases[name], model)))
 
@@ -34,7 +34,7 @@ def check(only: OnlyDatabase = None) -> Checked:
     from dbsync_pipeline.mirror import schema
     from dbsync_pipeline.mirror.fanout import ask
 
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     databases = chosen(settings, only)
     return Checked(ask(databases, lambda database: schema.check(database, model), _CHECK_SECONDS))
 

@@ -34,6 +34,7 @@ from dbsync_pipeline.mirror import database, pausing
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.model import configured_model
+from dbsync_pipeline.mirror.reflect import keep
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings
@@ -79,6 +80,8 @@ class Sync(ConfigurableResource[None]):
         _refuse_paused(context.run.tags, target)
         progress = Progress() if PROGRESS_TAG in context.run.tags else None
         model = configured_model(settings)
+        if source.name == settings.primary:
+            keep.require_current(settings)
         if source.name == target.name:
             self._role = "primary"
             self._work = PrimaryReading(target, model, tuple(tables), context.run_id)

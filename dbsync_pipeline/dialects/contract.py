@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
+from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.staging import Moved, Written
 from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Size, Table, undecorated
 from dbsync_pipeline.errors import DbsyncError, Unavailable
@@ -363,6 +365,26 @@ class Schema(Connection):
     def prepare(self) -> None:
         """Do what the engine needs once per database. Call it outside of transactions."""
         assert not self.connection.in_transaction()
+
+    system_schemas: ClassVar[frozenset[str]] = frozenset({"information_schema"})
+    """Schemas with tables of the engine itself."""
+
+    def places(self, schemas: Sequence[str]) -> list[Place]:
+        """Return the tables in these schemas or, if none is named, in all but the system's.
+
+        Partitions, the project's own tables and those of extensions are left out. Read in the open
+        transaction.
+        """
+        own = self.ledger_schema
+        return [
+            (schema, name)
+            for schema, name in reflection.places(self.connection, schemas, self.system_schemas)
+            if (schema != own if own else not name.startswith("dbsync_"))
+        ]
+
+    def reflect(self, tables: Sequence[Place]) -> Reflection:
+        """Return the structure of these tables, read in the open transaction."""
+        return reflection.reflect(self.connection, tables)
 
     def require_visible(self, tables: Sequence[Table]) -> None:
         """Raise DatabaseError if this role may not see whether the tables exist."""

@@ -13,11 +13,15 @@ from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror.metadata import find
+from dbsync_pipeline.mirror.reflect.keep import kept
 from dbsync_pipeline.mirror.selection import TableFilter, chosen, described, mirrored_tables
 from dbsync_pipeline.settings import Settings
 
 REVISIONS_OFF = Path("off")
 """In place of a folder: the structure of the tables is the application's own, and never altered."""
+
+SAMPLE = "dbsync_pipeline.models"
+"""The module of the sample tables."""
 
 RESERVED = ("dbsync_publish", "dbsync_change")
 """The columns that a table of before-images has beside those of the model's table."""
@@ -71,13 +75,19 @@ class Model:
         return tuple(parent for parent in earlier if parent in referred)
 
 
-def configured_model(settings: Settings) -> Model:
+def configured_model(settings: Settings, *, fresh: bool = False) -> Model:
     """Return the model that the settings name, with the tables that they choose.
 
-    Raise as `load_model`.
+    Where the structure of the primary is the model, it is the one that is kept; with `fresh` the
+    primary is read again if it answers. Raise as `load_model` and `keep.kept`.
     """
+    if (read := kept(settings, fresh=fresh)) is not None:
+        revisions = settings.revisions or read.file.with_name("dbsync_revisions")
+        if revisions != REVISIONS_OFF:
+            revisions = revisions.absolute()
+        return _checked(Model(read.metadata, revisions, read.skipped))
     selection = TableFilter.of(settings.tables, settings.skip_tables)
-    return load_model(settings.models, settings.revisions, selection)
+    return load_model(settings.models or SAMPLE, settings.revisions, selection)
 
 
 def load_model(
@@ -103,6 +113,10 @@ def load_model(
             operation="choose tables",
             remedy="correct DBSYNC_TABLES and DBSYNC_SKIP_TABLES",
         )
+    return _checked(model)
+
+
+def _checked(model: Model) -> Model:
     for table in model.tables:
         _require_mirrored(table)
     return model

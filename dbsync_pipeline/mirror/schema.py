@@ -45,11 +45,12 @@ def ensure(database: Database, model: Model) -> list[str]:
             ),
         ):
             _leave_out(structure.keys_without_parent(dialect, model))
-            model.metadata.create_all(
-                dialect.connection,
-                tables=[model.table(name).sa for name in absent],
-                checkfirst=True,
-            )
+            if absent:
+                model.metadata.create_all(
+                    dialect.connection,
+                    tables=[model.table(name).sa for name in absent],
+                    checkfirst=True,
+                )
         with outcome.usable(dialect, database) as usable:
             require(usable, model)
             create_ledger(usable, database, model, equal=True)

@@ -136,15 +136,26 @@ def chosen(metadata: sa.MetaData, skipped: Iterable[str]) -> sa.MetaData:
     """
     left = set(skipped)
     mirrored = [table for name, table in metadata.tables.items() if name not in left]
-    referred = {str(key.target_table_key) for table in mirrored for key in table.foreign_keys}
-    missing = referred - {table.key for table in mirrored}
-    if not left and not missing:
+    if not left and not _missing(mirrored):
         return metadata
     result = sa.MetaData(naming_convention=metadata.naming_convention)
     copy_tables(metadata, result, [table.key for table in mirrored])
-    for name in sorted(missing):
-        _add_outside(result, mirrored, name)
+    add_outside(result)
     return result
+
+
+def add_outside(metadata: sa.MetaData) -> None:
+    """Add the tables that foreign keys refer to and that the metadata lacks; see `is_outside`."""
+    tables = list(metadata.tables.values())
+    for name in sorted(_missing(tables)):
+        _add_outside(metadata, tables, name)
+
+
+def _missing(tables: Iterable[sa.Table]) -> set[str]:
+    """Return the names of tables that are referred to and are not among these."""
+    listed = list(tables)
+    referred = {str(key.target_table_key) for table in listed for key in table.foreign_keys}
+    return referred - {table.key for table in listed}
 
 
 def _add_outside(metadata: sa.MetaData, mirrored: Iterable[sa.Table], name: str) -> None:

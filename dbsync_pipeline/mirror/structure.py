@@ -41,6 +41,7 @@ def column_differences(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
             for operation in operations
             if operation[0] != "add_fk" or _place(operation[1]) not in left_out
         ]
+        operations = [operation for operation in operations if not _of_key(operation, model)]
         return [text for operation in operations if (text := _text(operation)) is not None]
 
 
@@ -91,6 +92,14 @@ def keys_without_parent(dialect: Dialect, model: Model) -> list[sa.ForeignKeyCon
             for key in table.sa.foreign_key_constraints
             if lacks_parent(dialect.connection, key)
         ]
+
+
+def _of_key(difference: tuple[Any, ...], model: Model) -> bool:
+    """Whether a difference is that SQLite calls a column of the primary key nullable."""
+    if difference[0] != "modify_nullable":
+        return False
+    table = model.metadata.tables[_key(difference[1], difference[2])]
+    return difference[3] in {column.name for column in table.primary_key.columns}
 
 
 def _place(key: sa.ForeignKeyConstraint) -> tuple[str, tuple[str, ...]]:

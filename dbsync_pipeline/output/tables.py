@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbsync_pipeline.output.base import Json, Result, per_database
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from dbsync_pipeline.mirror.fanout import PerDatabase
     from dbsync_pipeline.mirror.migrate.revisions import Revision
     from dbsync_pipeline.mirror.migrate.write import Written
+    from dbsync_pipeline.mirror.reflect.read import Structure
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,25 @@ class WrittenRevision(Result):
     def json(self) -> Written:
         """Return `{number, path, left}`."""
         return self.written
+
+
+@dataclass(frozen=True)
+class WrittenModels(Result):
+    """The file of new models, the database that they describe, and what cannot be mirrored."""
+
+    path: Path
+    database: str
+    structure: Structure
+
+    def json(self) -> Json:
+        """Return `{path, database, tables, skipped, notes}`."""
+        return {
+            "path": self.path,
+            "database": self.database,
+            "tables": list(self.structure.tables),
+            "skipped": dict(self.structure.skipped),
+            "notes": list(self.structure.notes),
+        }
 
 
 @dataclass(frozen=True)

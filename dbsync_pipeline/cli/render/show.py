@@ -40,6 +40,7 @@ for function in (
     tables.recreated,
     tables.migrated,
     tables.written,
+    tables.models,
     tables.revisions,
 ):
     show.register(function)

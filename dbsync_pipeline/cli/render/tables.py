@@ -9,6 +9,7 @@ from dbsync_pipeline.output.tables import (
     Migrated,
     Recreated,
     Revisions,
+    WrittenModels,
     WrittenRevision,
 )
 from dbsync_pipeline.text import count
@@ -52,6 +53,18 @@ def written(result: WrittenRevision) -> None:
     for difference in result.written.left:
         complain(f"not in the revision: {difference}")
     say("Read it, and edit it where it is not what you intend; then: dbsync migrate")
+
+
+def models(result: WrittenModels) -> None:
+    """Print the file of the models, what cannot be mirrored, and how to use the file."""
+    tables = count(len(result.structure.tables), "table")
+    good(f"wrote {result.path}: {tables} of {result.database}")
+    if result.structure.notes:
+        say("Not mirrored:")
+    for note in result.structure.notes:
+        say(f"- {note}")
+    say("Read it, and edit it where it is not what you intend; then set")
+    say(f"  DBSYNC_MODELS={result.path.stem}")
 
 
 def revisions(result: Revisions) -> None:

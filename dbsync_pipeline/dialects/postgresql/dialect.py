@@ -8,6 +8,7 @@ text COPY.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -16,9 +17,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.postgresql import reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
+from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table
 
 if TYPE_CHECKING:
@@ -82,6 +85,16 @@ class PostgreSQL(PostgreSQLTarget):
             f"SELECT 0::bigint AS dbsync_publish, ''::varchar(8) AS dbsync_change, "
             f"{names(table.columns)} FROM {quote_table(table.sa)} WITH NO DATA"
         )
+
+    @translated
+    def places(self, schemas: Sequence[str]) -> list[Place]:
+        """Return the tables without partitions and tables of extensions; see `Schema.places`."""
+        return reflection.places(self.connection, schemas, self.ledger_schema)
+
+    @translated
+    def reflect(self, tables: Sequence[Place]) -> Reflection:
+        """Return the structure of these tables, with what SQLAlchemy does not say."""
+        return reflection.reflect(self.connection, tables)
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         """Return the bytes that a value takes on disk, compressed."""

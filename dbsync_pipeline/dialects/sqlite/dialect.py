@@ -8,14 +8,15 @@ SQLAlchemy stores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import translated
-from dbsync_pipeline.dialects.sqlite import rebuild
+from dbsync_pipeline.dialects.reflection import Place, Reflection
+from dbsync_pipeline.dialects.sqlite import rebuild, reflection
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
 from dbsync_pipeline.dialects.sqlite.target import SQLiteTarget
 from dbsync_pipeline.dialects.table import Table
@@ -91,6 +92,11 @@ class SQLite(SQLiteTarget):
             f"SELECT 0 AS dbsync_publish, '' AS dbsync_change, {names(table.columns)} "
             f"FROM main.{quote(table.sa.name)} WHERE 0"
         )
+
+    @translated
+    def reflect(self, tables: Sequence[Place]) -> Reflection:
+        """Return the structure of these tables, with what SQLAlchemy does not say."""
+        return reflection.reflect(self.connection, tables)
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         """Return the bytes of a value as a blob."""

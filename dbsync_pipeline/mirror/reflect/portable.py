@@ -1,0 +1,199 @@
+"""The source of a reflected column's type and default, the same on all engines where that is exact.
+
+The source is evaluated again before it is used: if the engine would write another type than the one
+that was read, the type is named as the engine writes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mssql, postgresql, sqlite
+from sqlalchemy.types import TypeEngine
+
+from dbsync_pipeline import columns, engine_columns
+from dbsync_pipeline.dialects.table import kind_of
+
+_NAMES: dict[str, Any] = {
+    "sa": sa,
+    "mssql": mssql,
+    "postgresql": postgresql,
+    "sqlite": sqlite,
+    **{name: getattr(columns, name) for name in ("Instant", "Key", "distinct")},
+    **{name: getattr(engine_columns, name) for name in ("EngineType",)},
+}
+"""What the source of a type may refer to."""
+
+_NUMBER = re.compile(r"\(?(-?\d+(\.\d+)?)\)?$")
+_TEXT = re.compile(r"('(?:[^']|'')*')(::[\w .\"\[\]()]+)?$")
+
+
+def type_source(
+    column: sa.Column[Any], dialect: sa.Dialect, written: str | None, *, is_key: bool, unique: bool
+) -> str:
+    """Return the source of a column's type.
+
+    `written` is the type as the engine writes it, `is_key` whether the database numbers the column,
+    `unique` whether its values are distinct.
+    """
+    engine, type_ = dialect.name, column.type
+    spec = written or _compiled(type_, dialect)
+    if spec is None:
+        return f"EngineType({engine!r}, '')"
+    portable, specific = _portable(type_, engine, is_key=is_key, unique=unique), _specific(type_)
+    candidates = [portable, specific]
+    if portable and specific and kind_of(eval(portable, dict(_NAMES))) is kind_of(type_):
+        candidates.insert(1, f"{portable}.with_variant({specific}, {engine!r})")
+    for source in filter(None, candidates):
+        if _same(source, type_, dialect):
+            return source
+    return f"EngineType({engine!r}, {spec!r})"
+
+
+def _same(source: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> bool:
+    """Whether the source's type is written by the engine as the one that was read."""
+    try:
+        evaluated = eval(source, dict(_NAMES))
+    except Exception:  # a repr that is no source, such as that of an object
+        return False
+    return _canonical(_compiled(evaluated, dialect)) == _canonical(_compiled(type_, dialect))
+
+
+def _compiled(type_: TypeEngine[Any], dialect: sa.Dialect) -> str | None:
+    try:
+        return str(dialect.type_compiler_instance.process(type_))
+    except sa.exc.CompileError:
+        return None
+
+
+def _canonical(spec: str | None) -> str | None:
+    """Return a type's name, one of several that mean the same."""
+    if spec is None:
+        return None
+    return {"FLOAT(53)": "DOUBLE PRECISION", "FLOAT": "DOUBLE PRECISION"}.get(
+        spec.upper(), spec.upper()
+    )
+
+
+def _portable(type_: TypeEngine[Any], engine: str, *, is_key: bool, unique: bool) -> str | None:
+    """Return a type that every engine has and that is this one here; None if there is none."""
+    for class_, source in _PORTABLE:
+        if isinstance(type_, class_):
+            return source(type_, engine, is_key, unique)
+    return None
+
+
+def _text(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
+    if isinstance(type_, (sa.CHAR, sa.NCHAR)):
+        return None
+    if isinstance(type_, sa.Text) or "TEXT" in type(type_).__name__:
+        source = "sa.UnicodeText()"
+    elif type_.length is None:
+        source = "sa.Unicode()"
+    else:
+        source = f"distinct({type_.length})" if unique else f"sa.Unicode({type_.length})"
+    if type_.collation and engine != "mssql":
+        own = f"sa.{'TEXT' if isinstance(type_, sa.Text) else 'VARCHAR'}"
+        schema = getattr(type_, "collation_schema", None)
+        options = [
+            *([] if type_.length is None else [str(type_.length)]),
+            f"collation={type_.collation!r}",
+            *([f"collation_schema={schema!r}"] if schema else []),
+        ]
+        source += f".with_variant({own}({', '.join(options)}), {engine!r})"
+    return source
+
+
+def _enum(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str:
+    values = ", ".join(repr(value) for value in type_.enums)
+    schema = f", schema={type_.schema!r}" if type_.schema else ", inherit_schema=False"
+    return f"sa.Enum({values}, name={type_.name!r}{schema})"
+
+
+def _numeric(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str:
+    if type_.precision is None:
+        return "sa.Numeric()"
+    return f"sa.Numeric({type_.precision}, {type_.scale or 0})"
+
+
+def _moment(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str | None:
+    if getattr(type_, "precision", None) is not None:
+        return None
+    return "Instant()" if type_.timezone else "sa.DateTime()"
+
+
+def _time(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str | None:
+    if getattr(type_, "precision", None) is not None or type_.timezone:
+        return None
+    return "sa.Time()"
+
+
+def _json(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
+    if isinstance(type_, postgresql.JSONB):
+        return 'sa.JSON().with_variant(postgresql.JSONB(), "postgresql")'
+    return "sa.JSON()"
+
+
+def _float(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str:
+    return "sa.REAL()" if isinstance(type_, sa.REAL) else "sa.Float(53)"
+
+
+def _domain(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
+    """A domain is its base type on other engines."""
+    base = _portable(type_.data_type, engine, is_key=False, unique=unique)
+    name = _compiled(type_, postgresql.dialect())  # type: ignore[no-untyped-call]
+    return base and f"{base}.with_variant(EngineType({engine!r}, {name!r}), {engine!r})"
+
+
+def _plain(source: str) -> Callable[[Any, str, bool, bool], str]:
+    return lambda *_: source
+
+
+_PORTABLE: tuple[tuple[Any, Callable[[Any, str, bool, bool], str | None]], ...] = (
+    (sa.Enum, _enum),
+    (postgresql.DOMAIN, _domain),
+    (sa.BigInteger, lambda _type, _engine, is_key, _unique: "Key" if is_key else "sa.BigInteger()"),
+    (sa.SmallInteger, _plain("sa.SmallInteger()")),
+    (sa.Integer, _plain("sa.Integer()")),
+    (sa.Boolean, _plain("sa.Boolean()")),
+    (sa.Float, _float),
+    (sa.Numeric, _numeric),
+    (sa.Uuid, _plain("sa.Uuid()")),
+    (sa.JSON, _json),
+    (sa.DateTime, _moment),
+    (sa.Date, _plain("sa.Date()")),
+    (sa.Time, _time),
+    (sa.LargeBinary, _plain("sa.LargeBinary()")),
+    (sa.String, _text),
+)
+"""The classes of types with the source of the portable one, most special first."""
+
+
+def _specific(type_: TypeEngine[Any]) -> str | None:
+    """Return the source of the type as SQLAlchemy reflected it; None if it has none."""
+    if isinstance(type_, sa.types.NullType):
+        return None
+    if isinstance(type_, sa.ARRAY):
+        item = _specific(type_.item_type)
+        dimensions = f", dimensions={type_.dimensions}" if type_.dimensions else ""
+        return None if item is None else f"postgresql.ARRAY({item}{dimensions})"
+    package = type(type_).__module__.split(".")
+    prefix = package[2] if package[:2] == ["sqlalchemy", "dialects"] else "sa"
+    return f"{prefix}.{type_!r}" if package[0] == "sqlalchemy" else None
+
+
+def default_source(column: sa.Column[Any], engine: str) -> str | None:
+    """Return the source of a column's server default; None if it has none."""
+    default = column.server_default
+    if not isinstance(default, sa.DefaultClause):
+        return None
+    text = str(getattr(default.arg, "text", default.arg))
+    if number := _NUMBER.match(text):
+        return f"sa.text({number[1]!r})"
+    literal = _TEXT.match(text)
+    if literal and isinstance(column.type, (sa.String, sa.Enum)):
+        return f"sa.text({literal[1]!r})"
+    return f"default_on({engine!r}, {text!r})"

@@ -1,0 +1,333 @@
+"""Without models: the structure of a database is read, written as models, kept, and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import SettingsError, Transient
+from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import SAMPLE, Model, configured_model, load_model
+from dbsync_pipeline.mirror.reflect import keep
+from dbsync_pipeline.mirror.reflect.read import Structure, load, read
+from dbsync_pipeline.mirror.selection import TableFilter
+from dbsync_pipeline.mirror.verify import verify
+from dbsync_pipeline.settings import Settings
+from dbsync_pipeline.settings import load as load_settings
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.test_cli import Dbsync, dbsync  # noqa: F401
+from dbsync_pipeline_tests.worlds import ANYTHING, sync
+
+_POSTGRESQL = (Path(__file__).parent / "reflected.sql").read_text(encoding="utf-8")
+_SQLITE = """
+CREATE TABLE customer (id INTEGER PRIMARY KEY AUTOINCREMENT, email NVARCHAR(80) NOT NULL UNIQUE,
+  made DATETIME DEFAULT CURRENT_TIMESTAMP, worth NUMERIC(10, 2) DEFAULT 1.5, anything, n INT CHECK (n < 9),
+  doubled INT GENERATED ALWAYS AS (n * 2) STORED, code TEXT DEFAULT 'it''s 100%');
+CREATE INDEX customer_lower ON customer (lower(email));
+CREATE INDEX customer_part ON customer (n DESC) WHERE n > 5;
+CREATE INDEX customer_plain ON customer (worth, n);
+CREATE TABLE purchase (customer_id INTEGER NOT NULL REFERENCES customer (id) ON DELETE CASCADE, line INT,
+  PRIMARY KEY (customer_id, line)) WITHOUT ROWID;
+CREATE TABLE django_migrations (id INTEGER PRIMARY KEY);
+CREATE VIEW v AS SELECT * FROM customer;
+INSERT INTO customer (email, anything, n) VALUES ('ada@x.org', x'00ff', 4), ('b@x.org', 'text', NULL);
+INSERT INTO purchase VALUES (1, 7);
+"""
+
+
+def run(database: Database, script: str) -> None:
+    """A script of several statements, as `psql` or `sqlite3` would run it."""
+    with database.connect(create=True) as dialect:
+        raw = dialect.connection.connection.dbapi_connection
+        if database.engine_name == "sqlite":
+            raw.executescript(script)
+        else:
+            dialect.connection.exec_driver_sql(script.replace("%", "%%"))
+            dialect.connection.commit()
+
+
+def structure(database: Database, skip: str = "") -> Structure:
+    with database.connect() as dialect:
+        return read(dialect, (), TableFilter.of("", skip))
+
+
+@pytest.mark.parametrize(
+    ("engine", "script", "skip"), [("postgresql", _POSTGRESQL, "tools.*"), ("sqlite", _SQLITE, "")]
+)
+def test_a_structure_is_read_written_created_and_read_again_the_same(
+    engine: str, script: str, skip: str, new_database: NewDatabase
+) -> None:
+    windows, linux = new_database(engine, "windows"), new_database(engine, "linux", server=1)
+    run(windows, script)
+    if engine == "postgresql":  # what the key leads to is not mirrored
+        run(
+            linux,
+            "CREATE SCHEMA tools; CREATE TABLE tools.account (id int PRIMARY KEY);"
+            "INSERT INTO tools.account VALUES (1)",
+        )
+    first = structure(windows, skip)
+    model = Model(load(first.source, "first"))
+    assert set(model.names) == set(first.tables)
+    assert schema.check(windows, model) == {name: [] for name in model.names}
+    schema.ensure(linux, model)
+    assert schema.check(linux, model) == {name: [] for name in model.names}
+    assert _without_notes(structure(linux, skip).source) == _without_notes(first.source)
+    counts = sync(windows, linux, model=model).tables
+    assert all(counts[name].inserted for name in model.names)
+    assert all(table.equal and table.source_rows for table in verify(windows, linux, model))
+    again = sync(windows, linux, model=model).tables.values()
+    assert not any(table.inserted + table.updated + table.deleted for table in again)
+
+
+def _without_notes(source: str) -> str:
+    return source.split('"""', 2)[2]
+
+
+def test_what_cannot_be_mirrored_is_listed_with_the_reason(new_database: NewDatabase) -> None:
+    windows = new_database("sqlite", "windows")
+    run(windows, _SQLITE + "CREATE TRIGGER t AFTER INSERT ON purchase BEGIN SELECT 1; END;")
+    found = structure(windows)
+    assert found.skipped == {"django_migrations": "a table of Django"}
+    assert "the table django_migrations: a table of Django" in found.notes
+    assert "the trigger t of purchase: triggers are not copied" in found.notes
+    assert "the view v: it has no rows of its own to copy" in found.notes
+    for note in found.notes:
+        assert note[:60] in found.source
+
+
+def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) -> None:
+    windows, linux = new_database("postgresql", "windows"), new_database("sqlite", "linux")
+    run(
+        windows,
+        """
+      CREATE TYPE mood AS ENUM ('sad', 'ok');
+      CREATE DOMAIN year AS integer CHECK (VALUE > 1900);
+      CREATE TABLE film (id serial PRIMARY KEY, title text NOT NULL UNIQUE, code varchar(9) COLLATE "C",
+        made timestamptz DEFAULT now(), at timestamp, day date DEFAULT CURRENT_DATE, clock time, felt mood DEFAULT 'ok',
+        released year, rate numeric(5,2) DEFAULT 4.99, big double precision, small smallint, flag boolean DEFAULT true,
+        uid uuid DEFAULT gen_random_uuid(), raw bytea, plain json, CHECK (code <> 'x'::text));
+      CREATE INDEX lower_title ON film (lower(title));
+      INSERT INTO film (title, code, at, clock, released, big, small, raw, plain) VALUES
+        ('Ünïcode', 'c', '2020-01-01 12:00:00.000001', '23:59:59.999999', 1994, 0.1, 7, '\\x00ff', '{"a": 1.10}');
+    """,
+    )
+    model = Model(load(structure(windows).source, "film"))
+    assert sync(windows, linux, model=model).tables["film"].inserted == 1
+    assert all(table.equal for table in verify(windows, linux, model))
+    back = sync(linux, windows, model=model, policy=ANYTHING).tables["film"]
+    assert (back.rows, back.inserted, back.updated, back.deleted) == (1, 0, 0, 0)
+
+
+# What is kept -----------------------------------------------------------------------------------
+
+
+class Three:
+    """Three SQLite files, named by URLs; `windows` is the primary."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("DAGSTER_HOME", str(folder / "dagster"))
+        for name in ("windows", "linux", "azure"):
+            self.set(**{f"DBSYNC_{name.upper()}_URL": f"sqlite:///{folder / name}.db"})
+
+    def set(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._monkeypatch.setenv(name, value)
+
+    def named(self, name: str) -> Database:
+        return Database(name, sa.make_url(f"sqlite:///{self.folder / name}.db"))
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "dagster" / keep.FILE
+
+    def new_process(self) -> None:
+        keep._loaded.clear()
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Three:
+    return Three(tmp_path, monkeypatch)
+
+
+_SHOP = """
+CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT);
+CREATE TABLE alembic_version (version_num TEXT PRIMARY KEY);
+INSERT INTO customer VALUES (1, 'Ada');
+"""
+
+
+def test_without_a_setting_a_primary_with_tables_of_its_own_is_read_and_that_is_said(
+    three: Three, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(three.named("windows"), _SHOP)
+    model = configured_model(three.settings)
+    assert model.names == ("customer",) and model.skipped == {
+        "alembic_version": "a table of Alembic"
+    }
+    assert f"windows: read the structure of 1 table, kept in {three.file}" in caplog.text
+
+
+@pytest.mark.parametrize("primary", ["has no file", "is empty", "has the sample's tables"])
+def test_without_a_setting_the_sample_is_meant_where_nothing_else_is(
+    primary: str, three: Three
+) -> None:
+    sample = load_model(SAMPLE)
+    if primary == "is empty":
+        run(three.named("windows"), "")
+    elif primary != "has no file":
+        schema.ensure(three.named("windows"), sample)
+    assert configured_model(three.settings).names == sample.names
+    assert configured_model(three.settings).revisions == sample.revisions
+    assert three.file.exists() == (primary == "has the sample's tables")
+
+
+def test_embedded_databases_have_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    settings = load_settings()
+    windows = Database("windows", sa.make_url(settings.database("windows").url.get_secret_value()))
+    run(windows, _SHOP)
+    assert settings.embedded and configured_model(settings).names == load_model(SAMPLE).names
+
+
+def test_a_failover_needs_no_primary(three: Three, dbsync: Dbsync) -> None:  # noqa: F811
+    three.set(DBSYNC_MODELS="reflect")
+    run(three.named("windows"), _SHOP)
+    model = configured_model(three.settings)
+    for name in ("linux", "azure"):
+        sync(three.named("windows"), three.named(name), model=model)
+    (three.folder / "windows.db").unlink()
+    three.new_process()
+    status = {each["name"]: each for each in dbsync("status", "--json").json}
+    assert not status["windows"]["available"] and status["linux"]["rows"] == {"customer": 1}
+    assert dbsync("promote", "linux", "--yes").status == 0
+    assert dbsync("plan", "--source", "linux", "--target", "azure").status == 0
+    assert dbsync("undo", "--help").status == 0
+
+
+def test_a_primary_that_never_answered_is_named(three: Three, dbsync: Dbsync) -> None:  # noqa: F811
+    three.set(DBSYNC_MODELS="reflect")
+    done = dbsync("status")
+    assert done.status == 1 and "start windows once" in done.err and "DBSYNC_MODELS" in done.err
+
+
+def test_a_changed_structure_is_read_again_and_said(
+    three: Three,
+    dbsync: Dbsync,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(three.named("windows"), _SHOP)
+    run(three.named("linux"), "CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT)")
+    configured_model(three.settings)
+    run(three.named("windows"), "CREATE TABLE purchase (id INTEGER PRIMARY KEY)")
+    assert configured_model(three.settings).names == ("customer",), "nothing is read unasked"
+    tables = dbsync("tables", "create", "--database", "linux", "--json").json[0]["created"]
+    assert (
+        tables == ["purchase"]
+        and "the structure changed, and is kept: new: purchase" in caplog.text
+    )
+    run(three.named("windows"), "ALTER TABLE customer ADD COLUMN age INT; DROP TABLE purchase")
+    caplog.clear()
+    assert configured_model(three.settings, fresh=True).names == ("customer",)
+    assert "gone: purchase; changed: customer" in caplog.text
+    caplog.clear()
+    three.new_process()
+    assert [c.name for c in configured_model(three.settings, fresh=True).tables[0].columns] == [
+        "id",
+        "name",
+        "age",
+    ]
+    assert caplog.text == ""
+
+
+def test_a_sync_that_began_with_the_former_structure_ends_and_the_next_has_the_new(
+    three: Three,
+) -> None:
+    run(three.named("windows"), _SHOP)
+    configured_model(three.settings)
+    keep.require_current(three.settings)
+    run(three.named("windows"), "CREATE TABLE purchase (id INTEGER PRIMARY KEY)")
+    with pytest.raises(Transient, match="the structure of its tables changed") as changed:
+        keep.require_current(three.settings)
+    assert changed.value.database == "windows"
+    assert configured_model(three.settings).names == ("customer",), "this process keeps its own"
+    three.new_process()
+    assert configured_model(three.settings).names == ("customer", "purchase")
+
+
+def test_a_primary_that_was_replaced_is_not_read(three: Three, dbsync: Dbsync) -> None:  # noqa: F811
+    three.set(DBSYNC_MODELS="reflect")
+    run(three.named("windows"), _SHOP)
+    model = configured_model(three.settings)
+    for name in ("linux", "azure"):
+        sync(three.named("windows"), three.named(name), model=model)
+    assert dbsync("promote", "linux", "--yes").status == 0
+    run(three.named("windows"), "DROP TABLE customer; CREATE TABLE other (id INTEGER PRIMARY KEY)")
+    assert configured_model(three.settings, fresh=True).names == ("customer",)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"DBSYNC_SKIP_TABLES": "customer"}, {"DBSYNC_PRIMARY": "linux"}, {"DBSYNC_TABLES": "note"}],
+)
+def test_other_settings_need_another_structure(variables: Mapping[str, str], three: Three) -> None:
+    three.set(DBSYNC_MODELS="reflect")
+    run(three.named("windows"), _SHOP + "CREATE TABLE note (id INTEGER PRIMARY KEY);")
+    run(three.named("linux"), "CREATE TABLE note (id INTEGER PRIMARY KEY);")
+    assert configured_model(three.settings).names == ("customer", "note")
+    three.set(**variables)
+    assert configured_model(three.settings).names == ("note",)
+
+
+def test_a_kept_structure_that_cannot_be_used_is_named(three: Three) -> None:
+    three.set(DBSYNC_MODELS="reflect")
+    run(three.named("windows"), _SHOP)
+    configured_model(three.settings)
+    three.file.write_text(three.file.read_text() + "\nraise ValueError('broken')\n")
+    three.new_process()
+    with pytest.raises(SettingsError, match="ValueError: broken") as refused:
+        configured_model(three.settings)
+    assert str(three.file) in refused.value.cause and "remove the file" in str(refused.value)
+    three.file.unlink()
+    three.file.parent.rmdir()
+    three.file.parent.write_text("a file in the place of the folder")
+    three.new_process()
+    with pytest.raises(SettingsError, match="cannot be kept in") as refused:
+        configured_model(three.settings)
+    assert "models from-database" in (refused.value.remedy or "")
+
+
+# The command --------------------------------------------------------------------------------------
+
+
+def test_models_from_database_writes_a_module_once(
+    three: Three,
+    dbsync: Dbsync,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(three.named("windows"), _SQLITE)
+    written = dbsync("models", "from-database", "shop_models.py", "--json").json
+    assert written["tables"] == ["customer", "purchase"] and written["database"] == "windows"
+    assert written["skipped"] == {"django_migrations": "a table of Django"} and written["notes"]
+    monkeypatch.syspath_prepend(str(three.folder))
+    model = load_model("shop_models")
+    assert schema.check(three.named("windows"), model) == {"customer": [], "purchase": []}
+    again = dbsync("models", "from-database", "shop_models.py")
+    assert again.status == 2 and "exists" in again.err and "name another file" in again.err
+    shown = dbsync("models", "from-database", "other.py", "--database", "windows").out
+    assert "wrote other.py: 2 tables of windows" in shown and "Not mirrored:" in shown
+    assert dbsync("models", "from-database", "none.py", "--schema", "nowhere").status == 2
+    assert not (three.folder / "none.py").exists()
