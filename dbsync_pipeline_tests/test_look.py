@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import io
 import os
 import random
 import threading
@@ -189,11 +190,22 @@ def test_only_the_buckets_that_changed_are_digested(
             "ALTER TABLE replaced RENAME TO items",
         ),
         ("CREATE TABLE child () INHERITS (items)", "INSERT INTO child VALUES (9000, 'child')"),
+        ("ALTER TABLE pair ADD COLUMN third int",),
+        ("ALTER TYPE point_of ADD ATTRIBUTE z int",),
+        ("ALTER TYPE point_of DROP ATTRIBUTE y",),
+        ("ALTER TABLE items ALTER COLUMN value TYPE text",),
+        ("ALTER TABLE items ALTER COLUMN value TYPE varchar(900)",),
+        ("CREATE TABLE far (LIKE items)", "ALTER TABLE far INHERIT items"),
     ],
 )
 def test_a_change_of_values_that_touches_no_row_is_seen(
     watch: Watch, change: tuple[str, ...]
 ) -> None:
+    watch.run(
+        "CREATE TABLE pair (first int, second int)",
+        "CREATE TYPE point_of AS (x int, y int)",
+        "ALTER TABLE items ADD COLUMN pairs pair[], ADD COLUMN point point_of",
+    )
     watch.look()
     watch.run(*change)
     found = watch.look()
@@ -300,11 +312,74 @@ def test_a_stamp_out_of_reach_is_not_used(watch: Watch, distance: int) -> None:
     [
         "ALTER TABLE items SET UNLOGGED",
         "ALTER TABLE items ALTER COLUMN number TYPE regtype USING NULL",
+        "ALTER TABLE items ADD COLUMN kinds regtype[]",
+        "CREATE DOMAIN kind AS regtype; ALTER TABLE items ADD COLUMN kind kind",
+        "CREATE DOMAIN kind AS regtype; ALTER TABLE items ADD COLUMN kinds kind[]",
+        "CREATE TYPE kind AS (of regclass); ALTER TABLE items ADD COLUMN kind kind",
+        "CREATE TABLE other (kind regrole); ALTER TABLE items ADD COLUMN kind other",
+        "ALTER TABLE items ADD COLUMN rights aclitem",
     ],
 )
 def test_a_table_without_stamps_is_digested(watch: Watch, change: str) -> None:
     watch.run(change)
     assert [watch.look().proof for _ in range(2)] == [DIGESTS, DIGESTS]
+    assert watch.look().why.startswith("the table is unlogged, not a heap, or stores names of")
+
+
+def test_a_full_pass_is_due_if_a_wrong_clock_wrote_the_time_of_the_last(watch: Watch) -> None:
+    watch.look()
+    watch.now -= dt.timedelta(minutes=30)
+    assert watch.look().proof != DIGESTS
+    watch.now -= dt.timedelta(hours=2)
+    assert watch.look().why == "a full pass is due"
+    assert watch.look().proof != DIGESTS
+
+
+def test_a_partition_that_is_emptied_and_loaded_again_is_seen(new_database: NewDatabase) -> None:
+    """As many rows, with the same keys in the same buckets; the values are others."""
+    watch = Watch(new_database("postgresql", "windows"))
+    watch.run(
+        "CREATE TYPE mood AS ENUM ('calm', 'angry', 'other')",
+        "CREATE TABLE items (id int, value varchar(500), number int, mood mood)"
+        " PARTITION BY RANGE (id)",
+        "CREATE TABLE a PARTITION OF items FOR VALUES FROM (0) TO (1000)",
+        "CREATE TABLE b PARTITION OF items FOR VALUES FROM (1000) TO (2000)",
+        "INSERT INTO items SELECT n, 'a' FROM generate_series(1, 1999) n",
+    )
+    watch.look()
+    watch.run("TRUNCATE a", "INSERT INTO a SELECT n, 'b' FROM generate_series(1, 999) n")
+    found = watch.look()
+    assert found.proof == HEADERS and 0 < found.digested < 61
+
+
+def test_rows_that_are_loaded_frozen_are_seen(watch: Watch) -> None:
+    """COPY FREEZE writes rows that look as old as any, in the table that its transaction emptied."""
+    watch.look()
+    connection = connect(watch.database)
+    connection.autocommit = False
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE items")
+        lines = "".join(f"{n}\tother\t{n}\tcalm\n" for n in range(1, ROWS + 1))
+        cursor.copy_expert("COPY items FROM STDIN (FREEZE)", io.StringIO(lines))
+    connection.commit()
+    connection.close()
+    assert watch.look().digested > 0
+
+
+def test_rows_in_transactions_prepared_before_two_looks_are_seen(watch: Watch) -> None:
+    """Held long: the transactions of later rows have ended, and theirs has not."""
+    name = f"prepared {uuid.uuid4()}"
+    connection = connect(watch.database)
+    connection.cursor().execute(
+        f"BEGIN; SAVEPOINT a; UPDATE items SET value = 'late' WHERE id < 4; RELEASE a;"
+        f" PREPARE TRANSACTION '{name}'"
+    )
+    connection.close()
+    for number in range(3):
+        watch.run(f"UPDATE items SET number = {number} WHERE id = 2000")
+        watch.look()
+    watch.run(f"COMMIT PREPARED '{name}'")
+    assert watch.look().digested >= 1
 
 
 def _write(database: Database, seed: int, stop: threading.Event) -> None:

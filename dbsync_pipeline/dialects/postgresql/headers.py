@@ -128,22 +128,36 @@ WITH RECURSIVE tree AS (
     SELECT t.name,
            md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                                     a.attisdropped, a.attgenerated, a.xmin, a.attmissingval::text),
-                          ',' ORDER BY a.attrelid, a.attnum)) AS hash,
-           bool_or(y.typname LIKE 'reg%%' OR e.typname LIKE 'reg%%') AS refers
+                          ',' ORDER BY a.attrelid, a.attnum)) AS hash
     FROM tree t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0
-    LEFT JOIN pg_type y ON y.oid = a.atttypid AND y.typnamespace = 'pg_catalog'::regnamespace
-    LEFT JOIN pg_type e ON e.oid = y.typelem
     GROUP BY t.name
+), parts (name, oid) AS (
+    SELECT t.name, a.atttypid FROM tree t
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT p.name, part.oid FROM parts p JOIN pg_type y ON y.oid = p.oid
+    CROSS JOIN LATERAL (
+        SELECT unnest(ARRAY[y.typbasetype, y.typelem]) AS oid
+        UNION SELECT a.atttypid FROM pg_attribute a
+              WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION SELECT r.rngsubtype FROM pg_range r
+              WHERE y.oid::text IN (r.rngtypid::text, to_jsonb(r) ->> 'rngmultitypid')
+    ) part WHERE part.oid <> 0
+), stored AS (
+    SELECT p.name, bool_or(y.typnamespace = 'pg_catalog'::regnamespace
+                           AND (y.typname LIKE 'reg%%' OR y.typname = 'aclitem')) AS refers,
+           md5(string_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.xmin), ','
+                          ORDER BY a.attrelid, a.attnum)) AS hash
+    FROM parts p JOIN pg_type y USING (oid)
+    LEFT JOIN pg_attribute a ON a.attrelid = y.typrelid AND a.attnum > 0
+    GROUP BY p.name
 ), types AS (
     SELECT md5(concat_ws(' ',
         (SELECT string_agg(concat_ws(' ', oid, typtype, xmin), ',' ORDER BY oid) FROM pg_type
          WHERE oid >= 16384 AND typrelid = 0 AND typelem = 0),
         (SELECT string_agg(concat_ws(' ', oid, enumtypid, enumsortorder, enumlabel), ','
-                           ORDER BY oid) FROM pg_enum),
-        (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.xmin), ','
-                           ORDER BY a.attrelid, a.attnum)
-         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind = 'c'
-         WHERE a.attnum > 0))) AS hash
+                           ORDER BY oid) FROM pg_enum))) AS hash
 )
-SELECT k.name, CASE WHEN k.usable AND NOT coalesce(c.refers, false) THEN md5(c.hash || y.hash) END
-FROM kept k JOIN columns c USING (name) CROSS JOIN types y"""
+SELECT k.name, CASE WHEN k.usable AND NOT coalesce(v.refers, false)
+                    THEN md5(concat_ws(' ', c.hash, v.hash, y.hash)) END
+FROM kept k JOIN columns c USING (name) LEFT JOIN stored v USING (name) CROSS JOIN types y"""
