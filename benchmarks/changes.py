@@ -9,9 +9,12 @@ Every run measures, on the data of `postgres.py` and with a checkpoint before ea
   other tables), and one proved by unchanged snapshots;
 - a sync after 0.1 % and after 10 % of the messages changed at random (8 of 10 updated, 1 deleted, 1 new).
 
+`--reladiff PATH` names that program, which then compares all tables when nothing has changed, in the same run.
+
 The seconds of a sync are those of the mirror's session, from its first connection to its end, without the start of Python. `pages` are
 the megabytes of table pages that both servers touched, from memory or disk. After every sync both sides are compared, outside the
-measurement, by a hash that is not the mirror's own, and the proof that the sync used is checked.
+measurement, by a hash that is not the mirror's own, and the proof that the sync used is checked. `rows` are those that the source says
+in the standby's ledger to have read, by their headers or whole, once for each pass.
 """
 
 from __future__ import annotations
@@ -44,18 +47,30 @@ FROM pg_statio_user_tables WHERE schemaname = 'public'"""
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds, peak megabytes of the process, megabytes of pages that the servers touched."""
+    """Seconds, peak megabytes of the process, megabytes of pages that the servers touched, and rows that the source read; None where
+    nobody counts.
+    """
 
     seconds: float
     memory: float
-    pages: float
+    pages: float | None = None
+    rows: int | None = None
+
+
+KEYS = {
+    "users": "id",
+    "chats": "id",
+    "messages": "id",
+    "documents": "id",
+    "user_memory": "user_id -k key",
+}
 
 
 class Changes:
     """The measurements of one pair of servers."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, bench: Bench, reladiff: str | None) -> None:
+        self.bench, self.reladiff = bench, reladiff
 
     def run(self) -> dict[str, Measured]:
         """Every measurement once, on a target that was loaded and synced before."""
@@ -66,7 +81,14 @@ class Changes:
         self.sync("digests")
         for server in ("windows", "linux"):
             bench.sql(server, "VACUUM ANALYZE")
-        found = {"psql | psql, keys and indexes in place": Measured(pipe.seconds, pipe.memory, 0)}
+        found = {"psql | psql, keys and indexes in place": Measured(pipe.seconds, pipe.memory)}
+        if self.reladiff:
+            found["reladiff, nothing changed"] = self.program(
+                " && ".join(
+                    f"{self.reladiff} '{bench.url['windows']}' {table} '{bench.url['linux']}' {table} -k {key} -c %"
+                    for table, key in KEYS.items()
+                )
+            )
         found["nothing changed, all rows hashed"] = self.sync("digests", full_every=0)
         self.elsewhere()
         found["nothing changed, by row headers"] = self.sync("row headers")
@@ -75,6 +97,11 @@ class Changes:
             self.change(share)
             found[f"{name} of messages changed"] = self.sync("row headers")
         return found
+
+    def program(self, command: str) -> Measured:
+        """Commands of another program."""
+        cost = self.bench.measure(["bash", "-c", f"set -e; {command}"], lambda _: None)
+        return Measured(cost.seconds, cost.memory)
 
     def elsewhere(self) -> None:
         """A transaction on each server that has nothing to do with the mirrored tables."""
@@ -103,7 +130,9 @@ class Changes:
         if result["proof"] != proof:
             sys.exit(f"the sync was to be proved by {proof}, and was by {result['proof']}")
         self.bench.equal()
-        return Measured(float(str(result["seconds"])), cost.memory, pages)
+        return Measured(
+            float(str(result["seconds"])), cost.memory, pages, int(str(result["rows_read"]))
+        )
 
     def pages(self) -> float:
         """Bytes of table pages that both servers have touched so far."""
@@ -133,23 +162,33 @@ def one_session(full_every: int) -> None:
     seconds = time.perf_counter() - began
     proofs = {table.proof.partition(":")[0] for table in publish.tables.values()}
     dearest = next(one for one in ("digests", "row headers", "snapshot") if one in proofs)
-    print(json.dumps({"seconds": seconds, "proof": dearest}))
+    rows = sum(table.rows_read or 0 for table in publish.tables.values())
+    print(json.dumps({"seconds": seconds, "proof": dearest, "rows_read": rows}))
 
 
 def report(runs: list[dict[str, Measured]]) -> None:
     """A table of medians, the ratio to the limit, and each run's seconds."""
     limit = statistics.median(next(iter(run.values())).seconds for run in runs)
-    print(f"{'':<42}{'seconds':>9}{'ratio':>8}{'peak MB':>9}{'pages MB':>10}  each run")
+    print(
+        f"{'':<42}{'seconds':>9}{'ratio':>8}{'peak MB':>9}{'pages MB':>10}{'rows read':>12}  each run"
+    )
     for name in runs[0]:
         found = [run[name] for run in runs]
         seconds = statistics.median(one.seconds for one in found)
-        memory, pages = (
-            max(one.memory for one in found),
-            statistics.median(one.pages for one in found),
+        memory = max(one.memory for one in found)
+        pages = (
+            ""
+            if found[0].pages is None
+            else f"{statistics.median(one.pages or 0 for one in found):.0f}"
+        )
+        rows = (
+            ""
+            if found[0].rows is None
+            else f"{int(statistics.median(one.rows or 0 for one in found)):,}"
         )
         each = " ".join(f"{one.seconds:.2f}" for one in found)
         print(
-            f"{name:<42}{seconds:>9.2f}{seconds / limit:>8.3f}{memory:>9.0f}{pages:>10.0f}  {each}"
+            f"{name:<42}{seconds:>9.2f}{seconds / limit:>8.3f}{memory:>9.0f}{pages:>10}{rows:>12}  {each}"
         )
 
 
@@ -158,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A sync's cost by what has changed.")
     parser.add_argument("--messages", type=int, default=1_000_000, help="rows of messages")
     parser.add_argument("--runs", type=int, default=3, help="medians of so many runs are printed")
+    parser.add_argument("--reladiff", help="that program's path, to measure it too")
     parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.session is not None:
@@ -173,7 +213,7 @@ def main() -> None:
             psql(server.get_uri(), "SELECT pg_reload_conf()", {})
         size = bench.sql("windows", "SELECT pg_size_pretty(pg_database_size(current_database()))")
         print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {size}", flush=True)
-        report([Changes(bench).run() for _ in range(options.runs)])
+        report([Changes(bench, options.reladiff).run() for _ in range(options.runs)])
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ defs = Definitions(
         *schedules.sync_schedules(_settings),
         *schedules.upkeep_schedules(readiness_job, retention_job, _settings),
     ],
-    sensors=[*alerts.sensors(), reaper.reaper_sensor(), *failover.sensors(_settings)],
+    sensors=[
+        *alerts.sensors(),
+        reaper.reaper_sensor(),
+        retention.folding_sensor(_settings.names),
+        *failover.sensors(_settings),
+    ],
     resources={SYNC: Sync(), **connections(_settings)},
     # The ops of a run share one session, hence one process. A launcher spreads runs over machines.
     executor=in_process_executor,

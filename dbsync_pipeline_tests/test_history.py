@@ -231,7 +231,10 @@ def test_an_undo_is_in_the_history(places: Places, instance: DagsterInstance) ->
 
 
 def test_an_old_run_is_found_in_a_ledger_with_many_newer_publishes(places: Places) -> None:
-    entries = [mirror(places.named("windows"), places.named("azure")) for _ in range(3)]
+    entries = []
+    for name in ("a", "b", "c"):
+        execute(places.named("windows"), f"UPDATE users SET name = '{name}' WHERE id = 1")
+        entries.append(mirror(places.named("windows"), places.named("azure")))
     with places.named("azure").connect() as dialect:
         ledger = Ledger(dialect)
         assert [entry.number for entry in ledger.publishes(2)] == [3, 2]

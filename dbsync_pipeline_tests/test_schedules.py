@@ -16,12 +16,12 @@ from dbsync_pipeline.defs.schedules import due_targets, sync_schedules
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.failover import term
-from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.silent import silent_server
-from dbsync_pipeline_tests.worlds import MODEL
+from dbsync_pipeline_tests.worlds import MODEL, execute
 
 AT = dt.datetime(2026, 3, 1, 6, tzinfo=dt.UTC)
 
@@ -196,3 +196,40 @@ def test_old_runs_are_deleted_with_their_files_and_unfinished_ones_stay(
         and instance.get_run_by_id(active_run.run_id) is not None
     )
     assert list(tmp_path.rglob(f"*{done.run_id}*")) == []
+
+
+@pytest.mark.system
+def test_scheduled_runs_that_find_nothing_are_folded_and_others_stay(
+    places: Places, instance: DagsterInstance, tmp_path: Path
+) -> None:
+    source, job = places.named("windows"), launch.sync_job()
+
+    def run(target: str, **tags: str) -> str:
+        done = job.execute_in_process(partition_key=target, instance=instance, tags=tags)
+        assert done.success
+        return done.run_id
+
+    scheduled = {"dagster/schedule_name": "every_6_hours"}
+    first = run("linux", **scheduled)
+    quiet = [run("linux", **scheduled) for _ in range(3)]
+    by_a_person = run("linux")
+    other = run("azure", **scheduled), run("azure", **scheduled)
+    execute(source, "UPDATE users SET name = 'changed' WHERE id = 1")
+    changing = run("linux", **scheduled)
+    last = run("linux", **scheduled)
+    assert retention.fold_quiet_runs(instance, ["linux", "azure"]) == 3
+    assert {entry.run_id for entry in instance.get_runs()} == {
+        first,
+        by_a_person,
+        *other,
+        changing,
+        last,
+    }
+    assert all(list(tmp_path.rglob(f"*{run_id}*")) == [] for run_id in quiet)
+    kept = instance.get_run_by_id(last)
+    assert kept is not None and kept.tags[run_tags.QUIET_TAG] == "1"
+    assert retention.fold_quiet_runs(instance, ["linux", "azure"]) == 0
+    with places.named("linux").connect() as dialect:
+        held = Ledger(dialect).last()
+        assert held is not None and held.confirmations == 1
+        assert [entry.run_id for entry in Ledger(dialect).publishes()] == [changing, first]

@@ -67,6 +67,21 @@ def test_a_sync_of_nothing_is_proved_by_snapshots_on_a_quiet_server(pair: Pair) 
     assert any(proofs(sync(*pair)) == {"snapshot"} for _ in range(60))
 
 
+def test_a_source_that_was_written_elsewhere_claims_again_and_then_is_only_read(pair: Pair) -> None:
+    source, target = pair
+    execute(source, "CREATE TABLE other (id int)")
+    first = sync(source, target)
+    assert proofs(first) <= CHEAP and first.confirmations == 1
+    with source.connect() as dialect:
+        claims = "SELECT count(*) FROM dbsync.facts WHERE name LIKE 'claim %'"
+        assert dialect.connection.scalar(sa.text(claims)) == 1
+    assert any(proofs(sync(source, target)) == {"snapshot"} for _ in range(60))
+    execute(source, "DELETE FROM dbsync.facts WHERE name LIKE 'claim %'")
+    found = sync(source, target)
+    assert proofs(found) == {"digests: nothing is known of an earlier state (source)"}
+    assert (found.number, proofs(sync(source, target)) <= CHEAP) == (first.number, True)
+
+
 def test_changes_of_every_kind_are_found_and_the_next_sync_is_cheap_again(pair: Pair) -> None:
     source, target = pair
     users, messages = MODEL.table("users").sa, MODEL.table("messages").sa
@@ -155,7 +170,7 @@ def test_a_source_that_was_restored_is_digested(pair: Pair) -> None:
     """Its rows may have been written by transactions whose numbers were given before."""
     source, target = pair
     sync(source, target)
-    execute(source, "DELETE FROM dbsync.facts WHERE name = 'number' OR name LIKE 'state %'")
+    execute(source, "DELETE FROM dbsync.facts WHERE name = 'number' OR name ~ '^(state|claim) '")
     found = proofs(sync(source, target, policy=ANYTHING))
     assert found == {"digests: nothing is known of an earlier state (source)"}
 
@@ -164,7 +179,7 @@ def test_a_copy_of_the_source_that_lacks_its_claim_is_digested(pair: Pair) -> No
     """A clone of its files has its identity and its ledger, and issues its transaction numbers."""
     source, target = pair
     sync(source, target)
-    execute(source, "DELETE FROM dbsync.facts WHERE name LIKE 'state %'")
+    execute(source, "DELETE FROM dbsync.facts WHERE name LIKE 'state %' OR name LIKE 'claim %'")
     found = proofs(sync(source, target))
     assert found == {"digests: nothing is known of an earlier state (source)"}
 

@@ -42,7 +42,7 @@ from dagster import (
 )
 
 from dbsync_pipeline import notify
-from dbsync_pipeline.defs import table_metadata
+from dbsync_pipeline.defs import retention, table_metadata
 from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.failures import as_dagster_failure
 from dbsync_pipeline.defs.keys import asset_keys, slug
@@ -186,6 +186,7 @@ def _publish_op(keys: Keys) -> OpDefinition:
                 )
                 raise
         if sync.role == "standby":
+            retention.mark_quiet(context, published)
             notify.heartbeat(load(), context.log.warning)
         yield from _publish_events(context, published, sync.role, keys)
 

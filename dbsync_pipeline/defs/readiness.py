@@ -224,7 +224,7 @@ def _metadata(report: Report) -> dict[str, Any]:
         **(
             {
                 "publish_number": last.number,
-                "source_snapshot": MetadataValue.timestamp(last.snapshot_at),
+                "source_snapshot": MetadataValue.timestamp(last.as_of),
             }
             if last
             else {}

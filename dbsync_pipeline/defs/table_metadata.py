@@ -97,7 +97,7 @@ def publish(published: Publish, role: str) -> dict[str, Any]:
         "source": published.source,
         "target": published.target,
         "partial": published.partial,
-        "source_snapshot": MetadataValue.timestamp(published.snapshot_at),
+        "source_snapshot": MetadataValue.timestamp(published.as_of),
         **({"publish_number": published.number} if published.number else {}),
         **{f"seconds_{phase}": round(seconds, 3) for phase, seconds in published.seconds.items()},
     }

@@ -390,6 +390,12 @@ class Schema(Connection):
         """Raise DatabaseError if this role may not see whether the tables exist."""
         assert not self.connection.closed
 
+    def structure_mark(self, tables: Sequence[sa.Table]) -> str | None:
+        """Return a hash of all that a comparison of these tables with the models reads of them;
+        None if the engine has none. Does not need to end the open transaction.
+        """
+        return None
+
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
         """In the open transaction, run one of Alembic's operations without losing a row."""
         from alembic.operations import Operations

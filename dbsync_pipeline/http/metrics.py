@@ -173,7 +173,7 @@ def _read(database: Database) -> LedgerFacts:
 def _last_publishes(standbys: dict[str, Publish]) -> Iterator[GaugeMetricFamily]:
     now = dt.datetime.now(dt.UTC)
     numbers: dict[str, Callable[[Publish], float]] = {
-        "dbsync_standby_age_seconds": lambda last: (now - last.snapshot_at).total_seconds(),
+        "dbsync_standby_age_seconds": lambda last: (now - last.as_of).total_seconds(),
         "dbsync_last_publish_timestamp_seconds": lambda last: last.published_at.timestamp(),
         "dbsync_last_publish_number": lambda last: last.number,
         "dbsync_last_publish_seconds": lambda last: sum(last.seconds.values()),

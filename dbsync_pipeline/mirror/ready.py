@@ -197,7 +197,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
         for difference in differences
     )
     last, held = _ledger(dialect)
-    age = None if last is None else (dt.datetime.now(dt.UTC) - last.snapshot_at).total_seconds()
+    age = None if last is None else (dt.datetime.now(dt.UTC) - last.as_of).total_seconds()
     if structure:
         return Facts(structure, last=last, age_seconds=age, held=held)
     orphans = tuple(_orphans(dialect, model))

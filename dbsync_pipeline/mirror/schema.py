@@ -29,32 +29,44 @@ def ensure(database: Database, model: Model) -> list[str]:
     tables exist and revisions are pending.
     """
     with database.connect(create=True) as dialect:
-        dialect.prepare()
-        absent = missing(dialect, model)
-        if absent and len(absent) < len(model.tables):
-            revisions.require_none_pending(dialect, model)
-        dialect.connection.rollback()
-        _require_types(dialect, [model.table(name) for name in absent])
-        with (
-            _rules_kept(model),
-            outcome.transaction(
-                dialect,
-                database,
-                lambda again: not missing(again, model),
-                operation="create tables",
-            ),
-        ):
-            _leave_out(structure.keys_without_parent(dialect, model))
-            if absent:
-                model.metadata.create_all(
-                    dialect.connection,
-                    tables=[model.table(name).sa for name in absent],
-                    checkfirst=True,
-                )
-        with outcome.usable(dialect, database) as usable:
-            require(usable, model)
-            create_ledger(usable, database, model, equal=True)
+        return ensure_on(dialect, database, model)
+
+
+def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
+    """Do what `ensure` does, on an open connection outside of transactions. Leaves none open.
+
+    The connection is closed if it was lost in a COMMIT that was carried out: see `outcome.usable`.
+    """
+    dialect.prepare()
+    absent = missing(dialect, model)
+    if absent and len(absent) < len(model.tables):
+        revisions.require_none_pending(dialect, model)
+    dialect.connection.rollback()
+    _require_types(dialect, [model.table(name) for name in absent])
+    if absent:
+        _create(dialect, database, model, absent)
+    with outcome.usable(dialect, database) as usable:
+        require(usable, model)
+        create_ledger(usable, database, model, equal=True)
     return absent
+
+
+def _create(dialect: Dialect, database: Database, model: Model, absent: Sequence[str]) -> None:
+    with (
+        _rules_kept(model),
+        outcome.transaction(
+            dialect,
+            database,
+            lambda again: not missing(again, model),
+            operation="create tables",
+        ),
+    ):
+        _leave_out(structure.keys_without_parent(dialect, model))
+        model.metadata.create_all(
+            dialect.connection,
+            tables=[model.table(name).sa for name in absent],
+            checkfirst=True,
+        )
 
 
 def create_ledger(

@@ -26,8 +26,10 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class LastPublish:
-    """The last publish that a standby received; `age_seconds` counts from the source's snapshot.
+    """The last publish that a standby received.
 
+    `confirmations` counts the syncs that found nothing to do since, the last one at `confirmed_at`;
+    `age_seconds` counts from the snapshot of the last one of all these.
     `proofs` says by table how both sides were compared, and why all rows were hashed if they were.
     To compare, the source read `rows_read` rows, by their headers or whole and counted for each
     pass, and `bytes_read` of its disk (None if it does not tell), in `read_seconds`; None in a
@@ -41,6 +43,8 @@ class LastPublish:
     age_seconds: float
     partial: bool
     numbered: bool
+    confirmed_at: dt.datetime | None = None
+    confirmations: int = 0
     proofs: Mapping[str, str] = field(default_factory=dict)
     rows_read: int | None = None
     bytes_read: int | None = None
@@ -154,6 +158,8 @@ def _last(last: Publish, age_seconds: float) -> LastPublish:
         round(age_seconds, 1),
         last.partial,
         last.numbered,
+        last.confirmed_at,
+        last.confirmations,
         {name: result.proof for name, result in last.tables.items()},
         _sum(result.rows_read for result in results),
         _sum(result.bytes_read for result in results),

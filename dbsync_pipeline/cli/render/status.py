@@ -54,7 +54,12 @@ def statuses(result: Statuses) -> None:
 
 def _compared(last: LastPublish) -> str:
     """Return how the last publish compared its tables, and what that cost the source."""
-    how = f"its last publish compared {proofs(last.proofs.values())}"
+    last_sync = (
+        f"{count(last.confirmations, 'sync')} since its last publish found nothing to do, the last"
+        if last.confirmations
+        else "its last publish"
+    )
+    how = f"{last_sync} compared {proofs(last.proofs.values())}"
     if last.rows_read is None:
         return how
     size = "" if last.bytes_read is None else f" ({last.bytes_read / MEGA:.1f} MB on its disk)"

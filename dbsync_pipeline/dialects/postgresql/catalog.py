@@ -155,6 +155,46 @@ JOIN pg_class c ON c.oid = a.oid AND c.oid <> t.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace"""
 """(schema, table, whether a name alone finds it) of the tables that this one is a partition of."""
 
+STRUCTURE = """
+WITH named AS (
+    SELECT w.schema_name, w.table_name, c.oid, c.relkind, c.relpersistence
+    FROM unnest(%s::text[], %s::text[]) w (schema_name, table_name)
+    LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
+      ON c.relname = w.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+        AND (n.nspname = w.schema_name OR w.schema_name IS NULL AND pg_table_is_visible(c.oid))
+), used AS (
+    SELECT DISTINCT t.oid FROM named JOIN pg_attribute a ON a.attrelid = named.oid
+    JOIN pg_type u ON u.oid = a.atttypid
+    JOIN pg_type t ON t.oid IN (u.oid, u.typelem, u.typbasetype)
+)
+SELECT md5(concat_ws(' | ',
+    (SELECT string_agg(concat_ws(' ', schema_name, table_name, oid, relkind, relpersistence), ','
+                       ORDER BY schema_name, table_name, oid) FROM named),
+    (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
+                                 a.attnotnull, a.attisdropped, a.attidentity, a.attgenerated,
+                                 a.attcollation, a.atthasdef), ',' ORDER BY a.attrelid, a.attnum)
+     FROM named JOIN pg_attribute a ON a.attrelid = named.oid AND a.attnum > 0),
+    (SELECT string_agg(md5(concat_ws(' ', k.conrelid, k.conname, k.contype, k.conkey, k.confrelid,
+                                     k.confrelid::regclass, k.confkey, k.condeferrable,
+                                     k.condeferred, k.convalidated, k.confupdtype, k.confdeltype)),
+                       ',' ORDER BY k.conrelid, k.conname)
+     FROM named JOIN pg_constraint k ON k.conrelid = named.oid),
+    (SELECT string_agg(concat_ws(' ', i.indrelid, c.relname, i.indisunique, i.indisprimary,
+                                 i.indisvalid, i.indkey, i.indpred IS NULL, i.indexprs IS NULL),
+                       ',' ORDER BY i.indrelid, c.relname)
+     FROM named JOIN pg_index i ON i.indrelid = named.oid JOIN pg_class c ON c.oid = i.indexrelid),
+    (SELECT string_agg(concat_ws(' ', t.oid, t.typname, t.typnamespace::regnamespace, t.typtype,
+                                 t.typbasetype, t.typtypmod, t.typnotnull,
+                                 pg_type_is_visible(t.oid)),
+                       ',' ORDER BY t.oid)
+     FROM used JOIN pg_type t USING (oid)),
+    (SELECT string_agg(concat_ws(' ', e.enumtypid, e.enumsortorder, e.enumlabel), ','
+                       ORDER BY e.enumtypid, e.enumsortorder)
+     FROM used JOIN pg_enum e ON e.enumtypid = used.oid)))"""
+"""A hash of what a comparison with the models reads. It is given the schemas, NULL for the search
+path, and the names of the tables, and needs no right on the schemas.
+"""
+
 SIZES = """
 WITH RECURSIVE tree AS (
     SELECT n AS name, n::regclass::oid AS oid FROM unnest(%s::text[]) n
@@ -170,9 +210,10 @@ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""
 
 COLUMN_COUNTERS = """
 WITH wanted AS (
-  SELECT %(table)s::regclass AS table_oid,
-         unnest(%(columns)s::text[]) AS column_name, unnest(%(sequences)s::text[]) AS sequence_name)
-SELECT a.attname, s.oid::regclass::text, q.seqincrement,
+  SELECT w.*, w.table_name::regclass AS table_oid
+  FROM unnest(%(tables)s::text[], %(columns)s::text[], %(sequences)s::text[])
+    w (table_name, column_name, sequence_name))
+SELECT w.table_name, a.attname::text, s.oid::regclass::text, q.seqincrement,
        CASE WHEN q.seqincrement > 0 THEN least(q.seqmax, l.most)
             ELSE greatest(q.seqmin, -l.most - 1) END,
        l.most IS NOT NULL AND NOT q.seqcycle,
@@ -193,10 +234,9 @@ JOIN pg_type t ON t.oid = a.atttypid
 CROSS JOIN LATERAL (SELECT CASE coalesce(nullif(t.typbasetype, 0), t.oid)
   WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
   WHEN 'int8'::regtype THEN 9223372036854775807 WHEN 'numeric'::regtype THEN 9223372036854775807
-  END AS most) l
-ORDER BY 1, 2"""
-"""(column, sequence, increment, end, whether the rows follow it, whether the column is in a unique
-index) of sequences that fill columns.
+  END AS most) l"""
+"""(table, column, sequence, increment, end, whether the rows follow it, whether the column is in a
+unique index) of sequences that fill columns.
 
 A column has one by identity, as its owner, in its default, or by the name that the models give.
 """

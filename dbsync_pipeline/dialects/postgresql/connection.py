@@ -54,16 +54,21 @@ PINS = {
 Settings that a server's version does not have are left out.
 """
 
-_SET = """
+_PIN = """
 SELECT set_config(p.name, p.value, false) FROM unnest(%s::text[], %s::text[]) p (name, value)
-WHERE EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = p.name)"""
-
-_SEARCH_SYSTEM_FIRST = """
+WHERE EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = p.name);
 SELECT set_config('search_path', coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), ''), false)
 FROM unnest(current_schemas(false)) WITH ORDINALITY p (s, n) WHERE s !~ '^pg_'
-HAVING current_setting('search_path') ~ 'pg_'"""
-"""A path that names pg_catalog or pg_temp could put a table of that name before the system's own or
-before staging. Without them both come first."""
+HAVING current_setting('search_path') ~ 'pg_';
+SELECT set_config('client_connection_check_interval', '5s', false) FROM pg_settings
+WHERE name = 'client_connection_check_interval' AND version() LIKE '%%linux%%';
+SELECT set_config('session_replication_role', 'origin', false)
+WHERE current_setting('session_replication_role') <> 'origin';
+SELECT pid, backend_start, current_schema() FROM pg_stat_activity WHERE pid = pg_backend_pid()"""
+"""One round trip. A path that names pg_catalog or pg_temp could put a table of that name before the
+system's own or before staging; without them both come first. A server that is not on Linux cannot
+watch its client. Only some roles may set the replication role, so that is set only if it must be.
+"""
 
 _CONNECT = {
     "keepalives_idle": 10,
@@ -111,21 +116,15 @@ class PostgreSQLConnection(Dialect):
             url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments
         )
 
-        @sa.event.listens_for(engine, "connect")
-        def pin(connection: Any, _record: object) -> None:
+        # before SQLAlchemy's own listener, which would ask for the same by four statements
+        @sa.event.listens_for(engine, "connect", insert=True)
+        def pin(connection: WatchedConnection, _record: object) -> None:
             with connection.cursor() as cursor:
-                cursor.execute(_SET, (list(PINS), list(PINS.values())))
-                cursor.execute(_SEARCH_SYSTEM_FIRST)
-                cursor.execute(
-                    "SELECT version() LIKE '%linux%', current_setting('session_replication_role')"
-                )
-                on_linux, replication_role = cursor.fetchone()
-                if on_linux:  # elsewhere the server cannot watch its client
-                    cursor.execute("SET client_connection_check_interval = '5s'")
-                if replication_role != "origin":  # only some roles may set it
-                    cursor.execute("SET session_replication_role = origin")
-            connection.identify()
+                cursor.execute(_PIN, (list(PINS), list(PINS.values())))
+                ((pid, backend_start, schema),) = cursor.fetchall()
+            connection.identified_as(pid, backend_start)
             connection.commit()
+            _describe(engine.dialect, connection.server_version, schema)
 
         return engine
 
@@ -167,6 +166,13 @@ class PostgreSQLConnection(Dialect):
                 database=self.name,
                 remedy=errors.GRANT,
             )
+
+    @translated
+    def structure_mark(self, tables: Sequence[sa.Table]) -> str | None:
+        """Return a hash of the catalog's rows of these tables, in one statement."""
+        schemas = [table.schema for table in tables]
+        mark = self._first_row(catalog.STRUCTURE, (schemas, [table.name for table in tables]))
+        return str(mark[0])
 
     @translated
     def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:
@@ -252,3 +258,11 @@ class PostgreSQLConnection(Dialect):
     def _named(self, query: str, tables: Sequence[Table]) -> list[str]:
         """The first column of a catalog query about these tables."""
         return [row[0] for row in self._all(query, ([quote_table(table.sa) for table in tables],))]
+
+
+def _describe(dialect: Any, version: int, schema: str | None) -> None:
+    """Give SQLAlchemy's dialect what it would ask the server for when it first connects."""
+    dialect._get_server_version_info = lambda _: (version // 10_000, version % 10_000)
+    dialect._get_default_schema_name = lambda _: schema
+    dialect.get_default_isolation_level = lambda _: "READ COMMITTED"
+    dialect._set_backslash_escapes = lambda _: setattr(dialect, "_backslash_escapes", False)

@@ -23,6 +23,9 @@ from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Size, Tab
 from dbsync_pipeline.errors import StructureError
 
 _KEYS_AT_A_TIME = 20_000
+_ColumnCounter = tuple[Table, str, str, int, int, bool, bool]
+"""Table, column, sequence, increment, end, whether the rows follow it, whether the column is in a
+unique index."""
 
 
 class PostgreSQLSource(PostgreSQLConnection):
@@ -54,11 +57,10 @@ class PostgreSQLSource(PostgreSQLConnection):
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:
         """Return the tables whose row security applies to this role."""
-        return [
-            table.name
-            for table in tables
-            if self._first_row("SELECT row_security_active(%s)", (quote_table(table.sa),))[0]
-        ]
+        named = {quote_table(table.sa): table.name for table in tables}
+        query = "SELECT n FROM unnest(%s::text[]) n WHERE row_security_active(n)"
+        hiding = {named[name] for (name,) in self._all(query, (list(named),))}
+        return [table.name for table in tables if table.name in hiding]
 
     @translated
     def _from(self, table: Table) -> str:
@@ -182,46 +184,78 @@ class PostgreSQLSource(PostgreSQLConnection):
 
         A sequence of the second sort is left out if this role may not read it.
         """
-        of_columns = [counter for table in tables for counter in self._column_counters(table)]
-        used = {counter.handle for counter in of_columns}
+        of_columns = self._column_counters(tables)
+        used = {sequence for _, _, sequence, *_ in of_columns}
         named = [quote_table(table.sa) for table in tables]
-        return of_columns + [
-            Counter(f"sequence {name}", name, self._last_of(name), None, step, end)
-            for name, step, end in self._all(catalog.FREE_SEQUENCES, (named,))
-            if name not in used
+        free = [row for row in self._all(catalog.FREE_SEQUENCES, (named,)) if row[0] not in used]
+        last = self._last_of([*used, *(name for name, _, _ in free)])
+        highest = self._furthest(of_columns, last)
+        return [
+            Counter(
+                f"{table.name}.{column}",
+                sequence,
+                last[sequence],
+                highest.get((table.name, column, sequence)),
+                step,
+                end,
+            )
+            for table, column, sequence, step, end, _, _ in of_columns
+        ] + [
+            Counter(f"sequence {name}", name, last[name], None, step, end)
+            for name, step, end in free
         ]
 
-    def _column_counters(self, table: Table) -> Iterator[Counter]:
-        columns = [column.name for column in table.columns]
-        arguments = {
-            "table": quote_table(table.sa),
-            "columns": columns,
-            "sequences": [_sequence_of(table.sa_column(name)) for name in columns],
-        }
-        for column, sequence, *rest in self._all(catalog.COLUMN_COUNTERS, arguments):
-            step, end, compared, unique = rest
-            last = self._last_of(sequence)
-            # without a unique index nothing is refused, and the table would be read to its end
-            highest = (
-                self._furthest(table, column, step)
-                if compared and (unique or last is None)
-                else None
+    def _column_counters(self, tables: Sequence[Table]) -> list[_ColumnCounter]:
+        """The sequences that fill columns, in the order of the tables."""
+        by_name = {quote_table(table.sa): table for table in tables}
+        places = [
+            (name, column.name, _sequence_of(table.sa_column(column.name)))
+            for name, table in by_name.items()
+            for column in table.columns
+        ]
+        arguments = dict(
+            zip(
+                ("tables", "columns", "sequences"),
+                map(list, zip(*places, strict=True)),
+                strict=True,
             )
-            yield Counter(f"{table.name}.{column}", sequence, last, highest, step, end)
+        )
+        rows = self._all(catalog.COLUMN_COUNTERS, arguments) if places else []
+        order = {name: n for n, name in enumerate(by_name)}
+        rows.sort(key=lambda row: (order[row[0]], row[1], row[2]))
+        return [(by_name[name], *rest) for name, *rest in rows]
 
-    def _furthest(self, table: Table, column: str, step: int) -> int | None:
-        furthest = "max" if step > 0 else "min"
-        number = self._first_row(
-            f"SELECT {furthest}({quote(column)}) FROM {quote_table(table.sa)}"
-        )[0]
-        return None if number is None else int(number)
+    def _furthest(
+        self, counters: Sequence[_ColumnCounter], last: Mapping[str, int | None]
+    ) -> dict[tuple[str, str, str], int | None]:
+        """The furthest number in each column, by table, column and sequence.
 
-    def _last_of(self, sequence: str) -> int | None:
+        Without a unique index nothing is refused, and the table would be read to its end.
+        """
+        compared = [
+            (table, column, sequence, "max" if step > 0 else "min")
+            for table, column, sequence, step, _, follows, unique in counters
+            if follows and (unique or last[sequence] is None)
+        ]
+        queries = [
+            f"SELECT {n}, {furthest}({quote(column)})::numeric FROM {quote_table(table.sa)}"
+            for n, (table, column, _, furthest) in enumerate(compared)
+        ]
+        numbers = dict(self._all(" UNION ALL ".join(queries))) if queries else {}
+        return {
+            (table.name, column, sequence): None if numbers[n] is None else int(numbers[n])
+            for n, (table, column, sequence, _) in enumerate(compared)
+        }
+
+    def _last_of(self, sequences: Sequence[str]) -> dict[str, int | None]:
+        """The last number that each sequence gave."""
         # pg_sequence_last_value would return NULL to a role that may not read the sequence
-        last: int | None = self._first_row(
-            f"SELECT CASE WHEN is_called THEN last_value END FROM {sequence}"
-        )[0]
-        return last
+        queries = [
+            f"SELECT {n}, CASE WHEN is_called THEN last_value END FROM {sequence}"
+            for n, sequence in enumerate(sequences)
+        ]
+        rows = self._all(" UNION ALL ".join(queries)) if queries else []
+        return {sequences[n]: last for n, last in rows}
 
     def _with_keys(self, table: Table, keys: RowKeys | None, form: Form) -> str:
         """The condition that selects the rows with these keys."""

@@ -17,9 +17,6 @@ import psycopg2.extensions as extensions
 from dbsync_pipeline.dialects import watchdog
 from dbsync_pipeline.dialects.watchdog import Activity, Watched
 
-_IDENTITY = """
-SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
-"""
 _ACTIVITY = """
 SELECT state NOT LIKE 'idle%%' AND coalesce(wait_event_type, '') <> 'Client'
 FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
@@ -53,11 +50,9 @@ class WatchedConnection(extensions.connection, Watched):
         """Return what psycopg2 calls for a new connection (`connection_factory`)."""
         return lambda dsn: cls(dsn, silence_seconds)
 
-    def identify(self) -> None:
-        """Learn by what the server knows this session; before it is needed."""
-        with self.cursor() as cursor:
-            cursor.execute(_IDENTITY)
-            self._identity = cursor.fetchone() or (None, None)
+    def identified_as(self, pid: int, backend_start: Any) -> None:
+        """Note by what the server knows this session; before it is needed."""
+        self._identity = (pid, backend_start)
 
     def commit(self) -> None:
         """Commit; see psycopg2."""

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import sqlite3
 from collections.abc import Sequence
+from hashlib import sha256
 
 import sqlalchemy as sa
 
@@ -115,6 +116,19 @@ class SQLiteConnection(Dialect):
         The file keeps it.
         """
         self._raw.execute("PRAGMA journal_mode = WAL")
+
+    @translated
+    def structure_mark(self, tables: Sequence[sa.Table]) -> str | None:
+        """Return a hash of the definitions of these tables and of what belongs to them."""
+        names = {table.name.lower() for table in tables}
+        definitions = [
+            row
+            for row in self._raw.execute(
+                "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+            )
+            if row[2].lower() in names
+        ]
+        return sha256(repr(definitions).encode()).hexdigest()
 
     @translated
     def snapshot(self, tables: Sequence[Table] = ()) -> dt.datetime:

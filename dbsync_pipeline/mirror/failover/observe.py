@@ -120,7 +120,7 @@ def _read(database: Database) -> tuple[Observation, str]:
             True,
             term=ledger.term(),
             number=last.state if last else 0,
-            snapshot_at=last.snapshot_at if last else None,
+            snapshot_at=last.as_of if last else None,
             held=pausing.reason(ledger),
             mixed=bool(last and last.partial),
             round=last.round if last else None,

@@ -110,7 +110,7 @@ def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> 
     with among[name].connect() as dialect:
         ledger = Ledger(dialect)
         unknown = [last for last in received if _is_unknown(last, ledger)]
-    unknown.sort(key=lambda last: (last.snapshot_at, last.state), reverse=True)
+    unknown.sort(key=lambda last: (last.as_of, last.state), reverse=True)
     return {last.target: last for last in unknown}
 
 
@@ -120,7 +120,7 @@ def _is_unknown(received: Publish, ledger: Ledger) -> bool:
         return False
     if received.numbered:
         return not ledger.knows(received)
-    return own is not None and own.snapshot_at < received.snapshot_at
+    return own is not None and own.as_of < received.as_of
 
 
 def _same_rows(first: Publish, other: Publish) -> bool:

@@ -8,6 +8,7 @@ process that published.
     tables      its tables, their version and their upgrades
     facts       named facts, and whether there is a ledger at all
     publishes   the publishes that this database received
+    confirmations  the syncs that confirmed the last of them
     numbers     the states that this database knows
     terms       the term that this database accepted
     digests     the digests of its tables as last published, and its before-images

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -13,6 +14,11 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import StructureError
 from dbsync_pipeline.mirror.ledger.tables import ADDED, FORMER, VERSION, tables
+
+GIVEN = "state "
+"""Followed by a number: the fact with the time of the state that this database published so."""
+
+Value = TypeVar("Value")
 
 
 class Facts:
@@ -24,6 +30,7 @@ class Facts:
         self._t = tables(dialect.ledger_schema)
         self._seen = False
         self._version: int | None = None
+        self._known: dict[str, Any] | None = None
 
     def exists(self) -> bool:
         """Return whether the database has a ledger. Reads do not need to ask: see `Ledger`."""
@@ -126,8 +133,39 @@ class Facts:
             self._version = int(self.fact("version") or VERSION)
         return ADDED[self._version - 1 :]
 
+    @contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Within, ask the database for the same only once, and for all facts by one query. Nothing
+        may be written within; afterwards the ledger is read as it is then.
+        """
+        self._known = {}
+        try:
+            yield
+        finally:
+            self._known = None
+
+    def _once(self, what: str, read: Callable[[], Value]) -> Value:
+        """What `read` returns; within `read_once`, what it returned the first time."""
+        if self._known is None:
+            return read()
+        if what not in self._known:
+            self._known[what] = read()
+        value: Value = self._known[what]
+        return value
+
     def fact(self, name: str) -> str | None:
         """Return one fact by its name, None if it was never recorded."""
+        if self._known is not None and not name.startswith(GIVEN):
+            return self._once("facts", self._facts).get(name)
+        return self._once(f"fact {name}", lambda: self._fact(name))
+
+    def _facts(self) -> dict[str, str]:
+        """All facts but the states that this database sent, which are many."""
+        facts = self._t.facts
+        few = sa.select(facts.c.name, facts.c.value).where(facts.c.name.not_like(f"{GIVEN}%"))
+        return {row.name: str(row.value) for row in self._rows(few)}
+
+    def _fact(self, name: str) -> str | None:
         facts = self._t.facts
         row = self._row(sa.select(facts.c.value).where(facts.c.name == name))
         return None if row is None else str(row.value)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import DatabaseError
-from dbsync_pipeline.mirror.ledger.publishes import Publishes
+from dbsync_pipeline.mirror.ledger.confirmations import Confirmed
+from dbsync_pipeline.mirror.ledger.facts import GIVEN
 from dbsync_pipeline.mirror.ledger.records import Numbers, Publish
 
 _NUMBER = "number"
 _UNKNOWN = "strange numbers"
 """The fact with the ranges of unknown numbers; former versions wrote this name, so it stays."""
-_GIVEN = "state "
-"""Followed by a number: the fact with the time of the state that this database published so."""
+
+_CLAIM = "claim "
+"""Followed by a target's name: the fact that names the last look at this database for it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,15 @@ class Claim:
     transaction: int | None
 
 
-class Numbered(Publishes):
+@dataclass(frozen=True)
+class Renewal:
+    """A renewed claim, as `Numbered.has_claim` takes it, and its transaction as in `Claim`."""
+
+    claim: str
+    transaction: int | None
+
+
+class Numbered(Confirmed):
     """The numbers of publishes and states."""
 
     def number(self) -> int:
@@ -75,19 +86,35 @@ class Numbered(Publishes):
         return not same_state or any(publish.snapshot_at == moment for publish in same_state)
 
     def has_claim(self, claim: str) -> bool:
-        """Return whether this database itself reserved the number, as `claim_text` names it.
+        """Return whether this database itself made the claim: it reserved the number, as
+        `claim_text` names it, or renewed the claim of a target.
 
         A copy of its files has the record only if it was taken later; a database that took
-        another's state since then has lost it.
+        another's state since then has lost that of a number.
         """
-        number, _, moment = claim.partition(" ")
-        return bool(moment) and self.fact(_given(int(number))) == moment
+        claimed, _, value = claim.partition(" ")
+        name = _given(int(claimed)) if claimed.isdigit() else f"{_CLAIM}{claimed}"
+        return bool(value) and self.fact(name) == value
+
+    def renew_claim(self, target: str) -> Renewal:
+        """Record, in the open transaction, that this database was looked at for that target.
+
+        Replaces the record of the last time; reserves no number.
+        """
+        value = uuid.uuid4().hex
+        with self._dialect.doing("write the ledger"):
+            self._put(f"{_CLAIM}{target}", value)
+            stamps = self._dialect.stamps()
+            return Renewal(f"{target} {value}", stamps.transaction() if stamps else None)
 
     def forget_given(self) -> None:
-        """Forget the states that this database sent: it takes another's state, in a publish."""
+        """Forget the states that this database sent, and its claims: it takes another's state, in
+        a publish.
+        """
         facts = self._t.facts
+        sent = sa.or_(*(facts.c.name.startswith(prefix) for prefix in (GIVEN, _CLAIM)))
         with self._dialect.doing("write the ledger"):
-            self._connection.execute(facts.delete().where(facts.c.name.startswith(_GIVEN)))
+            self._connection.execute(facts.delete().where(sent))
 
     def claim_number(self, above: int, moment: dt.datetime) -> Claim:
         """Reserve this primary's next number, greater than `above`, in the open transaction.
@@ -137,4 +164,4 @@ def claim_text(number: int, moment: dt.datetime) -> str:
 
 
 def _given(state: int) -> str:
-    return f"{_GIVEN}{state}"
+    return f"{GIVEN}{state}"

@@ -46,7 +46,7 @@ class Publishes(Facts):
 
     def newest(self) -> Publish | None:
         """Return the publish with the highest number, an undo included."""
-        return next(iter(self.publishes(1)), None)
+        return self._once("newest", lambda: next(iter(self.publishes(1)), None))
 
     def last(self) -> Publish | None:
         """Return the publish whose state the database has: the newest that was not undone.

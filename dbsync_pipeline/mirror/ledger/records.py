@@ -78,6 +78,8 @@ class Publish:
     `partial` marks a sync of some tables only. `undoes` is the number of the publish that this one
     undid. `seconds` are by phase. `round` is the same for all targets of one request, schedule tick
     or backfill, in which the primary's state was copied; None in a ledger of a former version.
+    Later syncs that found nothing to do are `confirmations`: the source's state of `confirmed_at`
+    (UTC) was the same, and `round` is that of the last of them. Only the last publish has them.
     """
 
     number: int
@@ -93,6 +95,13 @@ class Publish:
     numbered: bool = False
     state: int = 0
     round: str | None = None
+    confirmed_at: dt.datetime | None = None
+    confirmations: int = 0
+
+    @property
+    def as_of(self) -> dt.datetime:
+        """The newest time at which the source is known to have had these rows (UTC)."""
+        return self.confirmed_at or self.snapshot_at
 
     @property
     def changed(self) -> int:

@@ -36,8 +36,9 @@ class Stamped(Facts):
                 self._connection.execute(stamps.delete().where(of_both))
             else:
                 for side, names in named.items():
-                    of_side = (stamps.c.side == side, stamps.c.table_name.in_(names))
-                    self._connection.execute(stamps.delete().where(*of_side))
+                    if names:
+                        of_side = (stamps.c.side == side, stamps.c.table_name.in_(names))
+                        self._connection.execute(stamps.delete().where(*of_side))
             rows = [_row(*key, stamp) for key, stamp in kept.items() if stamp is not None]
             if rows:
                 self._connection.execute(stamps.insert(), rows)

@@ -8,6 +8,7 @@ Without revisions, tables are created, compared and recreated, and never altered
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,16 +116,16 @@ def lacking(database: Database, model: Model) -> tuple[Revision, ...]:
         return pending(dialect, model)
 
 
-def pending(dialect: Dialect, model: Model) -> tuple[Revision, ...]:
+def pending(dialect: Dialect, model: Model, ledger: Ledger | None = None) -> tuple[Revision, ...]:
     """Return the revisions that the database lacks, oldest first: all of them if it never recorded
     one, and none if the application's own migrations alter it.
 
     Raise StructureError if it has one that is not in the folder. Does not end the transaction.
     """
     revisions = line(model)
-    if not revisions or standing_back(dialect, model):
+    if not revisions or standing_back(dialect, model, ledger):
         return ()
-    has = noted(dialect)
+    has = noted(dialect, ledger)
     if has in (None, BASE):
         return revisions
     numbers = [revision.number for revision in revisions]
@@ -161,14 +162,15 @@ def own(dialect: Dialect, model: Model) -> tuple[str, ...] | None:
     return tuple(sorted(recorded)) or None
 
 
-def standing_back(dialect: Dialect, model: Model) -> str:
+def standing_back(dialect: Dialect, model: Model, ledger: Ledger | None = None) -> str:
     """Return why this database's structure is not for `dbsync migrate`; empty if it is.
 
     Its owner says so by the setting, or has recorded revisions of its own, and the ledger none.
+    `ledger` is as in `noted`.
     """
     if model.revisions == REVISIONS_OFF:
         return "DBSYNC_REVISIONS is off: the application's own migrations alter the tables"
-    if noted(dialect) not in (None, BASE):
+    if noted(dialect, ledger) not in (None, BASE):
         return ""
     if recorded := own(dialect, model):
         return f"the application's own migrations alter it: {OWN} has {', '.join(recorded)}"
@@ -200,11 +202,11 @@ def of_both_sides(source: Database, target: Database, model: Model) -> str:
     )
 
 
-def noted(dialect: Dialect) -> str | None:
+def noted(dialect: Dialect, ledger: Ledger | None = None) -> str | None:
     """Return the number of the newest revision that the database has, `base` before the first; None
-    if it recorded nothing.
+    if it recorded nothing. `ledger` is the database's, if it is read anyway.
     """
-    return Ledger(dialect).fact(_NOTED)
+    return (ledger or Ledger(dialect)).fact(_NOTED)
 
 
 def note(dialect: Dialect, model: Model) -> None:
@@ -218,19 +220,34 @@ def newest(model: Model) -> str:
     return revisions[-1].number if revisions else BASE
 
 
-def require_up(dialect: Dialect, model: Model) -> None:
+def require_up(dialect: Dialect, model: Model, ledger: Ledger) -> None:
     """Raise StructureError if the database has recorded revisions and lacks others: one of those
     may have changed rows.
 
     A source that has recorded none is accepted: it may be one that is only read.
     """
-    if line(model) and noted(dialect) is not None:
-        require_none_pending(dialect, model)
+    recorded = noted(dialect, ledger)
+    if recorded is not None and recorded != _newest_by_name(model):
+        require_none_pending(dialect, model, ledger)
 
 
-def require_none_pending(dialect: Dialect, model: Model) -> None:
-    """Raise StructureError if the database lacks revisions."""
-    if lacking := pending(dialect, model):
+def _newest_by_name(model: Model) -> str | None:
+    """The newest revision by its file's name, `base` without files; None if names have no order.
+
+    Alembic, which always knows the order, takes longer to load than a sync of nothing.
+    """
+    folder = model.revisions
+    if folder is None or folder == REVISIONS_OFF or not folder.is_dir():
+        return BASE
+    names = sorted(file.name for file in folder.glob("*.py"))
+    if not all(re.fullmatch(r"\d{4}_.*", name) for name in names):
+        return None
+    return names[-1][:4] if names else BASE
+
+
+def require_none_pending(dialect: Dialect, model: Model, ledger: Ledger | None = None) -> None:
+    """Raise StructureError if the database lacks revisions. `ledger` is as in `noted`."""
+    if lacking := pending(dialect, model, ledger):
         raise StructureError(
             f"it lacks {', '.join(map(str, lacking))} of the models' revisions",
             operation="structure",

@@ -11,7 +11,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import Busy, DatabaseError, OutcomeUnknown, Unavailable
 from dbsync_pipeline.mirror import drift, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish
-from dbsync_pipeline.mirror.ledger.numbers import Claim, claim_text
+from dbsync_pipeline.mirror.ledger.numbers import Claim, Renewal, claim_text
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Task
@@ -24,6 +24,7 @@ class Numbering:
     `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
     the source recorded the number. `source_numbers` are the states that the source knows, None if
     it has no ledger. `round` is the round in which the state was copied from the primary.
+    `confirmed_at` is when a standby that passes on what it received last had that confirmed.
     `transaction` is the source's own number of the transaction that recorded the number, `claim`
     names the record; None and empty unless the source recorded it for this sync.
     """
@@ -34,6 +35,7 @@ class Numbering:
     snapshot_at: dt.datetime
     source_numbers: Numbers | None
     round: str | None = None
+    confirmed_at: dt.datetime | None = None
     transaction: int | None = None
     claim: str = ""
 
@@ -45,8 +47,7 @@ def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numb
     standby that passes on what it received records nothing: its state has a number already. Where
     the source cannot be written, the number continues from the target's, and that guard is off.
     """
-    received = opened.source_ledger.last
-    passed_on = received if received and _is_as_received(opened, received, comparisons) else None
+    passed_on = received_by_source(opened, comparisons)
     numbering = _numbered(task, opened, passing_on=passed_on is not None)
     if passed_on is None:
         return numbering
@@ -55,8 +56,37 @@ def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numb
         state=passed_on.state,
         numbered=passed_on.numbered,
         snapshot_at=passed_on.snapshot_at,
+        confirmed_at=passed_on.confirmed_at,
         round=passed_on.round,
     )
+
+
+def renewed(task: Task) -> Renewal | None:
+    """Renew the source's claim for this target, in a transaction of its own.
+
+    None if the source cannot be written, or if nobody can tell whether it was: its stamps are then
+    as they were, or the next sync hashes its rows.
+    """
+    renewals = list[Renewal]()
+
+    def recorded(again: Dialect) -> bool:
+        return Ledger(again).has_claim(renewals[0].claim)
+
+    with (
+        suppress(DatabaseError, Busy, Unavailable, OutcomeUnknown),
+        task.source.at_once.connect(task.label) as source,
+    ):
+        source.limit_lock_wait(task.settings.lock_seconds)
+        with outcome.transaction(source, task.source, recorded, operation="renew a claim"):
+            renewals.append(Ledger(source).renew_claim(task.target.name))
+        return renewals[0]
+    return None
+
+
+def received_by_source(opened: Opened, comparisons: Iterable[Comparison]) -> Publish | None:
+    """The publish that the source received and passes on; None if the state is its own."""
+    received = opened.source_ledger.last
+    return received if received and _is_as_received(opened, received, comparisons) else None
 
 
 def _numbered(task: Task, opened: Opened, *, passing_on: bool) -> Numbering:

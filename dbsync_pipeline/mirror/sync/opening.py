@@ -14,10 +14,12 @@ from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.errors import DbsyncError, StructureError
 from dbsync_pipeline.mirror import compare, schema
+from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
 from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.migrate import revisions
+from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.task import Task
 
 
@@ -50,7 +52,7 @@ class Opened:
 
     `snapshot_at` is the time of the source's snapshot (UTC). The views are of each side's
     transaction at that time, the target's after it was locked; `stamps` are of the last publish,
-    `claims` those of the stamps that the source still has.
+    `claims` those of the stamps that the source still has. `structure` is what is known of both.
     `ledger` is the target's, in the publishing transaction. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows. `tables` are those of the sync.
     """
@@ -69,6 +71,7 @@ class Opened:
     stamps: Mapping[tuple[str, Side], Stamp]
     claims: frozenset[str]
     tables: tuple[str, ...]
+    structure: KnownStructure
 
     @cached_property
     def _published(self) -> dict[str, Digests | None]:
@@ -119,29 +122,30 @@ class Opening:
         """
         task = self._task
         compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
-        with self._naming_own_revisions():
-            with task.source.connect() as source:
-                source.limit_lock_wait(task.settings.lock_seconds)
+        source, target = self._connect(create=True)
+        structure, created = KnownStructure.read(task.model, source, target), list[str]()
+        if not structure.equal:
+            with self._naming_own_revisions():
                 schema.require(source, task.model)
-            created = schema.ensure(task.target, task.model)
-        source, target = self._connect()
+                created = schema.ensure_on(target, task.target, task.model)
+            target = self._opened_again(target)
+            if created:  # the marks are of the structure before; the next sync notes the new ones
+                structure = KnownStructure(None, False)
         target.begin(task.tables, wait_seconds=task.settings.lock_seconds)
-        self._opened = _read(task, source, target)
+        self._opened = _read(task, source, target, structure)
         return created
 
     def open_for_reading(self) -> frozenset[str]:
         """Open a snapshot of each side; return the names of the tables that the target lacks."""
         task = self._task
-        with self._naming_own_revisions():
-            with task.source.connect() as source:
+        source, target = self._connect()
+        structure, missing = KnownStructure.read(task.model, source, target), set[str]()
+        if not structure.equal:
+            with self._naming_own_revisions():
                 schema.require(source, task.model)
-            source, target = self._connect()
-            differences = schema.differences(target, task.model)
-            missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
-            if not missing:
-                schema.refuse(target, task.model, differences)
+                missing = _missing(target, task.model)
         target.snapshot([table for table in task.tables if table.name not in missing])
-        self._opened = _read(task, source, target, missing)
+        self._opened = _read(task, source, target, structure, missing)
         return frozenset(missing)
 
     def cancel(self) -> None:
@@ -165,31 +169,58 @@ class Opening:
             error.cause += revisions.of_both_sides(task.source, task.target, task.model)
             raise
 
-    def _connect(self) -> tuple[Dialect, Dialect]:
-        target = self._task.target.open(self._task.label)
-        self._dialects.append(target)
+    def _connect(self, *, create: bool = False) -> tuple[Dialect, Dialect]:
+        """Open both; `create` as in `Database.open`, for the target. The source is closed last."""
         source = self._task.source.open(self._task.label)
         self._dialects.append(source)
         source.limit_lock_wait(self._task.settings.lock_seconds)
+        target = self._task.target.open(self._task.label, create=create)
+        self._dialects.insert(0, target)
         return source, target
 
+    def _opened_again(self, target: Dialect) -> Dialect:
+        """The target's connection, or a new one if it was lost while the structure was created."""
+        if not target.connection.closed:
+            return target
+        self._dialects.remove(target)
+        another = self._task.target.open(self._task.label)
+        self._dialects.insert(0, another)
+        return another
 
-def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str] = ()) -> Opened:
+
+def _missing(target: Dialect, model: Model) -> set[str]:
+    """The names of the tables that the target lacks. Raise StructureError if others differ."""
+    differences = schema.differences(target, model)
+    missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
+    if not missing:
+        schema.refuse(target, model, differences)
+    return missing
+
+
+def _read(
+    task: Task,
+    source: Dialect,
+    target: Dialect,
+    structure: KnownStructure,
+    missing: Collection[str] = (),
+) -> Opened:
     """Begin the source's snapshot and read what must be known before anything is compared."""
     digest_format = compare.digest_format_of(source, target, task.tables)
     snapshot_at = source.snapshot(task.tables)
     mark = secrets.randbits(62)
     source.set_marker(mark)
     same_database = type(source) is type(target) and target.sees_marker(mark)
-    ledger = Ledger(target)
-    target_ledger = TargetLedger(ledger.last(), ledger.number(), ledger.term())
-    source_ledger = _source_ledger(source, target_ledger.last)
-    for side in (source, target):
-        revisions.require_up(side, task.model)
+    ledger, of_source = Ledger(target), Ledger(source)
+    with ledger.read_once(), of_source.read_once():
+        target_ledger = TargetLedger(ledger.last(), ledger.number(), ledger.term())
+        source_ledger = _source_ledger(of_source, target_ledger.last)
+        stamps = ledger.stamps()
+        claims = _claims(of_source, stamps.values())
+        revisions.require_up(source, task.model, of_source)
+        revisions.require_up(target, task.model, ledger)
     present = [table for table in task.tables if table.name not in missing]
     full_every = dt.timedelta(days=task.settings.full_every)
     sides = ((source, task.tables), (target, present))
-    stamps = ledger.stamps()
     return Opened(
         source,
         target,
@@ -203,20 +234,19 @@ def _read(task: Task, source: Dialect, target: Dialect, missing: Collection[str]
         Vantage.of(source, task.tables, full_every),
         Vantage.of(target, present, full_every),
         stamps,
-        _claims(source, stamps.values()),
+        claims,
         tuple(table.name for table in task.tables),
+        structure,
     )
 
 
-def _claims(source: Dialect, stamps: Iterable[Stamp]) -> frozenset[str]:
-    ledger = Ledger(source)
+def _claims(ledger: Ledger, stamps: Iterable[Stamp]) -> frozenset[str]:
     claims = {stamp.claim for stamp in stamps if stamp.claim}
     return frozenset(claim for claim in claims if ledger.has_claim(claim))
 
 
-def _source_ledger(source: Dialect, received: Publish | None) -> SourceLedger:
+def _source_ledger(ledger: Ledger, received: Publish | None) -> SourceLedger:
     """`received` is the publish whose state the target holds."""
-    ledger = Ledger(source)
     numbers = ledger.numbers() if ledger.exists() else None
     return SourceLedger(
         ledger.identity(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,7 +60,7 @@ class Publishing:
         if staged:
             self._write_staged(staged)
         stripped = self._fill(filling)
-        self._move_counters()
+        move_counters(self.task, self.opened)
         return stripped
 
     def prove(self, stripped: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class Publishing:
             self.task.target.name,
             numbering.snapshot_at,
             dt.datetime.now(dt.UTC),
-            {comparison.table.name: _result(comparison) for comparison in self.comparisons},
+            results(self.comparisons),
             phases.seconds,
             partial=len(self.comparisons) < len(self.task.model.tables),
             numbered=numbering.numbered,
@@ -98,7 +98,10 @@ class Publishing:
             round=numbering.round,
         )
         ledger.record(publish, self.opened.source_ledger.identity)
+        if numbering.confirmed_at is not None:
+            ledger.confirm(replace(publish, confirmed_at=numbering.confirmed_at), publish.run_id)
         ledger.forget_given()
+        self.opened.structure.note(ledger)
         if numbering.source_numbers is not None:
             ledger.record_unknown(numbering.source_numbers)
         self._accept_term(ledger)
@@ -156,20 +159,6 @@ class Publishing:
                 table=comparison.table.name,
                 remedy=_REMEDY,
             )
-
-    def _move_counters(self) -> None:
-        """Move the target's counters past every number that the source issued, plus the key gap.
-
-        So rows that are written on both sides of an outage do not share numbers.
-        """
-        target, gap = self.opened.target, self.task.settings.key_gap
-        issued = {
-            counter.name: counter for counter in self.opened.source.counters(self.task.tables)
-        }
-        for counter in target.counters(self.task.tables):
-            value = counter.target(issued.get(counter.name), gap)
-            if value is not None:
-                target.move_counter(counter, value)
 
     def _prove_filled(self, filled: Sequence[Comparison], stripped: Sequence[str]) -> None:
         target = self.opened.target
@@ -238,6 +227,23 @@ class Publishing:
                 database=self.opened.target.name,
                 remedy="see `dbsync failover --dry-run`, then run `dbsync failback` again",
             )
+
+
+def move_counters(task: Task, opened: Opened) -> None:
+    """Move the target's counters past every number that the source issued, plus the key gap.
+
+    So rows that are written on both sides of an outage do not share numbers.
+    """
+    issued = {counter.name: counter for counter in opened.source.counters(task.tables)}
+    for counter in opened.target.counters(task.tables):
+        value = counter.target(issued.get(counter.name), task.settings.key_gap)
+        if value is not None:
+            opened.target.move_counter(counter, value)
+
+
+def results(comparisons: Iterable[Comparison]) -> dict[str, TableResult]:
+    """Return what a sync did to each table."""
+    return {comparison.table.name: _result(comparison) for comparison in comparisons}
 
 
 def _result(comparison: Comparison) -> TableResult:

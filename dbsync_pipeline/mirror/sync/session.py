@@ -20,8 +20,9 @@ from dbsync_pipeline.mirror.ledger import Publish, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_table
+from dbsync_pipeline.mirror.sync.confirming import Confirming
 from dbsync_pipeline.mirror.sync.opening import Opened, Opening
-from dbsync_pipeline.mirror.sync.publishing import Publishing
+from dbsync_pipeline.mirror.sync.publishing import Publishing, move_counters
 from dbsync_pipeline.mirror.sync.reviewing import plan_of, require_allowed
 from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline.mirror.sync.task import Observer, Phases, TableDiff, Task, ignore_progress
@@ -127,12 +128,16 @@ class Session:
         """Review the plan, apply it in the target's transaction, prove the target equal to the
         source's snapshot, record the publish, and commit.
 
-        Returns the publish, also if there was nothing to change. Raises Refused with the findings
-        of the guards, NotProved, or an error of a database; the target is then as it was.
+        If there was nothing to change, the last publish is confirmed and returned, with this run's
+        id and its looks; where that cannot be, it is published again. Raises Refused with the
+        findings of the guards, NotProved, or an error of a database; the target is then as it was.
         """
         task, opened = self._task, self.opened
         require_allowed(task, plan_of(task, opened, self._comparisons))
         comparisons = list(self._comparisons.values())
+        confirming = Confirming.of(task, opened, comparisons)
+        if confirming is not None:
+            return self._confirm(confirming)
         with self._phases.timed("publish"):
             number = numbering.claim(task, opened, comparisons)
             publishing = Publishing(task, opened, comparisons, number)
@@ -144,6 +149,13 @@ class Session:
         publishing.commit()
         if settling:
             settling.run()
+        return publish
+
+    def _confirm(self, confirming: Confirming) -> Publish:
+        with self._phases.timed("publish"):
+            move_counters(self._task, self.opened)
+        publish = confirming.record(self._phases)
+        confirming.commit()
         return publish
 
     def plan(self) -> tuple[Plan, tuple[Finding, ...]]:

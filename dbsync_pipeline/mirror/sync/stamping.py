@@ -16,6 +16,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.stamps import Stamp, Stamps
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.ledger.numbers import Renewal
 from dbsync_pipeline.mirror.ledger.stamps import Side
 from dbsync_pipeline.mirror.look import Look, Vantage
 from dbsync_pipeline.mirror.sync.comparing import Comparison
@@ -45,6 +46,24 @@ def record(opened: Opened, comparisons: Iterable[Comparison], numbering: Numberi
         )
         unchanged_by = publishing if comparison.plan.empty else None
         kept[comparison.table.name, "target"] = _after(comparison.target_look, unchanged_by)
+    opened.ledger.keep_stamps(kept)
+
+
+def renew(opened: Opened, comparisons: Iterable[Comparison], claim: Renewal | None) -> None:
+    """Stamp both sides again, in a transaction that changes none of the target's tables.
+
+    Without a claim of this sync the source keeps the stamps that it has: only a claim after the
+    moment of a stamp excludes that the source was restored from files since.
+    """
+    stamps = opened.target.stamps()
+    transaction = stamps.transaction() if stamps else None
+    kept: dict[tuple[str, Side], Stamp | None] = {}
+    for comparison in comparisons:
+        name = comparison.table.name
+        kept[name, "target"] = _after(comparison.target_look, transaction)
+        if claim is not None:
+            claimed = _after(comparison.source_look, claim.transaction)
+            kept[name, "source"] = claimed and replace(claimed, claim=claim.claim)
     opened.ledger.keep_stamps(kept)
 
 

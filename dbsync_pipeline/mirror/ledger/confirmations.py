@@ -1,0 +1,77 @@
+"""The syncs that found nothing to do: they confirm the last publish instead of adding another.
+
+There is one confirmation, of the newest publish, and each replaces the former. So a schedule of a
+minute fills no ledger, and the age of a standby is still that of the newest state of the source
+that was equal to it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from dbsync_pipeline.mirror.ledger.publishes import Publishes
+from dbsync_pipeline.mirror.ledger.records import Publish
+
+_FACT = "confirmed"
+_OF_THE_LOOK = ("proof", "rows_read", "bytes_read", "read_seconds")
+"""What a confirmation replaces in the results of each table."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Of publish `number`, by the sync `run_id` of that `round`: the source's state of `at` (UTC)
+    was equal. `count` counts those of this publish. `tables` says how each was compared.
+    """
+
+    number: int
+    run_id: str
+    at: str
+    count: int
+    round: str | None
+    tables: dict[str, dict[str, Any]]
+
+
+class Confirmed(Publishes):
+    """Publishes, the last of them with its confirmation."""
+
+    def last(self) -> Publish | None:
+        """As in `Publishes`, with what its latest confirmation found."""
+        last, confirmation = super().last(), self._confirmation()
+        if last is None or confirmation is None or confirmation.number != last.number:
+            return last
+        tables = {
+            name: replace(result, **confirmation.tables.get(name, {}))
+            for name, result in last.tables.items()
+        }
+        return replace(
+            last,
+            tables=tables,
+            confirmed_at=dt.datetime.fromisoformat(confirmation.at),
+            confirmations=confirmation.count,
+            round=confirmation.round,
+        )
+
+    def confirm(self, publish: Publish, run_id: str) -> None:
+        """Record in the open transaction that the sync `run_id` confirmed the last publish.
+
+        `publish` is that publish with its new time of confirmation, round, and proofs.
+        """
+        tables = {
+            name: {field: asdict(result)[field] for field in _OF_THE_LOOK}
+            for name, result in publish.tables.items()
+        }
+        at, count = publish.as_of.isoformat(), publish.confirmations
+        confirmation = Confirmation(publish.number, run_id, at, count, publish.round, tables)
+        self.note(_FACT, json.dumps(asdict(confirmation)))
+
+    def is_confirmed_by(self, run_id: str) -> bool:
+        """Return whether the sync of that id made the latest confirmation."""
+        confirmation = self._confirmation()
+        return confirmation is not None and confirmation.run_id == run_id
+
+    def _confirmation(self) -> Confirmation | None:
+        stored = self.fact(_FACT)
+        return None if stored is None else Confirmation(**json.loads(stored))
