@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -68,6 +70,51 @@ def test_a_worker_takes_one_run_at_a_time_and_acknowledges_it_late(
     assert "execute_job" in app.tasks
 
 
+KUBERNETES = """
+apiVersion: v1
+kind: Config
+clusters: [{name: none, cluster: {server: "https://127.0.0.1:1"}}]
+contexts: [{name: none, context: {cluster: none, user: none}}]
+current-context: none
+users: [{name: none, user: {token: none}}]
+"""
+LAUNCHERS: dict[str, dict[str, Any]] = {
+    "docker.DockerLauncher": {"image": "dbsync:latest", "network": "dbsync"},
+    "kubernetes.KubernetesLauncher": {
+        "service_account_name": "dagster",
+        "job_image": "registry.example.org/dbsync:latest",
+        "dagster_home": "/opt/dagster",
+        "instance_config_map": "dagster-instance",
+        "load_incluster_config": False,
+        "kubeconfig_file": "kubeconfig",
+        "env_secrets": ["dbsync"],
+    },
+}
+"""The launchers that need a server which no test has, as `dagster.yaml` configures them."""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_is_loaded_by_dagster_yaml_and_leaves_other_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kubeconfig").write_text(KUBERNETES)
+    module, class_name = name.split(".")
+    launcher = {
+        "module": f"dbsync_pipeline.launchers.{module}",
+        "class": class_name,
+        "config": LAUNCHERS[name],
+    }
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"run_launcher": launcher}))
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert type(instance.run_launcher).__name__ == class_name
+        assert instance.run_launcher.supports_check_run_worker_health
+        run = stored(instance, DagsterRunStatus.STARTED)
+        health = instance.run_launcher.check_run_worker_health(run)
+    assert health.status == WorkerStatus.RUNNING
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.celery.yaml"])
 def test_the_compose_files_are_valid(name: str) -> None:
@@ -81,3 +128,18 @@ def test_the_celery_settings_of_dagster_are_the_projects_own_and_the_launcher() 
     celery = yaml.safe_load((ROOT / "deploy" / "dagster.celery.yaml").read_text())
     assert celery.pop("run_launcher")["class"] == CeleryLauncher.__name__
     assert celery == own
+
+
+def test_each_import_of_a_private_module_of_dagster_has_its_reason() -> None:
+    """The line before it, or the one before its group, is a comment that says `private`, or it ends with a comment."""
+    without = []
+    for path in sorted((ROOT / "dbsync_pipeline").rglob("*.py")):
+        reason = False
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            private = line.lstrip().startswith(("from dagster._", "import dagster._"))
+            if private and not reason and "#" not in line:
+                without.append(f"{path.relative_to(ROOT)}:{number}")
+            reason = line.lstrip().startswith("# Private") or (
+                reason and (private or line.startswith(("#", ")", "    ")))
+            )
+    assert without == []

@@ -36,6 +36,9 @@ from dagster import (
     in_process_executor,
     op,
 )
+
+# Private, because Dagster exports no way to say which materialization a check outside of its step
+# is about.
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )

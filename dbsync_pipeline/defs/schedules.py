@@ -19,6 +19,8 @@ from dagster import (
     ScheduleEvaluationContext,
     SkipReason,
 )
+
+# Private, because Dagster exports no check of a cron expression; the scheduler uses this one.
 from dagster._utils.schedules import is_valid_cron_schedule
 
 from dbsync_pipeline.defs.connections import settings_of

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+
+# Private, because Dagster exports no storage class; `dagster.yaml` names one by its path.
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
@@ -19,7 +21,7 @@ from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.settings import load
 
 if TYPE_CHECKING:
-    from dagster._config.config_schema import UserConfigSchema
+    from dagster._config.config_schema import UserConfigSchema  # for an annotation
 
 VARIABLE = "DBSYNC_DAGSTER_STORAGE_URL"
 

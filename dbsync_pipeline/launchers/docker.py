@@ -7,5 +7,5 @@ from dagster_docker import DockerRunLauncher
 from dbsync_pipeline.launchers.monitoring import LeavesOtherRunsAlone
 
 
-class DockerLauncher(LeavesOtherRunsAlone, DockerRunLauncher):  # type: ignore[misc]  # not installed
+class DockerLauncher(LeavesOtherRunsAlone, DockerRunLauncher):
     """Dagster's Docker launcher, whose monitoring leaves runs of the command line alone."""

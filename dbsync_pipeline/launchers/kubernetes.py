@@ -7,5 +7,5 @@ from dagster_k8s import K8sRunLauncher
 from dbsync_pipeline.launchers.monitoring import LeavesOtherRunsAlone
 
 
-class KubernetesLauncher(LeavesOtherRunsAlone, K8sRunLauncher):  # type: ignore[misc]  # not installed
+class KubernetesLauncher(LeavesOtherRunsAlone, K8sRunLauncher):
     """Dagster's Kubernetes launcher, whose monitoring leaves runs of the command line alone."""
