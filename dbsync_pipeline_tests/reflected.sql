@@ -40,6 +40,8 @@ CREATE INDEX event_what ON sales.event (what);
 CREATE INDEX event_expr ON sales.event ((what || 'x'));
 CREATE INDEX only_there ON sales.event_2025 (who);
 ALTER TABLE sales.event_2025 ADD FOREIGN KEY (who) REFERENCES customer;
+CREATE TABLE sales.colon (id int PRIMARY KEY, a text DEFAULT 'x :y [[:alpha:]] \:z', b text NOT NULL CHECK (b ~ '^[[:alpha:]]+( :x)?$'::text),
+  c text GENERATED ALWAYS AS (b || ' :z'::text) STORED);
 CREATE TABLE sales.base (id int PRIMARY KEY, common text NOT NULL);
 CREATE TABLE sales.derived (extra int, PRIMARY KEY (id)) INHERITS (sales.base);
 CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
@@ -51,5 +53,6 @@ VALUES ('A@x.org', 'Ada', 'ADA', '{a,NULL,"b c"}', '{"b": 1.10, "a": null}', '{"
 INSERT INTO sales.customer (owner, room, during) VALUES (1, 1, '[2020-01-01,2020-01-02)'), (2, 1, '[2020-01-02,2020-01-03)');
 INSERT INTO sales.profile VALUES (1, 1, 1);
 INSERT INTO sales.event (at, what, who) VALUES ('2025-05-05', 'x', 1), ('2026-05-05', 'a', 99), ('2026-05-06', 'b', 99);
+INSERT INTO sales.colon (id, b) VALUES (1, 'abc'), (2, 'abc :x');
 INSERT INTO sales.base VALUES (1, 'one'); INSERT INTO sales.derived VALUES (2, 'two', 22);
 INSERT INTO "odd Name"."Select" ("from") VALUES ('x');

@@ -26,7 +26,7 @@ _POSTGRESQL = (Path(__file__).parent / "reflected.sql").read_text(encoding="utf-
 _SQLITE = """
 CREATE TABLE customer (id INTEGER PRIMARY KEY AUTOINCREMENT, email NVARCHAR(80) NOT NULL UNIQUE,
   made DATETIME DEFAULT CURRENT_TIMESTAMP, worth NUMERIC(10, 2) DEFAULT 1.5, anything, n INT CHECK (n < 9),
-  doubled INT GENERATED ALWAYS AS (n * 2) STORED, code TEXT DEFAULT 'it''s 100%');
+  doubled INT GENERATED ALWAYS AS (n * 2) STORED, code TEXT DEFAULT 'it''s 100% :of it');
 CREATE INDEX customer_lower ON customer (lower(email));
 CREATE INDEX customer_part ON customer (n DESC) WHERE n > 5;
 CREATE INDEX customer_plain ON customer (worth, n);

@@ -195,5 +195,15 @@ def default_source(column: sa.Column[Any], engine: str) -> str | None:
         return f"sa.text({number[1]!r})"
     literal = _TEXT.match(text)
     if literal and isinstance(column.type, (sa.String, sa.Enum)):
-        return f"sa.text({literal[1]!r})"
+        return f"sa.text({sql_source(literal[1])})"
     return f"default_on({engine!r}, {text!r})"
+
+
+def sql_source(clause: Any) -> str:
+    """Return the source of SQL, as text or as reflected, where `sa.text` reads it.
+
+    A colon before a word would be a parameter there, and NULL in the database.
+    """
+    raw = str(getattr(clause, "text", clause))
+    has_parameters = bool(sa.text(raw).compile().params)
+    return repr(raw.replace(":", "\\:") if has_parameters or "\\:" in raw else raw)

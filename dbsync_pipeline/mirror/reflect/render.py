@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.foreign_keys import is_outside
 from dbsync_pipeline.dialects.reflection import Reflection
-from dbsync_pipeline.mirror.reflect.portable import default_source, type_source
+from dbsync_pipeline.mirror.reflect.portable import default_source, sql_source, type_source
 
 _IMPORTS = {
     "sqlalchemy.dialects": ("mssql", "postgresql", "sqlite"),
@@ -125,7 +125,7 @@ def _distinct(table: sa.Table) -> set[str]:
 def _column_options(column: sa.Column[Any], dialect: sa.Dialect) -> Iterator[str]:
     if column.computed is not None:
         persisted = column.computed.persisted
-        yield f"sa.Computed({str(column.computed.sqltext)!r}, persisted={persisted!r})"
+        yield f"sa.Computed({sql_source(column.computed.sqltext)}, persisted={persisted!r})"
     if column.identity is not None:
         yield _identity(column.identity)
     if not column.nullable and not column.primary_key:
@@ -205,7 +205,7 @@ def _foreign_key(constraint: sa.ForeignKeyConstraint) -> str:
 
 def _check(constraint: sa.CheckConstraint) -> str:
     engine = constraint.info.get("engine")
-    source = ", ".join([repr(str(constraint.sqltext)), *_named(constraint)])
+    source = ", ".join([sql_source(constraint.sqltext), *_named(constraint)])
     return f"sa.CheckConstraint({source}).ddl_if(dialect={engine!r})"
 
 
