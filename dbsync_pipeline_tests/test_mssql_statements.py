@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -339,6 +340,28 @@ def test_whole_tables_are_digested_once_in_a_snapshot_and_every_time_outside_of_
         digests = [statement for statement in raw.statements if "GROUP BY b" in statement]
         assert len([statement for statement in digests if "OPENJSON" not in statement]) == times
         assert len([statement for statement in digests if "OPENJSON" in statement]) == 2
+
+
+@pytest.mark.parametrize("in_memory", [1, 10**6], ids=["in a file", "in memory"])
+def test_row_digests_are_fetched_whole_and_in_order(
+    in_memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page is one pass over the table; its rows are not all in memory."""
+    monkeypatch.setattr(source, "_IN_MEMORY", in_memory)
+    monkeypatch.setattr(source, "BUCKETS_PER_PAGE", 2)
+    dialect, _ = _opened(babelfish=False)
+    pages: list[str] = []
+
+    def stream(_sql: str, buckets: str) -> Iterator[list[Row]]:
+        pages.append(buckets)
+        yield from ([(bucket, 7, -(2**63), f"\ufeff{bucket}")] for bucket in json.loads(buckets))
+
+    monkeypatch.setattr(dialect, "_stream", stream)
+    digests = dialect.row_digests(MODEL.table("users"), Form(CANONICAL, 5), np.arange(5))
+    assert [(row.bucket, row.key, row.digest) for row in digests] == [
+        (bucket, (f"\ufeff{bucket}",), (7, -(2**63))) for bucket in range(5)
+    ]
+    assert pages == ["[0, 1]", "[2, 3]", "[4]"]
 
 
 def test_a_snapshot_does_not_begin_with_a_table_that_forbids_it() -> None:

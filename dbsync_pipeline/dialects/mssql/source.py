@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,8 +21,12 @@ from dbsync_pipeline.dialects.mssql.tsql import quote
 from dbsync_pipeline.dialects.table import Row, RowKey, RowKeys, Table
 from dbsync_pipeline.errors import Unrepresentable
 
-BUCKETS_PER_PAGE = 4096
-"""Row digests are fetched for this many buckets at once: about half a million rows in memory."""
+BUCKETS_PER_PAGE = 65_536
+"""Row digests are fetched for this many buckets, about eight million rows, by one pass over the
+table: the condition cannot use an index."""
+
+_IN_MEMORY = 16 * 1024 * 1024
+"""The bytes of a page that are kept in memory; more go to a temporary file."""
 
 
 class MSSQLSource(MSSQLConnection):
@@ -101,14 +107,14 @@ class MSSQLSource(MSSQLConnection):
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
         """Yield the digests of the rows of these buckets, ordered by bucket.
 
-        One result is open at a time, so each page is fetched whole; by Arrow, since a fetched row
-        lacks a leading U+FEFF.
+        One result is open at a time, and the caller sends statements between two rows, so each page
+        is fetched whole, into a temporary file if it is large. By Arrow, since a fetched row lacks
+        a leading U+FEFF.
         """
         sql = tsql.row_digests(table, form, self._flavour, self._from(table))
         for start in range(0, len(only), BUCKETS_PER_PAGE):
             buckets = json.dumps(only[start : start + BUCKETS_PER_PAGE].tolist())
-            page = list(self._stream(sql, buckets))
-            for bucket, first, second, *key in (row for batch in page for row in batch):
+            for bucket, first, second, *key in _kept(self._stream(sql, buckets)):
                 yield RowDigest(bucket, tuple(key), (first, second))
 
     def octets(self, column: sa.ColumnElement[object]) -> sa.ColumnElement[int]:
@@ -170,6 +176,18 @@ class MSSQLSource(MSSQLConnection):
                 remedy="change that value in the source",
             )
         return row[:-1]
+
+
+def _kept(batches: Iterator[list[Row]]) -> Iterator[Row]:
+    """Fetch all rows at once, and yield them from memory or from a temporary file."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as file:
+        count = 0
+        for batch in batches:
+            pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
+            count += 1
+        file.seek(0)
+        for _ in range(count):
+            yield from pickle.load(file)
 
 
 def keys_as_json(keys: Sequence[RowKey]) -> str:
