@@ -541,6 +541,21 @@ def test_standbys_with_the_same_rows_are_alike_whatever_their_rounds(files: Thre
     assert promote(files.settings, "linux").term == Term(1, "linux")
 
 
+def test_a_failover_goes_by_rounds_and_leaves_standbys_of_the_same_rows_to_a_person(
+    files: Three,
+) -> None:
+    """Nothing would be lost, and nothing shows it but two digests: a person promotes without overwriting."""
+    sync(files.windows, files.azure, round_id="alone")
+    execute(files.linux, (users.insert(), [user(900)]))
+    files.silent = {"windows"}
+    decision = files.fail_over().decision
+    assert decision.nothing and "azure has the newer state" in decision.why
+    assert files.terms()["linux"] is None
+    assert promote(files.settings, "linux").term == Term(1, "linux")
+    sync(files.linux, files.azure)
+    assert content(files.azure) == content(files.linux)
+
+
 def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(files: Three) -> None:
     moved(files)
     sync(files.linux, files.azure)

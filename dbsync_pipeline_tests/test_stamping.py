@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -145,6 +146,31 @@ def test_a_full_pass_is_made_when_it_is_due(pair: Pair) -> None:
     found = sync(*pair, settings=always)
     assert proofs(found) == {"digests: a full pass is due (source)"}
     assert [table.rows_read for table in found.tables.values()] == _rows(found)
+
+
+@pytest.mark.parametrize(
+    ("side", "days", "trusted"),
+    [("source", 400, False), ("target", 400, False), ("source", 0.02, True), ("source", -6, True)],
+)
+def test_a_full_pass_that_a_wrong_clock_noted_in_the_future_counts_for_nothing(
+    pair: Pair, side: str, days: float, trusted: bool
+) -> None:
+    """Else no full pass would be due until then. Half an hour is no wrong clock."""
+    then = f"UPDATE dbsync.stamps SET digested_at = now() + interval '{days} days'"
+    execute(pair[1], f"{then} WHERE side = '{side}'")
+    assert (proofs(sync(*pair)) <= CHEAP) is trusted
+    if not trusted:
+        with pair[1].connect() as target:
+            noted = [stamp.digested_at for stamp in Ledger(target).stamps().values()]
+        assert max(noted) <= dt.datetime.now(dt.UTC), "the wrong time is gone"
+    assert proofs(sync(*pair)) <= CHEAP
+
+
+def test_local_writes_are_found_on_a_standby_whose_stamps_are_of_a_wrong_clock(pair: Pair) -> None:
+    execute(pair[1], "UPDATE dbsync.stamps SET digested_at = now() + interval '400 days'")
+    rename(pair[1], 3, "a local write")
+    with pytest.raises(Refused, match="local writes"):
+        sync(*pair)
 
 
 def test_a_publish_says_what_its_comparison_cost_the_source(pair: Pair) -> None:
