@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from dbsync_pipeline import signals
 from dbsync_pipeline.cli.common import configured, confirm, interruptible, starting_dagster
@@ -22,6 +26,7 @@ from dbsync_pipeline.request import AdoptOptions, CompareOptions, HistoryOptions
 if TYPE_CHECKING:
     from dbsync_pipeline.mirror.database import Database
     from dbsync_pipeline.mirror.model import Model
+    from dbsync_pipeline.mirror.report.file import Report
     from dbsync_pipeline.request import SyncRequest
     from dbsync_pipeline.settings import Settings
 
@@ -93,22 +98,42 @@ def _guided(
     return _sync_all(settings, request, quiet)
 
 
-def plan(options: SyncOptions) -> Planned:
+def plan(
+    options: SyncOptions,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the rows that differ, by table and key, into this new file: .html, "
+            ".csv, or .sql.",
+        ),
+    ] = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Write values into the report, except secret ones.")
+    ] = False,
+) -> Planned:
     """Show what a sync would insert, update and delete, and whether it would be refused.
 
     Changes nothing. The exit status is 1 if a sync would be refused.
     """
     settings, model = configured(fresh=True)
-    return _planned(settings, model, options.resolve(settings, model))
+    request = options.resolve(settings, model)
+    if report is None:
+        return _planned(settings, model, request)
+    from dbsync_pipeline.mirror.report.file import opened
+
+    with opened(report, with_values=values, targets=len(request.targets)) as file:
+        return replace(_planned(settings, model, request, file), report=report)
 
 
-def _planned(settings: Settings, model: Model, request: SyncRequest) -> Planned:
+def _planned(
+    settings: Settings, model: Model, request: SyncRequest, report: Report | None = None
+) -> Planned:
     from dbsync_pipeline.mirror.fanout import one_by_one
     from dbsync_pipeline.runs.planning import plan_sync
 
     return Planned(
         request,
-        one_by_one(request.targets, lambda name: plan_sync(settings, model, request, name)),
+        one_by_one(request.targets, lambda name: plan_sync(settings, model, request, name, report)),
         model.skipped,
     )
 
@@ -119,7 +144,7 @@ def adopt(options: AdoptOptions, quiet: Quiet = False) -> Adopted:
     Nothing that is equal is sent. What differs is refused until options allow it. A standby that
     was taken in earlier is left as it is.
     """
-    settings, model = configured()
+    settings, model = configured(fresh=True)
     request = options.resolve(settings, model)
     with starting_dagster():
         from dbsync_pipeline.cli.render.progress import watching

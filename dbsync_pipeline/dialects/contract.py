@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.counters import Counter
-from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
+from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.staging import Moved, Written
 from dbsync_pipeline.dialects.table import Column, Row, RowKeys, Size, Table, undecorated
@@ -223,8 +223,13 @@ class Source(Connection):
         return None
 
     @abstractmethod
-    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
-        """Stream plain values of all rows, or of these plain keys, in batches of BATCH_BYTES."""
+    def read(
+        self, table: Table, keys: RowKeys | None = None, form: Form = PLAIN
+    ) -> Iterator[list[Row]]:
+        """Stream plain values of all rows, or of those with these keys, in batches of BATCH_BYTES.
+
+        The keys are in the values of `form`.
+        """
 
     @abstractmethod
     def counters(self, tables: Sequence[Table]) -> list[Counter]:
@@ -417,6 +422,22 @@ class Schema(Connection):
 
         Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
         an uncommitted table makes others wait commits it at once.
+        """
+
+    script_begins: ClassVar[tuple[str, ...]] = ("BEGIN;",)
+    """The first lines of a script that a person runs in one transaction."""
+    with_numbers: ClassVar[str] = ""
+    """What an INSERT of a script has before VALUES, so that it may give generated numbers."""
+
+    @abstractmethod
+    def quoted(self, name: str) -> str:
+        """Return an identifier as a script writes it."""
+
+    @abstractmethod
+    def literal(self, column: Column, value: Any) -> str:
+        """Return a plain value, which is not None, as a script writes it for this column.
+
+        Raise Cannot if the column cannot hold it.
         """
 
     @abstractmethod

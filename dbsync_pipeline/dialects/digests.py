@@ -46,6 +46,10 @@ class Form:
         return Table(table.sa, tuple(digested)) if same else None
 
 
+PLAIN = Form(CANONICAL, 1)
+"""The form whose values are plain ones."""
+
+
 @dataclass(frozen=True)
 class Digests:
     """The digests of a table, bucket by bucket.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dbsync_pipeline.output.base import Json, Result, per_database
@@ -66,17 +67,26 @@ class DemoSynced(Result):
 
 @dataclass(frozen=True)
 class Planned(Result):
-    """What a sync to each target would do, what the guards object to, and tables left out."""
+    """What a sync to each target would do, what the guards object to, and tables left out.
+
+    `report` is the file with the rows that differ, None if none was asked for.
+    """
 
     request: SyncRequest
     plans: PerDatabase[tuple[Plan, tuple[Finding, ...]]]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    report: Path | None = None
 
     def json(self) -> Json:
-        """Return `{source, targets, skipped}`."""
+        """Return `{source, targets, skipped, report}`."""
         failed: Json = {"equal": None, "refusals": [], "tables": None}
         targets = per_database(self.plans, _plan_json, failed, "target")
-        return {"source": self.request.source, "targets": targets, "skipped": dict(self.skipped)}
+        return {
+            "source": self.request.source,
+            "targets": targets,
+            "skipped": dict(self.skipped),
+            "report": self.report,
+        }
 
     @property
     def refused(self) -> bool:

@@ -119,6 +119,8 @@ def planned(result: Planned) -> None:
         else:
             _plan(plan, findings)
     say_skipped(result.skipped)
+    if result.report is not None:
+        say(f"wrote {result.report}")
 
 
 def _plan(plan: Plan, findings: Sequence[Finding]) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.mssql import tsql
 from dbsync_pipeline.dialects.mssql.counters import MSSQLCounters
 from dbsync_pipeline.dialects.mssql.target import MSSQLTarget
+from dbsync_pipeline.dialects.table import Column, Kind
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -19,6 +22,31 @@ if TYPE_CHECKING:
 
 class MSSQL(MSSQLTarget, MSSQLCounters):
     """One open connection to a database of SQL Server, in either role."""
+
+    script_begins = ("SET XACT_ABORT ON;", "BEGIN TRANSACTION;")
+
+    def quoted(self, name: str) -> str:
+        """Return an identifier as a script writes it."""
+        return tsql.quote(name)
+
+    def literal(self, column: Column, value: Any) -> str:
+        """Return a plain value as T-SQL writes it; an IDENTITY needs IDENTITY_INSERT too."""
+        match column.kind:
+            case Kind.INTEGER | Kind.BOOLEAN:
+                return str(int(value))
+            case Kind.FLOAT:
+                return repr(float(value))
+            case Kind.BYTES:
+                return f"0x{bytes(value).hex()}"
+            case Kind.INSTANT:
+                value = values.timestamp(value).isoformat(sep=" ") + "+00:00"
+            case Kind.DATETIME:
+                value = values.timestamp(value).isoformat()
+            case Kind.DATE:
+                value = values.date(value).isoformat()
+            case Kind.TIME:
+                value = values.time_of_day(value).isoformat()
+        return "N'" + str(value).replace("'", "''") + "'"
 
     @translated
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
-from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.mssql import babelfish, catalog, tsql
 from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_id
 from dbsync_pipeline.dialects.mssql.tsql import quote
@@ -135,13 +135,19 @@ class MSSQLSource(MSSQLConnection):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
+    def read(
+        self, table: Table, keys: RowKeys | None = None, form: Form = PLAIN
+    ) -> Iterator[list[Row]]:
         """Yield plain values of all rows, or of those with these keys, in batches."""
-        yield from self.read_as(table, keys, Form(CANONICAL, 1))
+        yield from self.read_as(table, keys, PLAIN, keys_form=form)
 
     @translated
-    def read_as(self, table: Table, keys: RowKeys | None, form: Form) -> Iterator[list[Row]]:
+    def read_as(
+        self, table: Table, keys: RowKeys | None, form: Form, keys_form: Form | None = None
+    ) -> Iterator[list[Row]]:
         """Yield rows in the values of that form: plain ones, or SQL Server's own.
+
+        The keys are in the values of `keys_form`, which is the same if it is not given.
 
         Raise Unrepresentable where a text or a time would be damaged on the way; the last column
         of the query finds it.
@@ -153,8 +159,9 @@ class MSSQLSource(MSSQLConnection):
         sql = f"SELECT {columns}, {damaged} FROM {self._from(table)}"
         parameters: tuple[str, ...] = ()
         if keys is not None:
-            condition = tsql.same_key(table.key, form.native, self._collations(table))
-            sql += f" INNER JOIN {tsql.json_keys(table.key, form.native)} k ON {condition}"
+            native = (keys_form or form).native
+            condition = tsql.same_key(table.key, native, self._collations(table))
+            sql += f" INNER JOIN {tsql.json_keys(table.key, native)} k ON {condition}"
             parameters = (keys_as_json(keys),)
         for batch in self._stream(sql, *parameters):
             yield [self._undamaged(table, row) for row in batch]

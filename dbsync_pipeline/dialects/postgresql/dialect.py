@@ -21,6 +21,7 @@ from dbsync_pipeline.dialects.postgresql import reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
+from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table
 
@@ -95,6 +96,18 @@ class PostgreSQL(PostgreSQLTarget):
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, with what SQLAlchemy does not say."""
         return reflection.reflect(self.connection, tables)
+
+    script_begins = ("BEGIN;", "SET CONSTRAINTS ALL DEFERRED;")
+    with_numbers = " OVERRIDING SYSTEM VALUE"
+
+    def quoted(self, name: str) -> str:
+        """Return an identifier as a script writes it."""
+        return quote(name)
+
+    def literal(self, column: Column, value: Any) -> str:
+        """Return a plain value as an untyped literal, which takes the column's type."""
+        text = str(to_postgresql(column, self._encoding)(value))
+        return "'" + text.replace("'", "''") + "'"
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         """Return the bytes that a value takes on disk, compressed."""

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
-from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.foreign_keys import is_outside
 from dbsync_pipeline.dialects.postgresql import catalog
 from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
@@ -158,11 +158,13 @@ class PostgreSQLSource(PostgreSQLConnection):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
-        """Stream plain values of all rows, or of these plain keys; narrow rows come first."""
+    def read(
+        self, table: Table, keys: RowKeys | None = None, form: Form = PLAIN
+    ) -> Iterator[list[Row]]:
+        """Stream plain values of all rows, or of those with these keys; narrow rows come first."""
         columns = ", ".join(self._sql.plain(column) for column in table.columns)
         binary = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
-        where = self._with_keys(table, keys, Form(CANONICAL, 1)) or "WHERE true"
+        where = self._with_keys(table, keys, form) or "WHERE true"
         for condition, rows in by_width(table):
             sql = f"SELECT {columns} FROM {self._from(table)} t {where}{condition}"
             for batch in self._stream(sql, rows):

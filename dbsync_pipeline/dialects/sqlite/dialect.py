@@ -7,6 +7,7 @@ SQLAlchemy stores.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.sqlite import rebuild, reflection
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
 from dbsync_pipeline.dialects.sqlite.target import SQLiteTarget
-from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.dialects.sqlite.values import to_sqlite
+from dbsync_pipeline.dialects.table import Column, Table
 from dbsync_pipeline.errors import StructureError
 
 if TYPE_CHECKING:
@@ -97,6 +99,23 @@ class SQLite(SQLiteTarget):
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, with what SQLAlchemy does not say."""
         return reflection.reflect(self.connection, tables)
+
+    script_begins = ("PRAGMA foreign_keys = OFF;", "BEGIN;")
+
+    def quoted(self, name: str) -> str:
+        """Return an identifier as a script writes it."""
+        return quote(name)
+
+    def literal(self, column: Column, value: Any) -> str:
+        """Return a plain value as SQLite stores it."""
+        stored = to_sqlite(column)(value)
+        if isinstance(stored, bytes):
+            return f"x'{stored.hex()}'"
+        if isinstance(stored, float) and math.isinf(stored):
+            return "9e999" if stored > 0 else "-9e999"
+        if isinstance(stored, (int, float)):
+            return repr(stored)
+        return "'" + str(stored).replace("'", "''") + "'"
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         """Return the bytes of a value as a blob."""

@@ -12,7 +12,7 @@ import numpy as np
 from dbsync_pipeline.dialects import canonical, values
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
-from dbsync_pipeline.dialects.digests import CANONICAL, Digests, Form, RowDigest
+from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.sqlite import sql
 from dbsync_pipeline.dialects.sqlite.connection import SQLiteConnection
 from dbsync_pipeline.dialects.sqlite.errors import QUOTES_TEXT
@@ -193,10 +193,11 @@ class SQLiteSource(SQLiteConnection):
     # -- rows
 
     @translated
-    def read(self, table: Table, keys: RowKeys | None = None) -> Iterator[list[Row]]:
-        """Stream plain values of all rows, or of these plain keys, in batches of BATCH_BYTES."""
-        form = Form(CANONICAL, 1)
-        convert = self._converter_from(table, table.columns, form)
+    def read(
+        self, table: Table, keys: RowKeys | None = None, form: Form = PLAIN
+    ) -> Iterator[list[Row]]:
+        """Stream plain values of all rows, or of those with these keys, in batches."""
+        convert = self._converter_from(table, table.columns, PLAIN)
         for batch in sql.batches(self._rows(table, keys, form)):
             yield [convert(row) for row in batch]
 

@@ -17,6 +17,7 @@ from dbsync_pipeline.mirror import compare, drift, guard
 from dbsync_pipeline.mirror.guard import Risk, TablePlan
 from dbsync_pipeline.mirror.ledger.stamps import SIDES, Side
 from dbsync_pipeline.mirror.look import PROOFS, Known, Look
+from dbsync_pipeline.mirror.report.file import Report
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import TableDiff, Task
 from dbsync_pipeline.text import count
@@ -101,8 +102,11 @@ class Comparison:
         self.seconds += time.monotonic() - started
 
 
-def compare_table(task: Task, opened: Opened, table: Table, *, staging: bool) -> Comparison:
-    """Compare one table bucket by bucket; with `staging`, stage the rows that differ.
+def compare_table(
+    task: Task, opened: Opened, table: Table, *, staging: bool, report: Report | None = None
+) -> Comparison:
+    """Compare one table bucket by bucket; with `staging`, stage the rows that differ, and with a
+    `report`, report them.
 
     A table of which one side may hide rows is not read: the guards refuse that plan.
     """
@@ -112,7 +116,9 @@ def compare_table(task: Task, opened: Opened, table: Table, *, staging: bool) ->
     task.observe(table.name, "compare", 0, None)
     comparison = _looked_at(opened, table) or _counted(opened, table)
     if comparison.plan.target_rows:
-        _compare_rows(task, opened, comparison, staging)
+        _compare_rows(task, opened, comparison, staging, report)
+    elif report is not None:
+        report.new_table(table)
     comparison.seconds = time.monotonic() - started
     rows = comparison.plan.source_rows
     task.observe(table.name, "stage" if staging else "compare", rows, rows)
@@ -193,7 +199,9 @@ def _form(opened: Opened, table: Table, rows: int) -> Form:
     return Form(opened.digest_format, compare.buckets_for(rows), table.signatures)
 
 
-def _compare_rows(task: Task, opened: Opened, comparison: Comparison, staging: bool) -> None:
+def _compare_rows(
+    task: Task, opened: Opened, comparison: Comparison, staging: bool, report: Report | None
+) -> None:
     table, form = comparison.table, comparison.form
     differing = comparison.source.differing(comparison.target)
     if not differing.size:
@@ -206,6 +214,8 @@ def _compare_rows(task: Task, opened: Opened, comparison: Comparison, staging: b
         comparison.touched.append(changes.bucket)
         if staging:
             stage.add(changes)
+        if report is not None:
+            report.bucket(table, form, changes)
         task.observe(table.name, "stage", tally.new + tally.changed, None)
     stage.flush()
     tally.require_all_explained(table, differing)

@@ -18,6 +18,7 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.ledger import Publish, Term
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.report.file import Report
 from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_table
 from dbsync_pipeline.mirror.sync.confirming import Confirming
@@ -158,18 +159,26 @@ class Session:
         confirming.commit()
         return publish
 
-    def plan(self) -> tuple[Plan, tuple[Finding, ...]]:
+    def plan(self, report: Report | None = None) -> tuple[Plan, tuple[Finding, ...]]:
         """Return what a sync would do now, and the objections of the guards.
 
-        Reads one snapshot of each side, locks nothing, and changes nothing.
+        Reads one snapshot of each side, locks nothing, and changes nothing. The rows that differ
+        are written to the report.
         """
         missing = self._opening.open_for_reading()
         task, opened = self._task, self.opened
+        if report is not None:
+            report.begin(opened.source, opened.target)
         for table in task.tables:
-            self._comparisons[table.name] = (
-                all_new(opened, table)
-                if table.name in missing
-                else compare_table(task, opened, table, staging=False)
-            )
+            if table.name not in missing:
+                comparison = compare_table(task, opened, table, staging=False, report=report)
+            else:
+                comparison = all_new(opened, table)
+                if report is not None:
+                    report.new_table(table)
+            self._comparisons[table.name] = comparison
         plan = plan_of(task, opened, self._comparisons)
-        return plan, guard.review(plan, task.policy)
+        findings = guard.review(plan, task.policy)
+        if report is not None:
+            report.end(plan, findings)
+        return plan, findings
