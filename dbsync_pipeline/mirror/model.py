@@ -51,11 +51,14 @@ class Model:
         """The names of the tables, in their order."""
         return tuple(table.name for table in self.tables)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Table]:
+        return {table.name: table for table in self.tables}
+
     def table(self, name: str) -> Table:
         """Return the table of that name; raise SettingsError naming the known ones."""
-        for table in self.tables:
-            if table.name == name:
-                return table
+        if name in self._by_name:
+            return self._by_name[name]
         raise SettingsError(
             f"the models have no table {name!r}; their tables are: {', '.join(self.names)}",
             table=name,

@@ -276,14 +276,29 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         return differing
 
 
+def _table_names(inspector: sa.Inspector, schema: str | None) -> list[str]:
+    """Return the tables of a schema; none if the schema does not exist."""
+    try:
+        return list(inspector.get_table_names(schema))
+    except (sa.exc.NoSuchTableError, sa.exc.OperationalError):  # SQLite, for an unknown schema
+        return []
+
+
 def missing(dialect: Dialect, model: Model) -> list[str]:
-    """Return the names of the models' tables that do not exist, in the open transaction."""
+    """Return the names of the models' tables that do not exist, in the open transaction.
+
+    The tables are listed once for each schema; only those that the list lacks are asked for one by
+    one, since a name may be written otherwise, or be a view's.
+    """
     with dialect.doing("read the structure"):
         inspector = sa.inspect(dialect.connection)
+        schemas = {table.sa.schema for table in model.tables}
+        listed = {(schema, name) for schema in schemas for name in _table_names(inspector, schema)}
         absent = [
             table.name
             for table in model.tables
-            if not inspector.has_table(table.sa.name, schema=table.sa.schema)
+            if (table.sa.schema, table.sa.name) not in listed
+            and not inspector.has_table(table.sa.name, schema=table.sa.schema)
         ]
         if absent:
             dialect.require_visible(model.tables)
