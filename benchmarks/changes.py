@@ -145,7 +145,7 @@ class Changes:
 def one_session(full_every: int) -> None:
     """Windows to linux by the mirror, without Dagster; prints its seconds and its dearest proof."""
     here = settings.load().model_copy(update={"full_every": full_every})
-    model = load_model(here.models)
+    model = load_model("dbsync_pipeline.models")
     began = time.perf_counter()
     with Session(
         database(here, "windows"),

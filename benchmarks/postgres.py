@@ -296,7 +296,7 @@ class Bench:
 def one_session() -> None:
     """Windows to linux by the mirror, without Dagster; prints what it moved as the last line."""
     here = settings.load()
-    model = load_model(here.models)
+    model = load_model("dbsync_pipeline.models")
     with Session(
         database(here, "windows"),
         database(here, "linux"),
