@@ -76,6 +76,9 @@ def test_a_standby_is_old_by_the_clock_of_the_page_and_not_of_the_check() -> Non
 def test_a_check_that_is_overdue_is_not_taken_for_the_present() -> None:
     facts = checked("linux", checked_at=NOW - dt.timedelta(minutes=46))
     assert seen(facts)["linux"] is State.STALE
+    seldom = sample.SETTINGS.model_copy(update={"readiness_schedule": "0 */6 * * *"})
+    (linux, _) = view.look(facts, seldom).standbys
+    assert linux.state is State.READY
 
 
 @pytest.mark.parametrize("changes", [{"paused": "maintenance"}, {"last": None}])

@@ -9,6 +9,8 @@ daemon missed, Dagster makes up only for the last, because these schedules have 
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 from dagster import (
@@ -20,8 +22,9 @@ from dagster import (
     SkipReason,
 )
 
-# Private, because Dagster exports no check of a cron expression; the scheduler uses this one.
-from dagster._utils.schedules import is_valid_cron_schedule
+# Private, because Dagster exports neither a check of a cron expression nor its past ticks; the
+# scheduler uses these.
+from dagster._utils.schedules import is_valid_cron_schedule, reverse_cron_string_iterator
 
 from dbsync_pipeline.defs.connections import settings_of
 from dbsync_pipeline.defs.run_tags import JOB, ROUND_TAG, TARGET_TAG, active_run
@@ -71,6 +74,19 @@ def upkeep_schedules(
             ("retention", retention, RETENTION),
         )
     ]
+
+
+def is_check_overdue(checked_at: dt.datetime, now: dt.datetime, settings: Settings) -> bool:
+    """Return whether the last check of readiness is older than the last two of its schedule.
+
+    Raise SettingsError if DBSYNC_READINESS_SCHEDULE is not a cron expression.
+    """
+    _require_cron("DBSYNC_READINESS_SCHEDULE", settings.readiness_schedule)
+    past = reverse_cron_string_iterator(
+        now.timestamp(), settings.readiness_schedule, settings.timezone
+    )
+    _last, before = itertools.islice(past, 2)
+    return checked_at < before
 
 
 def _require_cron(variable: str, value: str) -> None:

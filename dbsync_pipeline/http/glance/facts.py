@@ -24,7 +24,7 @@ from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import Settings
 
 LEDGER_SECONDS = 900.0
-"""How old values of a ledger may be: as old as those of the readiness check."""
+"""How old values of a ledger may be."""
 SILENT_SECONDS = 60.0
 """How long a database that did not answer is left alone."""
 SOONEST_SECONDS = 10.0

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from dbsync_pipeline.defs.readiness import LastCheck
+from dbsync_pipeline.defs.schedules import is_check_overdue
 from dbsync_pipeline.http.glance import plot
 from dbsync_pipeline.http.glance.facts import Facts, LedgerFacts, Reading
 from dbsync_pipeline.http.glance.plot import Plot
@@ -18,8 +19,6 @@ from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.runs.history import Run
 from dbsync_pipeline.settings import Settings
 
-STALE_SECONDS = 45 * 60.0
-"""Two checks in a row are missing: they run every 15 minutes."""
 LISTED = 12
 """How many syncs the table lists."""
 
@@ -228,7 +227,7 @@ def _standby(
     return Place(
         name,
         database.engine_name,
-        _state(reading, check, reasons, facts.at),
+        _state(reading, check, reasons, facts.at, settings),
         reading,
         check,
         reasons,
@@ -280,7 +279,11 @@ def _reasons(
 
 
 def _state(
-    reading: Reading, check: LastCheck | None, reasons: Sequence[Reason], now: dt.datetime
+    reading: Reading,
+    check: LastCheck | None,
+    reasons: Sequence[Reason],
+    now: dt.datetime,
+    settings: Settings,
 ) -> State:
     if reading.facts is None:
         return State.SILENT
@@ -291,7 +294,7 @@ def _state(
         return State.UNCHECKED
     if wrong:
         return State.OLD
-    if (now - check.checked_at).total_seconds() > STALE_SECONDS:
+    if is_check_overdue(check.checked_at, now, settings):
         return State.STALE
     return State.READY
 
