@@ -13,14 +13,17 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from dbsync_pipeline_tests import forked
+from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
-from dbsync_pipeline_tests.worlds import content
+from dbsync_pipeline_tests.worlds import content, execute
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -134,6 +137,46 @@ def test_every_command_of_the_page_runs_on_databases_in_use(
     assert reader(f"set -e\n{BEFORE[page]}").returncode == 0
     done = reader(script(DOCS / page))
     assert done.returncode == 0, f"{page} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+
+
+SHOP = """
+CREATE TABLE customers (id bigserial PRIMARY KEY, email varchar(320) NOT NULL UNIQUE, since timestamptz NOT NULL);
+CREATE TABLE orders (
+    id bigserial PRIMARY KEY, customer_id bigint NOT NULL REFERENCES customers, total numeric(12, 2) NOT NULL
+);
+CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+INSERT INTO customers (email, since) SELECT i || '@example.org', '2026-01-31' FROM generate_series(1, 3000) i;
+INSERT INTO orders (customer_id, total) SELECT 1 + i % 3000, i FROM generate_series(1, 20000) i;
+"""
+MINUTES = 15
+"""How long the owner's road may take; the page says so."""
+
+
+def test_an_owner_of_two_live_databases_gets_to_the_first_schedule(
+    reader: Reader, new_database: NewDatabase
+) -> None:
+    """The copy is older: it lacks the newest orders, and has a customer that the primary deleted."""
+    main, spare = new_database("postgresql", "main", 0), new_database("postgresql", "spare", 1)
+    for place in (main, spare):
+        execute(place, SHOP)
+    execute(spare, "DELETE FROM orders WHERE id > 19900")
+    execute(main, "DELETE FROM orders WHERE customer_id = 7; DELETE FROM customers WHERE id = 7")
+    commands = script(DOCS / "how-to" / "owners-road.md")
+    for place in (main, spare):
+        written = f"postgresql://dbsync:secret@{place.name}-db:5432/shop"
+        assert written in commands
+        commands = commands.replace(written, place.url.render_as_string(hide_password=False))
+    started_at = time.monotonic()
+    done = reader(commands)
+    minutes = (time.monotonic() - started_at) / 60
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert minutes < MINUTES, f"{minutes:.1f} minutes"
+    orders = "SELECT count(*), sum(total) FROM orders"
+    with main.connect() as here, spare.connect() as there:
+        count, total = here.connection.execute(sa.text(orders)).one()
+        assert there.connection.execute(sa.text(orders)).one() == (count, total)
+        assert 19_900 < count < 20_000
+    assert "Schedule: every_6_hours [RUNNING]" in done.stdout, done.stdout
 
 
 def test_the_commands_for_dg_launch_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
