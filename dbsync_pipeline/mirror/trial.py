@@ -139,7 +139,16 @@ def _row(table: Table, generated: Collection[str]) -> dict[str, Any]:
             not column.nullable or (column in table.key and not table.keyless)
         ):
             values[modelled.key] = _value(column)
-    return values
+    return values or _one_null(table, generated)
+
+
+def _one_null(table: Table, generated: Collection[str]) -> dict[str, Any]:
+    """A NULL where one may be: Babelfish refuses an INSERT of default values that returns some."""
+    for column in table.columns:
+        modelled = table.sa_column(column.name)
+        if column.nullable and column.name not in generated and modelled.server_default is None:
+            return {modelled.key: None}
+    return {}
 
 
 def _is_always_identity(column: sa.Column[Any]) -> bool:
