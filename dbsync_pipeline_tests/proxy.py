@@ -16,9 +16,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
+
+from dbsync_pipeline.mirror.database import Database
 
 TO_SERVER = "to the server"
 TO_CLIENT = "to the client"
@@ -300,6 +302,15 @@ def proxy_to(
         yield proxy
     finally:
         proxy.close()
+
+
+@contextlib.contextmanager
+def reached_by_proxy(
+    database: Database, silence_seconds: float, **given: float
+) -> Iterator[tuple[Database, Proxy]]:
+    """The database as it is reached through a proxy, silent for at most so long, and the proxy."""
+    with proxy_to(database.url) as proxy:
+        yield replace(database, url=proxy.url, silence_seconds=silence_seconds, **given), proxy
 
 
 # Actions for `after` and `before`

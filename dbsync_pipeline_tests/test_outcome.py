@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -19,7 +18,7 @@ from dbsync_pipeline_tests.proxy import (
     Connection,
     Proxy,
     cut_and_refuse,
-    proxy_to,
+    reached_by_proxy,
     stall,
     swallow,
 )
@@ -27,9 +26,8 @@ from dbsync_pipeline_tests.worlds import (
     MODEL,
     content,
     execute,
-    prepare,
-    small_world,
     sync,
+    synced_pair,
     user,
 )
 
@@ -39,24 +37,14 @@ SILENCE = 4
 _DELAY = 2.0
 
 users = MODEL.table("users").sa
+behind_proxy = partial(reached_by_proxy, silence_seconds=SILENCE, connect_seconds=2)
 
 
 @pytest.fixture
 def pair(new_database: NewDatabase) -> Pair:
-    source, target = (
-        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux"))
-    )
-    prepare(source, small_world())
-    sync(source, target)
+    source, target = synced_pair(new_database)
     execute(source, users.insert().values(user(900)))
     return source, target
-
-
-@contextlib.contextmanager
-def behind_proxy(database: Database) -> Iterator[tuple[Database, Proxy]]:
-    """The proxy acts on the next COMMIT of a publish: the one after the ledger was written."""
-    with proxy_to(database.url) as proxy:
-        yield replace(database, url=proxy.url, silence_seconds=SILENCE, connect_seconds=2), proxy
 
 
 def lose_client(connection: Connection) -> None:

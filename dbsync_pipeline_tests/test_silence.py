@@ -7,9 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,8 +27,7 @@ from dbsync_pipeline_tests.proxy import (
     TO_SERVER,
     Action,
     Connection,
-    Proxy,
-    proxy_to,
+    reached_by_proxy,
     stall,
     swallow,
 )
@@ -38,10 +36,9 @@ from dbsync_pipeline_tests.worlds import (
     MODEL,
     content,
     execute,
-    prepare,
     session,
-    small_world,
     sync,
+    synced_pair,
     user,
 )
 
@@ -52,28 +49,19 @@ LOAD = 5
 """Seconds that Dagster may take to end its run on a machine where other tests run."""
 
 users = MODEL.table("users").sa
+behind_proxy = partial(reached_by_proxy, silence_seconds=SILENCE)
 
 
 @pytest.fixture
 def pair(new_database: NewDatabase) -> Pair:
     """Two servers that are equal but for a few rows: one inserted, four changed, one deleted."""
-    source, target = (
-        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux"))
-    )
-    prepare(source, small_world())
-    sync(source, target)
+    source, target = synced_pair(new_database)
     execute(
         source,
         users.insert().values(user(900)),
         users.update().where(users.c.id < 5).values(name="new"),
     )
     return source, target
-
-
-@contextmanager
-def behind_proxy(database: Database) -> Iterator[tuple[Database, Proxy]]:
-    with proxy_to(database.url) as proxy:
-        yield replace(database, url=proxy.url, silence_seconds=SILENCE), proxy
 
 
 PHASES = {

@@ -6,7 +6,7 @@ import datetime as dt
 import decimal
 import itertools
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -79,6 +79,16 @@ def sync(
         for table in model.select(tables):
             one.copy(table.name)
         return one.publish()
+
+
+def synced_pair(new_database: Callable[..., Database]) -> tuple[Database, Database]:
+    """A small world on one PostgreSQL server, and its standby on another one."""
+    source, target = (
+        new_database("postgresql", name, server=n) for n, name in enumerate(("windows", "linux"))
+    )
+    prepare(source, small_world())
+    sync(source, target)
+    return source, target
 
 
 def execute(database: Database, *statements: Any) -> None:

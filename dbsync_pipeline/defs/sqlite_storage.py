@@ -117,7 +117,28 @@ def delete_event_file(storage: EventLogStorage, run_id: str) -> None:
             Path(storage.path_for_shard(run_id) + ending).unlink(missing_ok=True)
 
 
-class Runs(SqliteRunStorage):
+class _OneFile:
+    """A store in one file, whose engine stays open."""
+
+    _conn_string: str
+
+    @cached_property
+    def _engine(self) -> sa.Engine:
+        return _engine(self._conn_string)
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        """Yield a connection in a transaction, which commits at the end of the block."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close the file."""
+        super().dispose()  # type: ignore[misc]
+        self._engine.dispose()
+
+
+class Runs(_OneFile, SqliteRunStorage):
     """Dagster's records of runs."""
 
     @classmethod
@@ -129,23 +150,8 @@ class Runs(SqliteRunStorage):
         store._engine.dispose()
         return super().from_local(base_dir, inst_data)
 
-    @cached_property
-    def _engine(self) -> sa.Engine:
-        return _engine(self._conn_string)
 
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction, which commits at the end of the block."""
-        with self._engine.begin() as connection:
-            yield connection
-
-    def dispose(self) -> None:
-        """Close the file."""
-        super().dispose()
-        self._engine.dispose()
-
-
-class Schedules(SqliteScheduleStorage):
+class Schedules(_OneFile, SqliteScheduleStorage):
     """Dagster's records of ticks, and the state of schedules and sensors."""
 
     @classmethod
@@ -157,21 +163,6 @@ class Schedules(SqliteScheduleStorage):
         store._engine.dispose()
         super().from_local(base_dir, inst_data)
         return cls(_url(base_dir, "schedules"), inst_data)
-
-    @cached_property
-    def _engine(self) -> sa.Engine:
-        return _engine(self._conn_string)
-
-    @contextmanager
-    def connect(self) -> Iterator[sa.Connection]:
-        """Yield a connection in a transaction, which commits at the end of the block."""
-        with self._engine.begin() as connection:
-            yield connection
-
-    def dispose(self) -> None:
-        """Close the file."""
-        super().dispose()
-        self._engine.dispose()
 
 
 class SqliteStorage(DagsterSqliteStorage):
