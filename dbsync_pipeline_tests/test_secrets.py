@@ -23,6 +23,7 @@ from dbsync_pipeline.mirror import pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.settings import load
+from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     MODEL,
@@ -64,7 +65,7 @@ class Place:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=self.environment, capture_output=True
+            [*forked.python(), *command], cwd=self.folder, env=self.environment, capture_output=True
         )
         self.said += [done.stdout, done.stderr]
         return done
