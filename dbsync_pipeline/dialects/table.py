@@ -169,11 +169,13 @@ class Column:
 class Table:
     """One table of the models: the columns that are copied, in the models' order, and the key.
 
-    `only` restricts the table to these columns, in this order.
+    `only` restricts the table to these columns, in this order. With `computed` it has those that
+    the database computes too: they are not copied, but can be compared.
     """
 
     sa: sa.Table
     only: tuple[str, ...] | None = None
+    computed: bool = False
 
     @property
     def name(self) -> str:
@@ -188,7 +190,7 @@ class Table:
                 column.name, kind_of(column.type), column.type, bool(column.nullable)
             )
             for column in self.sa.columns
-            if column.computed is None
+            if column.computed is None or self.computed
         }
         if self.only is None:
             return tuple(by_name.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
@@ -76,3 +77,40 @@ def test_a_key_that_is_nan_is_one_key(new_database: NewDatabase) -> None:
     assert put_back == dict.fromkeys(kinds, 2)
     kept = {name: [str(key[0]).lower() for key in keys] for name, keys in rest.items()}
     assert kept == {name: ["nan"] for name in kinds}
+
+
+@pytest.mark.parametrize(
+    "engines", [("postgresql",) * 2, ("sqlite",) * 2, ("postgresql", "sqlite")]
+)
+def test_columns_that_the_database_computes_are_compared_although_not_copied(
+    engines: tuple[str, str], new_database: NewDatabase
+) -> None:
+    model = Model(sa.MetaData())
+    number, double = sa.Column("number", sa.Integer), sa.Computed("number * 2", persisted=True)
+    key = sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
+    sa.Table("sums", model.metadata, key, number, sa.Column("double", sa.Integer, double))
+    source, target = (
+        new_database(engine, name, server=n)
+        for n, (engine, name) in enumerate(zip(engines, ("windows", "linux"), strict=True))
+    )
+    prepare(source, {"sums": [{"id": 1, "number": 1}, {"id": 2, "number": 0}]}, model)
+    create_sums(target, "number * 3")
+    sync(source, target, model=model)
+    (verdict,) = verify(source, target, model)
+    assert (verdict.differing, [str(key[0]) for key in verdict.keys]) == (1, ["1"])
+    execute(target, "DROP TABLE sums")
+    create_sums(target, "number * 2")
+    sync(source, target, model=model, policy=ANYTHING)
+    assert verify(source, target, model)[0].equal
+
+
+def create_sums(database: Database, expression: str) -> None:
+    """The table as an owner made it, which computes by this expression."""
+    with database.connect(create=True) as dialect, dialect.connection.begin():
+        kind = "INTEGER" if database.engine_name == "sqlite" else "BIGINT"
+        dialect.connection.execute(
+            sa.text(
+                f"CREATE TABLE sums (id {kind} NOT NULL PRIMARY KEY, number INTEGER, "
+                f"double INTEGER GENERATED ALWAYS AS ({expression}) STORED)"
+            )
+        )
