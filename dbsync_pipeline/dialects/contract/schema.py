@@ -1,0 +1,113 @@
+"""The roles of a database whose structure is read and altered, and shown to people."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import sqlalchemy as sa
+
+from dbsync_pipeline.dialects import reflection
+from dbsync_pipeline.dialects.contract.connection import Connection
+from dbsync_pipeline.dialects.reflection import Place, Reflection
+from dbsync_pipeline.dialects.table import Column, Table, undecorated
+
+if TYPE_CHECKING:
+    from alembic.operations import MigrateOperation, Operations
+
+
+class Schema(Connection):
+    """Structure: read, compared, created, and altered by Alembic's operations."""
+
+    ledger_schema: ClassVar[str | None]
+    """The schema of the project's own tables; None if they have a prefix instead."""
+    defers_keys: ClassVar[bool] = True
+    """Whether the engine supports DEFERRABLE foreign keys; else they are created without it."""
+    system_schemas: ClassVar[frozenset[str]] = frozenset({"information_schema"})
+    """Schemas with tables of the engine itself."""
+
+    def prepare(self) -> None:
+        """Do what the engine needs once per database. Call it outside of transactions."""
+        assert not self.connection.in_transaction()
+
+    def places(self, schemas: Sequence[str]) -> list[Place]:
+        """Return the tables in these schemas or, if none is named, in all but the system's.
+
+        Partitions, the project's own tables and those of extensions are left out. Read in the open
+        transaction.
+        """
+        own = self.ledger_schema
+        return [
+            (schema, name)
+            for schema, name in reflection.places(self.connection, schemas, self.system_schemas)
+            if (schema != own if own else not name.startswith("dbsync_"))
+        ]
+
+    def reflect(self, tables: Sequence[Place]) -> Reflection:
+        """Return the structure of these tables, read in the open transaction."""
+        return reflection.reflect(self.connection, tables)
+
+    def require_visible(self, tables: Sequence[Table]) -> None:
+        """Raise DatabaseError if this role may not see whether the tables exist."""
+        assert not self.connection.closed
+
+    def structure_mark(self, tables: Sequence[sa.Table]) -> str | None:
+        """Return a hash of all that a comparison of these tables with the models reads of them;
+        None if the engine has none. Does not need to end the open transaction.
+        """
+        return None
+
+    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
+        """In the open transaction, run one of Alembic's operations without losing a row."""
+        from alembic.operations import Operations
+
+        return Operations.invoke(operations, operation)
+
+    @contextmanager
+    def altering(self) -> Iterator[None]:
+        """Surround all alterations of the open transaction.
+
+        At its end foreign keys hold, or StructureError is raised. Most engines have proved them by
+        then.
+        """
+        yield
+
+    @abstractmethod
+    def create_like(self, name: str, table: Table) -> None:
+        """Create a table of before-images beside the ledger's tables, for the open transaction.
+
+        Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
+        an uncommitted table makes others wait commits it at once.
+        """
+
+    @abstractmethod
+    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        """Return about how many bytes a value takes."""
+
+
+class Script(Connection):
+    """Values and names as a person reads them, or runs them in a script."""
+
+    script_begins: ClassVar[tuple[str, ...]] = ("BEGIN;",)
+    """The first lines of a script that a person runs in one transaction."""
+    with_numbers: ClassVar[str] = ""
+    """What an INSERT of a script has before VALUES, so that it may give generated numbers."""
+
+    @abstractmethod
+    def quoted(self, name: str) -> str:
+        """Return an identifier as a script writes it."""
+
+    @abstractmethod
+    def literal(self, column: Column, value: Any) -> str:
+        """Return a plain value, which is not None, as a script writes it for this column.
+
+        Raise Cannot if the column cannot hold it.
+        """
+
+    def displayed(self, column: Column, stored: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Return a stored value for people to read, exactly: JSON and enums as stored text."""
+        if isinstance(undecorated(column.type), (sa.JSON, sa.Enum)):
+            return sa.cast(stored, sa.UnicodeText)
+        return stored
