@@ -184,8 +184,11 @@ def test_any_multisets_follow_each_other_and_are_undone(two: Pair, states: list[
     for rows in states:
         replace(source, rows)
         schema.ensure(target, VISITS)
-        before.append(copies(target))
-        runs.append(sync(source, target, model=VISITS, policy=ANYTHING).run_id)
+        earlier = copies(target)
+        publish = sync(source, target, model=VISITS, policy=ANYTHING)
+        if not publish.confirmations:  # a sync that found nothing cannot be undone
+            before.append(earlier)
+            runs.append(publish.run_id)
         assert copies(target) == copies(source)
         assert all(table.equal for table in verify(source, target, VISITS))
     for run, expected in zip(reversed(runs), reversed(before), strict=True):
