@@ -7,7 +7,6 @@ that it reflected itself; several modules may share one metadata or have their o
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +30,7 @@ def find(models: str) -> tuple[sa.MetaData, Path | None]:
     """
     named: list[tuple[str, sa.MetaData]] = []
     files: list[Path] = []
-    for name in filter(None, re.split(r"[,\s]+", models)):
+    for name in filter(None, map(str.strip, models.split(","))):
         module_name, _, attribute = name.partition(":")
         module = _imported(module_name)
         named.append((name, _metadata(module, attribute)))
