@@ -560,6 +560,28 @@ def test_recreate_requires_the_name_twice(places: Places, dbsync: Dbsync) -> Non
     assert content(places.named("azure"))["users"] == []
 
 
+def test_the_tables_of_the_primary_are_not_recreated_while_it_has_rows(
+    places: Places, dbsync: Dbsync
+) -> None:
+    recreate = ("tables", "recreate", "--database", "windows", "--yes-destroy", "windows")
+    refused = dbsync(*recreate)
+    assert refused.status == 1 and "it is the primary and has rows" in refused.err
+    assert len(content(places.named("windows"))["users"]) == 20
+    assert dbsync("sync", "--target", "linux").status == 0
+    assert dbsync("promote", "linux", "--yes").status == 0
+    refused = dbsync("tables", "recreate", "--database", "linux", "--yes-destroy", "linux")
+    assert refused.status == 1 and "it is the primary" in refused.err
+    assert dbsync(*recreate).status == 0, "windows is a standby now"
+
+
+def test_an_empty_run_is_no_run(places: Places, dbsync: Dbsync) -> None:
+    assert dbsync("sync", "--target", "linux").status == 0
+    for words in (["undo", "", "--yes"], ["rescue", "show", " "]):
+        refused = dbsync(*words)
+        assert refused.status != 0 and "the run's id is empty" in refused.err
+    assert len(content(places.named("linux"))["users"]) == 20
+
+
 # ui --------------------------------------------------------------------------------------------------------------------
 
 

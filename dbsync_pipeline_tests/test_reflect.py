@@ -178,6 +178,20 @@ def test_without_a_setting_a_primary_with_tables_of_its_own_is_read_and_that_is_
     assert f"windows: read the structure of 1 table, kept in {three.file}" in caplog.text
 
 
+def test_a_table_with_only_the_name_of_a_sample_table_is_not_the_sample(three: Three) -> None:
+    run(three.named("windows"), "CREATE TABLE users (id INTEGER PRIMARY KEY, nick TEXT);")
+    model = configured_model(three.settings)
+    assert [column.name for column in model.table("users").columns] == ["id", "nick"]
+
+
+def test_reflect_reads_what_was_taken_for_the_sample_before(three: Three) -> None:
+    schema.ensure(three.named("windows"), load_model(SAMPLE))
+    run(three.named("windows"), "CREATE TABLE more (id INTEGER PRIMARY KEY);")
+    assert configured_model(three.settings).names == load_model(SAMPLE).names
+    reflecting = three.settings.model_copy(update={"models": "reflect"})
+    assert "more" in configured_model(reflecting).names
+
+
 @pytest.mark.parametrize("primary", ["has no file", "is empty", "has the sample's tables"])
 def test_without_a_setting_the_sample_is_meant_where_nothing_else_is(
     primary: str, three: Three

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,11 @@ from dbsync_pipeline.cli.options import OnlyDatabase
 from dbsync_pipeline.cli.verb import may_ask
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.output.tables import Checked, Created, Recreated
+
+if TYPE_CHECKING:
+    from dbsync_pipeline.mirror.database import Database
+    from dbsync_pipeline.mirror.model import Model
+    from dbsync_pipeline.settings import Settings
 
 _CHECK_SECONDS = 120.0
 """How long a database may take to describe all its tables."""
@@ -50,13 +55,17 @@ def recreate(
         ),
     ] = None,
 ) -> Recreated:
-    """Drop and create the tables of one database. All its rows are lost."""
+    """Drop and create the tables of one standby. All its rows are lost.
+
+    Refused for the primary while it has rows, since nobody else has its newest ones.
+    """
     from dbsync_pipeline.mirror import schema
     from dbsync_pipeline.mirror.database import database
 
     settings, model = configured()
     target = database(settings, name)
     _confirm(name, yes_destroy)
+    _refuse_primary(settings, target, model)
     return Recreated(name, schema.recreate(target, model))
 
 
@@ -75,3 +84,17 @@ def _confirm(name: str, typed: str | None) -> None:
         database=name,
         remedy=f"dbsync tables recreate --database {name} --yes-destroy {name}",
     )
+
+
+def _refuse_primary(settings: Settings, target: Database, model: Model) -> None:
+    from dbsync_pipeline.mirror import schema
+    from dbsync_pipeline.mirror.failover import term
+
+    if target.name == term.primary(settings) and schema.has_rows(target, model):
+        raise Refused(
+            "it is the primary and has rows: the newest of them would be lost for good",
+            operation="recreate tables",
+            database=target.name,
+            remedy="alter its tables by hand, or by `dbsync migrate`; promote another database "
+            "first if this one is to be emptied",
+        )

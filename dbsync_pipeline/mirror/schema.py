@@ -7,13 +7,13 @@ models do not have are ignored; columns are not, since a standby without them wo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
 from dbsync_pipeline.mirror import outcome, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -147,6 +147,25 @@ def recreate(database: Database, model: Model) -> list[str]:
             Ledger(dialect).drop_tables()
     ensure(database, model)
     return list(model.names)
+
+
+def has_rows(database: Database, model: Model) -> bool:
+    """Return whether a table of the models has a row; False if the database has no such table, or
+    does not exist yet. Raise DbsyncError if it cannot be read.
+    """
+    try:
+        dialect = database.open()
+    except Unavailable:  # `recreate` says why, or creates it
+        return False
+    with closing(dialect):
+        absent = missing(dialect, model)
+        for table in model.tables:
+            if table.name not in absent:
+                with dialect.doing("read", table.name):
+                    row = sa.select(sa.literal(1)).select_from(table.sa).limit(1)
+                    if dialect.connection.execute(row).first() is not None:
+                        return True
+    return False
 
 
 def _require_no_views(dialect: Dialect, model: Model) -> None:

@@ -70,7 +70,7 @@ def kept(settings: Settings, *, fresh: bool = False) -> Kept | None:
     if text is None:
         return None
     known = _loaded.get(file)
-    if known is None or (known[0] != text and (fresh or _is_of_other_settings(known[0], settings))):
+    if known is None or (known[0] != text and (fresh or _is_other(known[0], settings))):
         known = _loaded[file] = text, _load(file, text)
     return known[1]
 
@@ -102,11 +102,16 @@ def _text(file: Path, settings: Settings) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(file, f"{type(error).__name__}: {error}") from None
-    return None if _is_of_other_settings(text, settings) else text
+    return None if _is_other(text, settings) else text
 
 
-def _is_of_other_settings(text: str, settings: Settings) -> bool:
-    return bool(_header(text).get("settings") != _choices(settings))
+def _is_other(text: str, settings: Settings) -> bool:
+    """Whether a kept text is of other settings: it says that the sample is meant, which was decided
+    while no setting asked for the structure, or it is of other tables.
+    """
+    header = _header(text)
+    asked = settings.models == REFLECT and bool(header.get("sample"))
+    return asked or bool(header.get("settings") != _choices(settings))
 
 
 def _choices(settings: Settings) -> dict[str, str]:
@@ -139,9 +144,11 @@ def _decide(file: Path, settings: Settings) -> str | None:
         if not settings.models:
             return None
         if isinstance(error, Unavailable):
+            variable = f"DBSYNC_{settings.primary.upper()}_URL"
             error.remedy = (
-                f"start {settings.primary} once, so that its structure can be kept in {file}; or "
-                "copy that file from another machine, or set DBSYNC_MODELS to a module"
+                f"see that {variable} is right, with special characters as %XX, and start "
+                f"{settings.primary} once, so that its structure can be kept in {file}; or copy "
+                "that file from another machine, or set DBSYNC_MODELS to a module"
             )
         raise
     text = _keep(file, structure.source, settings, structure.skipped)
@@ -155,11 +162,20 @@ def _decide(file: Path, settings: Settings) -> str | None:
 
 
 def _means_sample(dialect: Dialect, settings: Settings) -> str | None:
-    """Return `present` if the database has tables of the sample, `empty` if it has none at all."""
+    """Return `present` if the database has a table of the sample, `empty` if it has none at all.
+
+    A table of the sample has its columns, not only its name: `users` is in many databases.
+    """
     names = {key(place) for place in dialect.places(settings.schema_names)}
     if not names:
         return "empty"
-    return "present" if names & set(sample.Base.metadata.tables) else None
+    inspector = sa.inspect(dialect.connection)
+    for name, table in sample.Base.metadata.tables.items():
+        if name in names:
+            columns = {column["name"] for column in inspector.get_columns(name)}
+            if columns >= {column.name for column in table.columns}:
+                return "present"
+    return None
 
 
 def _again(file: Path, text: str, settings: Settings) -> str:

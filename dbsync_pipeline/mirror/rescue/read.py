@@ -49,10 +49,16 @@ def find(databases: Sequence[Database], run: str, seconds: float = 15) -> tuple[
     """Return the database that received the publish of this run, given by the beginning of its id,
     and the publish.
 
-    All databases are asked at the same time, each within `seconds`. Raise SettingsError if no
-    database that answers has such a run, if more than one run begins so, or if the run published to
-    several of these databases.
+    All databases are asked at the same time, each within `seconds`. Raise SettingsError if `run` is
+    empty, if no database that answers has such a run, if more than one run begins so, or if the run
+    published to several of these databases.
     """
+    if not run.strip():  # every id begins so
+        raise SettingsError(
+            "the run's id is empty",
+            operation="find the run",
+            remedy="`dbsync rescue list` lists the runs",
+        )
     replies = ask(databases, lambda database: _beginning(database, run), seconds)
     for error in replies.failed.values():
         if not isinstance(error, Unavailable):
@@ -73,7 +79,7 @@ def _beginning(database: Database, run: str) -> list[Publish]:
 def _not_one(run: str, publishes: list[tuple[Database, Publish]]) -> SettingsError:
     names = [database.name for database, _ in publishes]
     cause = f"no database that answers has a publish of a run {run!r}"
-    remedy = "`dbsync rescue list` lists the runs"
+    remedy = "`dbsync rescue list` lists the runs; one that found nothing to do published nothing"
     if len({entry.run_id for _, entry in publishes}) > 1:
         cause = f"{len(publishes)} runs begin with {run!r}"
     elif publishes:
