@@ -556,6 +556,47 @@ def test_a_failover_goes_by_rounds_and_leaves_standbys_of_the_same_rows_to_a_per
     assert content(files.azure) == content(files.linux)
 
 
+def turned_back(places: Three) -> None:
+    """linux was confirmed after azure was published to, and has the lower number."""
+    renamed = users.update().where(users.c.id == 3)
+    execute(places.windows, renamed.values(name="for a moment"))
+    sync(places.windows, places.azure, round_id="tick 2")
+    execute(places.windows, renamed.values(name="User 3"))
+    confirmed = sync(places.windows, places.linux, round_id="tick 3")
+    assert (confirmed.number, confirmed.confirmations) == (1, 1)
+    places.silent = {"windows"}
+
+
+def test_a_standby_that_was_confirmed_later_is_the_newer_one(files: Three) -> None:
+    turned_back(files)
+    before = content(files.linux)
+    with pytest.raises(Refused, match="does not know state 1"):
+        promote(files.settings, "azure")
+    with pytest.raises(Refused, match="state 1"):
+        sync(files.azure, files.linux)
+    report = files.fail_over()
+    assert [(one.source, one.target) for one in report.published] == [("linux", "azure")]
+    assert content(files.linux) == content(files.azure) == before
+    assert promote(files.settings, "linux").term == Term(1, "linux")
+
+
+def test_a_written_standby_is_not_promoted_over_one_that_was_confirmed_later(files: Three) -> None:
+    turned_back(files)
+    execute(files.azure, (users.insert(), [user(900)]))
+    report = files.fail_over()
+    assert report.decision.nothing and "linux has the newer state" in report.note
+
+
+def test_of_two_confirmed_after_the_same_publish_the_later_one_is_newer(files: Three) -> None:
+    turned_back(files)
+    execute(files.windows, users.update().where(users.c.id == 3).values(name="for a moment"))
+    sync(files.windows, files.azure, round_id="tick 4")
+    before = content(files.azure)
+    report = files.fail_over()
+    assert [(one.source, one.target) for one in report.published] == [("azure", "linux")]
+    assert content(files.linux) == before
+
+
 def test_a_failback_from_a_primary_that_lacks_what_a_standby_holds_is_refused(files: Three) -> None:
     moved(files)
     sync(files.linux, files.azure)

@@ -7,6 +7,7 @@ exactly one standby. Without evidence a person decides, by `dbsync promote`.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,10 +62,10 @@ def decide(seen: Sequence[Observation], primary: str) -> Decision:
         return _nothing(
             primary, f"{primary} does not answer, and no standby can replace it: {obstacles}"
         )
-    newest = max(standbys, key=lambda database: database.number)  # the first of several
+    newest = max(standbys, key=_newness)  # the first of several
     writers = [database for database in standbys if database.own_writes]
     if not writers:
-        targets = tuple(database.name for database in standbys if database.number < newest.number)
+        targets = tuple(database.name for database in standbys if _is_older(database, newest))
         return Decision(primary, newest.name, targets, None, _no_evidence(primary, newest))
     if obstacle := _obstacle(seen, newest, writers):
         return _nothing(primary, f"{primary} does not answer; no standby is promoted: {obstacle}")
@@ -111,7 +112,7 @@ def _obstacle(
     if len(writers) > 1:
         return f"{' and '.join(database.name for database in writers)} have local writes"
     (writer,) = writers
-    if writer.number < newest.number and not _same_round(writer, newest):
+    if _is_older(writer, newest) and not _same_round(writer, newest):
         return (
             f"{writer.name} has local writes, but {newest.name} has the newer state: "
             f"choose one with `dbsync promote`"
@@ -120,6 +121,16 @@ def _obstacle(
     if answering < needed:
         return f"only {answering} of {len(seen)} databases answer, a majority is {needed}"
     return None
+
+
+def _newness(standby: Observation) -> tuple[int, dt.datetime]:
+    """By what standbys are ordered. Their numbers are equal if the primary confirmed the states of
+    both after it had sent the same number; its time decides then."""
+    return standby.number, standby.snapshot_at or dt.datetime.min.replace(tzinfo=dt.UTC)
+
+
+def _is_older(standby: Observation, newest: Observation) -> bool:
+    return _newness(standby) < _newness(newest)
 
 
 def _same_round(standby: Observation, other: Observation) -> bool:

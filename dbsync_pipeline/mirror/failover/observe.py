@@ -32,7 +32,8 @@ class Observation:
     """One database as a probe saw it. The names of the fields are those of the JSON.
 
     `reason` says why the database does not answer, or why its ledger could not be read. `number`
-    and `snapshot_at` (UTC) belong to the state that it holds; 0 and None without one. `held` is why
+    says how new the state is that it holds, as `Ledger.held` does, and `snapshot_at` (UTC) is the
+    newest time at which the primary had it; 0 and None without one. `held` is why
     it is paused. `mixed` is true if its last publish was partial. `own_writes` are the tables with
     local writes; None if nobody looked, or if it cannot be determined. `round` is the round of its
     state: standbys of one round were synced one after another.
@@ -114,12 +115,12 @@ def _read(database: Database) -> tuple[Observation, str]:
     """What the ledger has, and its identity."""
     with database.connect() as dialect:
         ledger = Ledger(dialect)
-        last = ledger.last()
+        last, newness = ledger.held()
         observation = Observation(
             database.name,
             True,
             term=ledger.term(),
-            number=last.state if last else 0,
+            number=newness,
             snapshot_at=last.as_of if last else None,
             held=pausing.reason(ledger),
             mixed=bool(last and last.partial),

@@ -106,20 +106,20 @@ def unknown_states(among: Mapping[str, Database], name: str, seconds: float) -> 
     """
     others = [database for database in among.values() if database.name != name]
     replies = ask(others, _last_publish, seconds)
-    received = [last for last in replies.good.values() if last is not None]
+    received = [(last, newness) for last, newness in replies.good.values() if last is not None]
     with among[name].connect() as dialect:
         ledger = Ledger(dialect)
-        unknown = [last for last in received if _is_unknown(last, ledger)]
+        unknown = [last for last, newness in received if _is_unknown(last, newness, ledger)]
     unknown.sort(key=lambda last: (last.as_of, last.state), reverse=True)
     return {last.target: last for last in unknown}
 
 
-def _is_unknown(received: Publish, ledger: Ledger) -> bool:
+def _is_unknown(received: Publish, newness: int, ledger: Ledger) -> bool:
     own = ledger.last()
     if own is not None and _same_rows(own, received):
         return False
     if received.numbered:
-        return not ledger.knows(received)
+        return not ledger.knows(received) or ledger.is_older_than(received, newness)
     return own is not None and own.as_of < received.as_of
 
 
@@ -170,10 +170,9 @@ def _lacking(
     return unknown
 
 
-def _last_publish(database: Database) -> Publish | None:
+def _last_publish(database: Database) -> tuple[Publish | None, int]:
     with database.connect() as dialect:
-        ledger = Ledger(dialect)
-        return ledger.last()
+        return Ledger(dialect).held()
 
 
 def _states(lacking: Mapping[str, Publish]) -> str:

@@ -23,7 +23,8 @@ _OF_THE_LOOK = ("proof", "rows_read", "bytes_read", "read_seconds")
 @dataclass(frozen=True)
 class Confirmation:
     """Of publish `number`, by the sync `run_id` of that `round`: the source's state of `at` (UTC)
-    was equal. `count` counts those of this publish. `tables` says how each was compared.
+    was equal. `count` counts those of this publish. `tables` says how each was compared. `up_to` is
+    the highest number that the source knew then.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Confirmation:
     count: int
     round: str | None
     tables: dict[str, dict[str, Any]]
+    up_to: int = 0
 
 
 class Confirmed(Publishes):
@@ -39,32 +41,34 @@ class Confirmed(Publishes):
 
     def last(self) -> Publish | None:
         """As in `Publishes`, with what its latest confirmation found."""
-        last, confirmation = super().last(), self._confirmation()
-        if last is None or confirmation is None or confirmation.number != last.number:
-            return last
-        tables = {
-            name: replace(result, **confirmation.tables.get(name, {}))
-            for name, result in last.tables.items()
-        }
-        return replace(
-            last,
-            tables=tables,
-            confirmed_at=dt.datetime.fromisoformat(confirmation.at),
-            confirmations=confirmation.count,
-            round=confirmation.round,
-        )
+        return self.held()[0]
 
-    def confirm(self, publish: Publish, run_id: str) -> None:
+    def held(self) -> tuple[Publish | None, int]:
+        """Return what `last` returns, and how new it is: the highest number among the states that
+        it is at least as new as; 0 without one.
+
+        A source that turned back to rows that it had before confirms a publish whose number is
+        lower than the last one that it sent. So numbers alone do not tell which standby is newer.
+        """
+        last, confirmation = super().last(), self._confirmation()
+        if last is None:
+            return None, 0
+        if confirmation is None or confirmation.number != last.number:
+            return last, last.state
+        return _confirmed(last, confirmation), max(last.state, confirmation.up_to)
+
+    def confirm(self, publish: Publish, run_id: str, up_to: int) -> None:
         """Record in the open transaction that the sync `run_id` confirmed the last publish.
 
-        `publish` is that publish with its new time of confirmation, round, and proofs.
+        `publish` is that publish with its new time of confirmation, round, and proofs. `up_to` is
+        the highest number that the source knew in the snapshot that was equal.
         """
         tables = {
             name: {field: asdict(result)[field] for field in _OF_THE_LOOK}
             for name, result in publish.tables.items()
         }
         at, count = publish.as_of.isoformat(), publish.confirmations
-        confirmation = Confirmation(publish.number, run_id, at, count, publish.round, tables)
+        confirmation = Confirmation(publish.number, run_id, at, count, publish.round, tables, up_to)
         self.note(_FACT, json.dumps(asdict(confirmation)))
 
     def is_confirmed_by(self, run_id: str) -> bool:
@@ -75,3 +79,17 @@ class Confirmed(Publishes):
     def _confirmation(self) -> Confirmation | None:
         stored = self.fact(_FACT)
         return None if stored is None else Confirmation(**json.loads(stored))
+
+
+def _confirmed(last: Publish, confirmation: Confirmation) -> Publish:
+    tables = {
+        name: replace(result, **confirmation.tables.get(name, {}))
+        for name, result in last.tables.items()
+    }
+    return replace(
+        last,
+        tables=tables,
+        confirmed_at=dt.datetime.fromisoformat(confirmation.at),
+        confirmations=confirmation.count,
+        round=confirmation.round,
+    )

@@ -48,16 +48,17 @@ class Numbered(Confirmed):
         The number of a publish is above all numbers and states before it, so the newest publish
         has the highest of both.
         """
-        newest = self.newest()
-        return max(self._sent(), *((newest.number, newest.state) if newest else (0,)))
+        newest, sent = self.newest(), self._sent()
+        if newest is None:
+            return sent
+        return max(sent, newest.number, newest.state, self.held()[1])
 
     def _sent(self) -> int:
         return int(self.fact(_NUMBER) or 0)
 
     def numbers(self) -> Numbers:
         """Return the states that this database has or had: sent as a source, or received."""
-        last = self.last()
-        return Numbers.read(max(self._sent(), last.state if last else 0), self.fact(_UNKNOWN))
+        return Numbers.read(max(self._sent(), self.held()[1]), self.fact(_UNKNOWN))
 
     def record_unknown(self, numbers: Numbers) -> None:
         """Record that a standby does not know what the source of its state does not know."""
@@ -84,6 +85,18 @@ class Numbered(Confirmed):
             publishes.c.numbered == sa.true(),
         )
         return not same_state or any(publish.snapshot_at == moment for publish in same_state)
+
+    def is_older_than(self, confirmed: Publish, newness: int) -> bool:
+        """Return whether a standby's publish was confirmed by a newer state than this database has.
+
+        `newness` is what `held` returned with it there. Only the primary that confirmed it has sent
+        a number that high. Of two standbys that were confirmed after the same number, the time of
+        the primary decides.
+        """
+        if confirmed.confirmed_at is None or not confirmed.numbered or self._sent() >= newness:
+            return False
+        own, own_newness = self.held()
+        return own is None or (own_newness, own.as_of) < (newness, confirmed.as_of)
 
     def has_claim(self, claim: str) -> bool:
         """Return whether this database itself made the claim: it reserved the number, as

@@ -43,7 +43,7 @@ class Confirming:
             last is None
             or last.partial
             or last.source != task.source.name
-            or last.number != target.highest
+            or max(last.number, target.newness) != target.highest
             or not _is_known(opened, last)
             or opened.source_ledger.term not in (None, target.term)
             or task.fence is not None
@@ -70,10 +70,18 @@ class Confirming:
             confirmations=self.last.confirmations + 1,
             round=self.task.round_id,
         )
-        self.opened.ledger.confirm(confirmed, self.task.run_id)
+        self._confirm(confirmed)
         self.opened.structure.note(self.opened.ledger)
         prune(self.opened.target, self.task.settings)
         return confirmed
+
+    def _confirm(self, confirmed: Publish) -> None:
+        """These rows are as new as the newest state that the source has sent to anybody."""
+        ledger, numbers = self.opened.ledger, self.opened.source_ledger.numbers
+        up_to = numbers.highest if numbers else 0
+        if numbers and up_to > self.opened.target_ledger.newness:
+            ledger.record_unknown(numbers)
+        ledger.confirm(confirmed, self.task.run_id, up_to)
 
     def _renewal(self) -> Renewal | None:
         """A new claim of the source, if its stamps are of another moment than now."""

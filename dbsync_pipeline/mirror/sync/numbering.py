@@ -24,7 +24,8 @@ class Numbering:
     `state` is the number of the rows' state, `snapshot_at` its time (UTC). `numbered` is true if
     the source recorded the number. `source_numbers` are the states that the source knows, None if
     it has no ledger. `round` is the round in which the state was copied from the primary.
-    `confirmed_at` is when a standby that passes on what it received last had that confirmed.
+    `confirmed_at` is when a standby that passes on what it received last had that confirmed, and
+    `newness` how new it is by that.
     `transaction` is the source's own number of the transaction that recorded the number, `claim`
     names the record; None and empty unless the source recorded it for this sync.
     """
@@ -36,6 +37,7 @@ class Numbering:
     source_numbers: Numbers | None
     round: str | None = None
     confirmed_at: dt.datetime | None = None
+    newness: int = 0
     transaction: int | None = None
     claim: str = ""
 
@@ -57,6 +59,7 @@ def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numb
         numbered=passed_on.numbered,
         snapshot_at=passed_on.snapshot_at,
         confirmed_at=passed_on.confirmed_at,
+        newness=opened.source_ledger.newness,
         round=passed_on.round,
     )
 

@@ -25,23 +25,29 @@ from dbsync_pipeline.mirror.sync.task import Task
 
 @dataclass(frozen=True)
 class SourceLedger:
-    """What the source's ledger says. `numbers` is None if the source has no ledger.
+    """What the source's ledger says. `numbers` is None if the source has no ledger, `newness` how
+    new its own last publish is.
 
-    `knows_target` is true if the source has or had the state that the target holds.
+    `knows_target` is true if the source has or had the state that the target holds, and no older
+    one than the one that confirmed it.
     """
 
     identity: str
     numbers: Numbers | None
     knows_target: bool
     last: Publish | None
+    newness: int
     term: Term | None
 
 
 @dataclass(frozen=True)
 class TargetLedger:
-    """What the target's ledger says: its last publish, the highest number it knows, its term."""
+    """What the target's ledger says: its last publish and how new it is, the highest number that
+    it knows, its term.
+    """
 
     last: Publish | None
+    newness: int
     highest: int
     term: Term | None
 
@@ -212,8 +218,8 @@ def _read(
     same_database = type(source) is type(target) and target.sees_marker(mark)
     ledger, of_source = Ledger(target), Ledger(source)
     with ledger.read_once(), of_source.read_once():
-        target_ledger = TargetLedger(ledger.last(), ledger.number(), ledger.term())
-        source_ledger = _source_ledger(of_source, target_ledger.last)
+        target_ledger = TargetLedger(*ledger.held(), ledger.number(), ledger.term())
+        source_ledger = _source_ledger(of_source, target_ledger)
         stamps = ledger.stamps()
         claims = _claims(of_source, stamps.values())
         revisions.require_up(source, task.model, of_source)
@@ -245,13 +251,14 @@ def _claims(ledger: Ledger, stamps: Iterable[Stamp]) -> frozenset[str]:
     return frozenset(claim for claim in claims if ledger.has_claim(claim))
 
 
-def _source_ledger(ledger: Ledger, received: Publish | None) -> SourceLedger:
-    """`received` is the publish whose state the target holds."""
-    numbers = ledger.numbers() if ledger.exists() else None
+def _source_ledger(ledger: Ledger, target: TargetLedger) -> SourceLedger:
+    numbers, received = ledger.numbers() if ledger.exists() else None, target.last
     return SourceLedger(
         ledger.identity(),
         numbers,
-        received is not None and ledger.knows(received, numbers),
-        ledger.last(),
+        received is not None
+        and ledger.knows(received, numbers)
+        and not ledger.is_older_than(received, target.newness),
+        *ledger.held(),
         ledger.term(),
     )

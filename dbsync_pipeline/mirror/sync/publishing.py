@@ -99,7 +99,8 @@ class Publishing:
         )
         ledger.record(publish, self.opened.source_ledger.identity)
         if numbering.confirmed_at is not None:
-            ledger.confirm(replace(publish, confirmed_at=numbering.confirmed_at), publish.run_id)
+            passed_on = replace(publish, confirmed_at=numbering.confirmed_at)
+            ledger.confirm(passed_on, publish.run_id, numbering.newness)
         ledger.forget_given()
         self.opened.structure.note(ledger)
         if numbering.source_numbers is not None:
