@@ -266,6 +266,26 @@ def test_a_unique_key_that_the_database_lacks_is_named(
         schema.require(dialect, UNIQUE)
 
 
+def test_a_unique_key_that_only_included_a_column_is_told_from_one_that_has_it(
+    new_database: NewDatabase,
+) -> None:
+    source, target = (new_database("postgresql", f"db{n}", server=n) for n in range(2))
+    model = Model(sa.MetaData())
+    number, value = sa.Column("number", Key, nullable=False), sa.Column("value", Key)
+    sa.Table("names", model.metadata, number, value, sa.Index("by_number", number, unique=True))
+    include = "CREATE UNIQUE INDEX by_number ON names (number) INCLUDE (value)"
+    for database in (source, target):
+        schema.ensure(database, model)
+        execute(database, "DROP INDEX by_number", include)
+    for _ in range(2):
+        sync(source, target, model=model)
+    execute(
+        source, "DROP INDEX by_number", "CREATE UNIQUE INDEX by_number ON names (number, value)"
+    )
+    with pytest.raises(StructureError, match="unique key on number"):
+        sync(source, target, model=model)
+
+
 # Types without equality ----------------------------------------------------------------------------
 
 ODD = Model(sa.MetaData())

@@ -180,7 +180,8 @@ SELECT md5(concat_ws(' | ',
                        ',' ORDER BY k.conrelid, k.conname)
      FROM named JOIN pg_constraint k ON k.conrelid = named.oid),
     (SELECT string_agg(concat_ws(' ', i.indrelid, c.relname, i.indisunique, i.indisprimary,
-                                 i.indisvalid, i.indkey, i.indpred IS NULL, i.indexprs IS NULL),
+                                 i.indisvalid, i.indkey, i.indnkeyatts, i.indpred IS NULL,
+                                 i.indexprs IS NULL),
                        ',' ORDER BY i.indrelid, c.relname)
      FROM named JOIN pg_index i ON i.indrelid = named.oid JOIN pg_class c ON c.oid = i.indexrelid),
     (SELECT string_agg(concat_ws(' ', t.oid, t.typname, t.typnamespace::regnamespace, t.typtype,
