@@ -297,6 +297,7 @@ def test_the_command_writes_it_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = Places(tmp_path, monkeypatch)
+    dbsync(places, "tables", "create")
     planned = dbsync(places, "plan", "--target", "linux", "--report", "r.csv")
     assert planned["report"] == "r.csv"
     lines = list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))
