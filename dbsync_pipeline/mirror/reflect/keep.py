@@ -110,8 +110,8 @@ def _is_other(text: str, settings: Settings) -> bool:
     while no setting asked for the structure, or it is of other tables.
     """
     header = _header(text)
-    asked = settings.models == REFLECT and bool(header.get("sample"))
-    return asked or bool(header.get("settings") != _choices(settings))
+    is_overruled = settings.models == REFLECT and bool(header.get("sample"))
+    return is_overruled or bool(header.get("settings") != _choices(settings))
 
 
 def _choices(settings: Settings) -> dict[str, str]:
