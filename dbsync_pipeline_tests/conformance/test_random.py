@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from dbsync_pipeline.errors import DbsyncError, NotProved, Refused
+from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.tables import DELETED, INSERTED, REPLACED
@@ -60,7 +61,7 @@ class Prepared(opening.Opening):
     def open_for_writing(self) -> list[str]:
         source, target = self._connect()
         target.begin(self._task.tables, wait_seconds=self._task.settings.lock_seconds)
-        self._opened = opening._read(self._task, source, target)
+        self._opened = opening._read(self._task, source, target, KnownStructure(None, False))
         return []
 
 
@@ -170,9 +171,11 @@ class Walk(RuleBasedStateMachine):
         expected, self.runs = self._expected_of_sync(tables, overwrite), self.runs + 1
         run_id = f"run-{self.runs}"
         with self._expecting(expected):
-            number = self._publish(tables, run_id, overwrite, part).number
-        if expected is None:
-            self._note_sync(tables, number, run_id)
+            publish = self._publish(tables, run_id, overwrite, part)
+        if expected is None and publish.confirmations:
+            assert self._may_confirm(tables) and publish.number == self.log[-1].number
+        elif expected is None:
+            self._note_sync(tables, publish.number, run_id)
 
     def _publish(self, tables: list[str], run_id: str, overwrite: bool, part: bool) -> Publish:
         with self.session(
@@ -241,6 +244,19 @@ class Walk(RuleBasedStateMachine):
             return Refused
         after = {**self.in_target, **{name: self.in_source[name] for name in tables}}
         return None if whole(after, self.model) else NotProved
+
+    def _may_confirm(self, tables: Sequence[str]) -> bool:
+        """Nothing differs from the newest publish, which was of all tables and is not undone."""
+        last = self._last()
+        return (
+            last is not None
+            and last is self.log[-1]
+            and set(last.before) == set(tables) == set(PARTS)
+            and all(
+                self.in_source[name] == self.in_target[name] == self.published[name]
+                for name in tables
+            )
+        )
 
     def _at_risk(self, name: str) -> bool:
         """Rows would be changed or deleted in a table that is not as last published."""
