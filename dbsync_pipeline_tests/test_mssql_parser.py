@@ -8,6 +8,7 @@ runs it. Without it these tests are skipped; sqlglot's grammar reads the stateme
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,9 @@ PARSER = Path(__file__).parent.parent / ".cache" / "tsql" / "parser.exe"
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(not PARSER.exists(), reason="`make tsql-parser` did not run"),
+    pytest.mark.skipif(
+        shutil.which("mono") is None, reason="mono runs the parser, and is not here"
+    ),
 ]
 
 
