@@ -107,7 +107,7 @@ def test_models_are_taken_as_they_are(
             named = f"{parent}, {written(folder, 'child_models', _CHILD)}"
         case _:
             named = (
-                f"{written(folder, 'parent_base', _PARENT)}:Entity "
+                f"{written(folder, 'parent_base', _PARENT)}:Entity, "
                 f"{written(folder, 'child_tables', _CHILD)}:tables"
             )
     model = load_model(named)
@@ -123,7 +123,7 @@ def test_a_metadata_that_a_module_reflects_is_taken(
     folder: Path, new_database: NewDatabase
 ) -> None:
     windows, linux = new_database("sqlite", "windows"), new_database("sqlite", "linux")
-    both = f"{written(folder, 'parent_r', _PARENT)} {written(folder, 'child_r', _CHILD)}"
+    both = f"{written(folder, 'parent_r', _PARENT)}, {written(folder, 'child_r', _CHILD)}"
     fill(windows, load_model(both))
     url = windows.url.render_as_string(hide_password=False)
     model = load_model(
@@ -136,7 +136,7 @@ def test_a_metadata_that_a_module_reflects_is_taken(
 
 
 def test_two_modules_with_one_table_are_refused(folder: Path) -> None:
-    named = f"{written(folder, 'one_m', _CHILD)} {written(folder, 'other_m', _CHILD)}"
+    named = f"{written(folder, 'one_m', _CHILD)},{written(folder, 'other_m', _CHILD)}"
     with pytest.raises(SettingsError, match="one_m and other_m both have a table purchase"):
         load_model(named)
 
