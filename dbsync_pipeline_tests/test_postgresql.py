@@ -17,6 +17,7 @@ from dbsync_pipeline.dialects.values import Cannot
 from dbsync_pipeline.errors import StructureError, Unrepresentable
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.rescue.save import save
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import ANYTHING, content, execute, prepare, sync
@@ -454,3 +455,24 @@ def test_a_row_that_is_deleted_is_noticed_beside_one_that_inherits(two: Ready) -
     sync(source, target, model=model, policy=ANYTHING)
     assert rows(target, "ONLY base") == []
     assert rows(target, "child") == rows(source, "child") != []
+
+
+def test_before_images_of_many_rows_are_joined_and_not_looked_up_one_by_one(two: Ready) -> None:
+    """A subquery for every row would take a time that grows with the square of their number."""
+    source, target, model = two("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    sync(source, target, model=model)
+    table = model.table("t")
+    plans: list[str] = []
+
+    def explain(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if statement.startswith("INSERT"):
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            plans.extend(line for (line,) in cursor.fetchall())
+
+    with target.connect() as dialect:
+        dialect.begin([table], wait_seconds=5)
+        dialect.create_staging(table)
+        sa.event.listen(dialect.connection, "before_cursor_execute", explain)
+        save(dialect, 1, table)
+    assert any("rescued" in line for line in plans)
+    assert not any("SubPlan" in line for line in plans)

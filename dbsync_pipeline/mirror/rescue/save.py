@@ -53,14 +53,19 @@ def _changed_rows(dialect: Dialect, publish: int, table: Table) -> sa.Select[tup
     """The live rows that will be deleted or replaced, as they are now."""
     live, (new, gone) = table.clause.alias("t"), dialect.staged(table)
     columns = (live.c[column.name] for column in table.columns)
+    rows: sa.FromClause = live
     change: sa.ColumnElement[str] = sa.literal(DELETED)
-    if not table.keyless:
-        is_replaced = sa.exists().where(same_key(table, new, live)).correlate(live)
-        change = sa.case((is_replaced, REPLACED), else_=DELETED)
+    if not table.keyless:  # a join, since servers run a subquery of a column once for every row
+        rows = live.outerjoin(new, same_key(table, new, live))
+        change = sa.case((new.c[table.key[0].name].is_not(None), REPLACED), else_=DELETED)
     staged = sa.exists(
         sa.select(sa.literal(1)).select_from(gone).where(dialect.same_row(table, gone, live))
     )
-    return sa.select(sa.literal(publish), change, *columns).where(staged.correlate(live))
+    return (
+        sa.select(sa.literal(publish), change, *columns)
+        .select_from(rows)
+        .where(staged.correlate(live))
+    )
 
 
 def _new_keys(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:
