@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.contract.connection import Connection
+from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table, undecorated
 
@@ -48,6 +49,19 @@ class Schema(Connection):
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, read in the open transaction."""
         return reflection.reflect(self.connection, tables)
+
+    def partitions(self, tables: Sequence[Table]) -> dict[str, Partitioning]:
+        """Return by name how tables are divided, of those that are and whose partitions a sync
+        creates. Read in the open transaction.
+        """
+        return {}
+
+    def create_partitions(self, missing: Sequence[Partition]) -> None:
+        """In the open transaction, create partitions that `partitions` of another database named.
+
+        Each comes after the one that it divides.
+        """
+        raise NotImplementedError(f"{self.engine_name} has no partitions of tables")
 
     def require_visible(self, tables: Sequence[Table]) -> None:
         """Raise DatabaseError if this role may not see whether the tables exist."""

@@ -148,6 +148,10 @@ JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamesp
 WHERE i.inhparent = %s::regclass"""
 """(schema, table, whether a name alone finds it) of tables that inherit from an ordinary one."""
 
+OIDS = """
+SELECT n, to_regclass(n)::oid FROM unnest(%s::text[]) n WHERE to_regclass(n) IS NOT NULL"""
+"""(table, oid) of the tables that exist."""
+
 ANCESTORS = """
 SELECT n.nspname, c.relname, n.nspname = current_schema()
 FROM (SELECT %s::regclass AS oid) t CROSS JOIN pg_partition_ancestors(t.oid) a (oid)
@@ -191,7 +195,12 @@ SELECT md5(concat_ws(' | ',
      FROM used JOIN pg_type t USING (oid)),
     (SELECT string_agg(concat_ws(' ', e.enumtypid, e.enumsortorder, e.enumlabel), ','
                        ORDER BY e.enumtypid, e.enumsortorder)
-     FROM used JOIN pg_enum e ON e.enumtypid = used.oid)))"""
+     FROM used JOIN pg_enum e ON e.enumtypid = used.oid),
+    (SELECT string_agg(concat_ws(' ', named.oid, pg_get_partkeydef(named.oid), p.relid,
+                                 c.relname, p.parentrelid, pg_get_expr(c.relpartbound, c.oid)), ','
+                       ORDER BY named.oid, p.relid)
+     FROM named CROSS JOIN pg_partition_tree(named.oid) p JOIN pg_class c ON c.oid = p.relid
+     WHERE named.relkind = 'p')))"""
 """A hash of what a comparison with the models reads. It is given the schemas, NULL for the search
 path, and the names of the tables, and needs no right on the schemas.
 """

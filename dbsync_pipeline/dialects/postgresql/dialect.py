@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects.contract import translated
-from dbsync_pipeline.dialects.postgresql import reflection
+from dbsync_pipeline.dialects.partitions import Partition, Partitioning
+from dbsync_pipeline.dialects.postgresql import catalog, partitions, reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
@@ -96,6 +97,22 @@ class PostgreSQL(PostgreSQLTarget):
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, with what SQLAlchemy does not say."""
         return reflection.reflect(self.connection, tables)
+
+    @translated
+    def partitions(self, tables: Sequence[Table]) -> dict[str, Partitioning]:
+        """Return how the partitioned tables are divided, read in the open transaction."""
+        names = {quote_table(table.sa): table.name for table in tables}
+        oids = self._all(catalog.OIDS, (list(names),))
+        return partitions.read(self.connection, {oid: names[name] for name, oid in oids})
+
+    @translated
+    def create_partitions(self, missing: Sequence[Partition]) -> None:
+        """In the open transaction, create partitions, and then what each has of its own."""
+        for partition in missing:
+            self._run(partition.statements[0])
+        for partition in missing:
+            for statement in partition.statements[1:]:
+                self._run(statement)
 
     script_begins = ("BEGIN;", "SET CONSTRAINTS ALL DEFERRED;")
     with_numbers = " OVERRIDING SYSTEM VALUE"

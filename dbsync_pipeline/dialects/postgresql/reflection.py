@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
+from dbsync_pipeline.dialects.postgresql import partitions
 from dbsync_pipeline.dialects.postgresql.catalog import quote
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 
@@ -150,62 +151,10 @@ LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AN
 WHERE a.attrelid = ANY(CAST(:tables AS oid[])) AND a.attidentity = '' ORDER BY 1, 2"""
 """(sequence, table, column, whether the column owns it, CREATE, whether it is a serial's)."""
 
-_PARTITIONED = """
-SELECT t.oid, pg_get_partkeydef(t.oid) FROM pg_class t
-WHERE t.oid = ANY(CAST(:tables AS oid[])) AND t.relkind = 'p' ORDER BY 1"""
-
-_PARTITIONS = """
-SELECT t.oid, p.relid::regclass::text,
-  format('CREATE TABLE %s PARTITION OF %s %s%s', p.relid::regclass, p.parentrelid::regclass,
-    pg_get_expr(c.relpartbound, c.oid), coalesce(' PARTITION BY ' || pg_get_partkeydef(c.oid), ''))
-FROM unnest(CAST(:tables AS oid[])) t (oid) CROSS JOIN pg_partition_tree(t.oid) p
-JOIN pg_class c ON c.oid = p.relid
-WHERE p.parentrelid IS NOT NULL AND p.level > 0 AND c.relkind IN ('r', 'p')
-ORDER BY p.level, 2"""
-
 _INHERITS = """
 SELECT i.inhrelid, format('ALTER TABLE %s INHERIT %s', i.inhrelid::regclass, i.inhparent::regclass)
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'r'
 WHERE i.inhrelid = ANY(CAST(:tables AS oid[])) ORDER BY i.inhrelid, i.inhseqno"""
-
-_CONSTRAINTS = """
-WITH partitions AS (
-  SELECT t.oid AS root, p.relid FROM unnest(CAST(:tables AS oid[])) t (oid)
-  CROSS JOIN pg_partition_tree(t.oid) p WHERE p.level > 0)
-SELECT coalesce(p.root, k.conrelid), k.conname,
-  format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.conrelid::regclass, k.conname,
-         pg_get_constraintdef(k.oid))
-FROM pg_constraint k LEFT JOIN partitions p ON p.relid = k.conrelid
-WHERE k.conparentid = 0 AND k.conislocal
-  AND (p.relid IS NOT NULL AND k.contype IN ('c', 'f', 'p', 'u', 'x')
-       OR k.conrelid = ANY(CAST(:tables AS oid[])) AND k.contype = 'x')
-ORDER BY k.contype = 'f', k.conrelid::regclass::text, k.conname"""
-"""Exclusion constraints, and every constraint of a partition that its table does not have."""
-
-_INDEXES = """
-WITH relations AS (
-  SELECT t.oid AS root, t.oid AS relid, false AS partition
-  FROM unnest(CAST(:tables AS oid[])) t (oid)
-  UNION ALL
-  SELECT t.oid, p.relid, true FROM unnest(CAST(:tables AS oid[])) t (oid)
-  CROSS JOIN pg_partition_tree(t.oid) p WHERE p.level > 0)
-SELECT r.root, c.relname, replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON ')
-FROM relations r JOIN pg_index i ON i.indrelid = r.relid JOIN pg_class c ON c.oid = i.indexrelid
-JOIN pg_am m ON m.oid = c.relam
-WHERE NOT EXISTS (SELECT FROM pg_constraint k
-                  WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x'))
-  AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid)
-  AND (r.partition OR i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR m.amname <> 'btree'
-    OR c.reloptions IS NOT NULL OR i.indnkeyatts <> i.indnatts
-    OR position('NULLS NOT DISTINCT' IN pg_get_indexdef(i.indexrelid)) > 0
-    OR EXISTS (SELECT FROM unnest(i.indoption::int[]) o WHERE o <> 0)
-    OR EXISTS (SELECT FROM unnest(i.indclass::oid[]) x (oid) JOIN pg_opclass USING (oid)
-               WHERE NOT opcdefault)
-    OR EXISTS (SELECT FROM unnest(i.indkey::int[], i.indcollation::oid[]) x (att, coll)
-               JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = x.att
-               WHERE x.coll <> a.attcollation))
-ORDER BY r.root, 2"""
-"""(table, index, CREATE) of indexes that are more than a list of columns, or a partition's own."""
 
 _DEFERRABLE = """
 SELECT conrelid, conname, condeferred FROM pg_constraint
@@ -306,13 +255,16 @@ def _sequences(result: Reflection, oids: dict[int, str], query: _Query) -> None:
 
 def _complete(result: Reflection, oids: dict[int, str], query: _Query) -> None:
     metadata = result.metadata
-    for oid, key in query(_PARTITIONED):
+    for oid, key in query(partitions.PARTITIONED):
         metadata.tables[oids[oid]].dialect_options["postgresql"]["partition_by"] = key
-    for oid, _, create in (*query(_PARTITIONS), *query(_CONSTRAINTS)):
+    for oid, _, create, *_ in (
+        *query(partitions.PARTITIONS),
+        *query(partitions.CONSTRAINTS),
+    ):
         result.then(oids[oid], [create])
     for oid, create in query(_INHERITS):
         result.then(oids[oid], [create])
-    for oid, name, create in query(_INDEXES):
+    for oid, _, create, name in query(partitions.INDEXES):
         table = metadata.tables[oids[oid]]
         table.indexes -= {index for index in table.indexes if index.name == name}
         result.then(oids[oid], [create])

@@ -13,7 +13,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.errors import DbsyncError, StructureError
-from dbsync_pipeline.mirror import compare, schema
+from dbsync_pipeline.mirror import compare, partitions, schema
 from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
@@ -123,8 +123,8 @@ class Opening:
         return self._opened
 
     def open_for_writing(self) -> list[str]:
-        """Create the target's missing tables, check both structures, lock the target, open the
-        source's snapshot; return the names of the created tables.
+        """Create the target's missing tables and partitions, check both structures, lock the
+        target, open the source's snapshot; return the names of what was created.
         """
         task = self._task
         compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
@@ -134,6 +134,8 @@ class Opening:
             with self._naming_own_revisions():
                 schema.require(source, task.model)
                 created = schema.ensure_on(target, task.target, task.model)
+            target = self._opened_again(target)
+            created += partitions.ensure(source, target, task.target, task.model)
             target = self._opened_again(target)
             if created:  # the marks are of the structure before; the next sync notes the new ones
                 structure = KnownStructure(None, False)
@@ -150,6 +152,7 @@ class Opening:
             with self._naming_own_revisions():
                 schema.require(source, task.model)
                 missing = _missing(target, task.model)
+            partitions.missing(source, target, task.model)
         target.snapshot([table for table in task.tables if table.name not in missing])
         self._opened = _read(task, source, target, structure, missing)
         return frozenset(missing)

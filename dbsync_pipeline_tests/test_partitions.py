@@ -1,0 +1,164 @@
+"""Partitions that come, go or change on the primary after the standby was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.verify import verify
+from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
+from dbsync_pipeline_tests.worlds import ANYTHING, session, sync
+
+EVENTS = (
+    "CREATE TABLE part (id int, day date, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)",
+    "CREATE TABLE part_2025 PARTITION OF part FOR VALUES FROM ('2025-01-01') TO ('2026-01-01')",
+)
+PART_2026 = (
+    "CREATE TABLE part_2026 PARTITION OF part FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+)
+PARTITIONS = """
+SELECT c.oid::regclass::text, pg_get_expr(relpartbound, c.oid), pg_get_partkeydef(c.oid),
+  ARRAY(SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = c.oid ORDER BY 1),
+  ARRAY(SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k WHERE conrelid = c.oid ORDER BY 1)
+FROM pg_partition_tree('part') JOIN pg_class c ON c.oid = relid ORDER BY 1"""
+
+
+@pytest.fixture
+def events(two: Ready) -> Iterator[tuple[Database, Database, Model]]:  # noqa: F811
+    """A synced pair of a table with one partition, and a second sync that found nothing to do: from
+    then on the structure of both sides is known.
+    """
+    source, target, model = two(*EVENTS)
+    run(source, "INSERT INTO part VALUES (1, '2025-05-05', 'a')")
+    sync(source, target, model=model)
+    sync(source, target, model=model)
+    yield source, target, model
+
+
+def assert_equal(source: Database, target: Database, model: Model) -> None:
+    assert rows(target, "part") == rows(source, "part")
+    assert all(table.equal for table in verify(source, target, model))
+
+
+def test_a_partition_that_the_standby_lacks_is_created_with_all_that_is_its_own(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(
+        source,
+        f"{PART_2026} PARTITION BY LIST (id)",
+        "CREATE TABLE part_2026_x PARTITION OF part_2026 FOR VALUES IN (2)",
+        'CREATE TABLE "part_2026 rest" PARTITION OF part_2026 DEFAULT',
+        "CREATE INDEX ON part_2026_x (lower(v)); CREATE INDEX ON part (v)",
+        "ALTER TABLE part_2026_x ADD CHECK (v <> '%')",
+        "INSERT INTO part VALUES (2, '2026-05-05', '100%'), (3, '2026-05-05', 'y')",
+    )
+    run(target, "CREATE INDEX ON part (v)")
+    with session(source, target, model=model) as planned:
+        plan, _ = planned.plan()
+        assert plan.tables["part"].insert == 2
+    with session(source, target, model=model) as one:
+        assert one.ensure_schema() == ["part_2026", '"part_2026 rest"', "part_2026_x"]
+        one.copy("part")
+        assert one.publish().tables["part"].inserted == 2
+    assert run(target, PARTITIONS) == run(source, PARTITIONS)
+    assert_equal(source, target, model)
+    with session(source, target, model=model) as again:
+        assert again.ensure_schema() == []
+
+
+def test_rows_of_a_partition_that_was_detached_or_dropped_go_through_the_guards(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
+    sync(source, target, model=model)
+    run(source, "ALTER TABLE part DETACH PARTITION part_2025", "DROP TABLE part_2026")
+    sync(source, target, model=model, policy=ANYTHING)
+    assert rows(target, "part") == []
+    assert_equal(source, target, model)
+    run(
+        source,
+        "ALTER TABLE part ATTACH PARTITION part_2025 FOR VALUES FROM ('2025-01-01') "
+        "TO ('2026-01-01')",
+    )
+    sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+
+
+def statements(error: StructureError) -> list[str]:
+    """The SQL that a remedy names, before its second way."""
+    assert error.remedy is not None
+    return error.remedy.partition(": ")[2].partition("; or, ")[0].split("; ")
+
+
+def test_a_partition_with_other_bounds_is_refused_and_its_remedy_works(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    wider = "FOR VALUES FROM ('2024-01-01') TO ('2026-01-01')"
+    run(
+        source,
+        "ALTER TABLE part DETACH PARTITION part_2025",
+        f"ALTER TABLE part ATTACH PARTITION part_2025 {wider}",
+        "INSERT INTO part VALUES (2, '2024-05-05', 'b')",
+    )
+    for work in ("ensure_schema", "plan"):
+        with (
+            session(source, target, model=model) as one,
+            pytest.raises(StructureError, match="its partition part_2025 is of part") as refused,
+        ):
+            getattr(one, work)()
+    assert refused.value.database == "linux" and refused.value.table == "part"
+    run(target, *statements(refused.value))
+    sync(source, target, model=model)
+    assert_equal(source, target, model)
+
+
+def test_a_partition_that_overlaps_one_of_the_standby_is_refused_and_its_remedy_works(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(
+        source,
+        "DROP TABLE part_2025",
+        "CREATE TABLE part_old PARTITION OF part FOR VALUES FROM (MINVALUE) TO ('2026-01-01')",
+        "INSERT INTO part VALUES (1, '2025-05-05', 'a'), (2, '2024-05-05', 'b')",
+    )
+    with pytest.raises(StructureError, match="would overlap") as refused:
+        sync(source, target, model=model)
+    assert "it lacks partitions of windows" in refused.value.cause
+    run(target, *statements(refused.value))
+    sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+
+
+def test_rows_of_a_new_partition_in_the_default_one_of_the_standby_are_named(
+    two: Ready,  # noqa: F811
+) -> None:
+    source, target, model = two(*EVENTS, "CREATE TABLE part_rest PARTITION OF part DEFAULT")
+    run(source, "INSERT INTO part VALUES (1, '2026-05-05', 'a')")
+    sync(source, target, model=model)
+    run(source, "DELETE FROM part", PART_2026, "INSERT INTO part VALUES (1, '2026-05-05', 'a')")
+    with pytest.raises(StructureError, match="part_rest") as refused:
+        sync(source, target, model=model)
+    assert "dbsync tables recreate --database linux" in (refused.value.remedy or "")
+
+
+def test_a_standby_that_is_divided_otherwise_keeps_its_partitions(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(
+        target,
+        "DROP TABLE part",
+        EVENTS[0].replace("RANGE (day)", "HASH (id)"),
+        "CREATE TABLE part_all PARTITION OF part FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    )
+    run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
+    sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
