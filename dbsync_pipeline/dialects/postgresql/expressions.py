@@ -16,6 +16,12 @@ from dbsync_pipeline.dialects.table import Column, Kind, Table
 _EPOCH_SECONDS = 946_684_800
 """2000-01-01 as a Unix time."""
 
+FENCE = "OFFSET '0'"
+"""Ends a subquery whose expressions are computed once for each row, and not once for each use.
+
+A bigint, as this is, is known to be 0 before the server decides about parallel workers; the int of
+OFFSET 0 is converted only afterwards, and rules them out.
+"""
 
 _PIECES_A_CALL = 50
 """PostgreSQL calls a function with at most 100 arguments; a column takes two."""

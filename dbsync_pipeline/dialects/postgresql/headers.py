@@ -19,7 +19,7 @@ import numpy as np
 
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.postgresql.catalog import quote_table
-from dbsync_pipeline.dialects.postgresql.expressions import Expressions
+from dbsync_pipeline.dialects.postgresql.expressions import FENCE, Expressions
 from dbsync_pipeline.dialects.stamps import Moment, Stamp
 from dbsync_pipeline.dialects.table import Table
 
@@ -84,7 +84,7 @@ class Headers:
         for bucket, *rows_of_bucket in self._query(
             f"SELECT b, count(*), count(*) FILTER (WHERE {_before('x', horizon)}) FROM (SELECT "
             f"{self._sql.bucket(table, form)} AS b, t.xmin AS x "
-            f"FROM {self._relation(table)} t OFFSET 0) s GROUP BY b"
+            f"FROM {self._relation(table)} t {FENCE}) s GROUP BY b"
         ):
             counts[:, bucket] = rows_of_bucket
         return counts[0], counts[1]

@@ -16,7 +16,7 @@ from dbsync_pipeline.dialects.foreign_keys import is_outside
 from dbsync_pipeline.dialects.postgresql import catalog
 from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
-from dbsync_pipeline.dialects.postgresql.expressions import by_width
+from dbsync_pipeline.dialects.postgresql.expressions import FENCE, by_width
 from dbsync_pipeline.dialects.postgresql.headers import Headers
 from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Size, Table
@@ -112,18 +112,19 @@ class PostgreSQLSource(PostgreSQLConnection):
 
     @translated
     def digests(self, table: Table, form: Form, only: np.ndarray | None = None) -> Digests:
-        """Return the digests of all buckets, or of the buckets `only`.
-
-        OFFSET 0 keeps the server from computing the digest of a row twice.
+        """Return the digests of all buckets, or of the buckets `only`; parallel workers share a
+        large table.
         """
+        return Digests.gather(form, self._all(self._digesting(table, form, only)))
+
+    def _digesting(self, table: Table, form: Form, only: np.ndarray | None = None) -> str:
         first, second = self._sql.halves(form)
-        rows = self._all(
+        return (
             f"SELECT b, count(*), sum({first})::text, sum({second})::text FROM ("
             f"SELECT {self._sql.bucket(table, form)} AS b, {self._sql.row(table, form)} AS r "
-            f"FROM {self._from(table)} t {self._in_buckets(table, form, only)} OFFSET 0) x "
+            f"FROM {self._from(table)} t {self._in_buckets(table, form, only)} {FENCE}) x "
             "GROUP BY b"
         )
-        return Digests.gather(form, rows)
 
     @translated
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
@@ -134,7 +135,7 @@ class PostgreSQLSource(PostgreSQLConnection):
             f"SELECT b, {', '.join(self._sql.halves(form))}, {key_names} FROM ("
             f"SELECT {self._sql.bucket(table, form)} AS b, {', '.join(keys)}, "
             f"{self._sql.row(table, form)} AS r FROM {self._from(table)} t "
-            f"{self._in_buckets(table, form, only)} OFFSET 0) x ORDER BY b"
+            f"{self._in_buckets(table, form, only)} {FENCE}) x ORDER BY b"
         )
         for batch in self._stream(sql, _KEYS_AT_A_TIME):
             for bucket, first, second, *key in batch:

@@ -17,6 +17,7 @@ from dbsync_pipeline.dialects.foreign_keys import held, key_violated, orphans, v
 from dbsync_pipeline.dialects.postgresql import catalog, copy
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.errors import without_value
+from dbsync_pipeline.dialects.postgresql.expressions import FENCE
 from dbsync_pipeline.dialects.postgresql.source import PostgreSQLSource
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import RowKeys, Table
@@ -238,7 +239,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         return (
             f"SELECT {place} a, b, row_number() OVER (PARTITION BY a, b) AS n FROM ("
             f"SELECT {place} {first} AS a, {second} AS b FROM ("
-            f"SELECT {place} {self._sql.row(table, form)} AS r FROM {relation} OFFSET 0) x) y"
+            f"SELECT {place} {self._sql.row(table, form)} AS r FROM {relation} {FENCE}) x) y"
         )
 
     @translated
