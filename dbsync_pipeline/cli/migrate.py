@@ -86,7 +86,7 @@ def apply(
         again = [f"--database {only}" * bool(only), f"--{how}" if how else ""]
         what = "revisions are recorded and not run" if as_applied else "tables are altered"
         confirm(
-            f"{what}: {_missing(lacking)}",
+            f"{what}: {_missing(lacking, model.read_from)}",
             " ".join(["dbsync migrate", *filter(None, again), "--yes"]),
             "migrate",
         )
@@ -96,10 +96,13 @@ def apply(
     return Migrated(applied, {name: why for name, why in left_alone.good.items() if why})
 
 
-def _missing(lacking: PerDatabase[tuple[Revision, ...]]) -> str:
-    """Return which revisions each database is about to get, on one line."""
+def _missing(lacking: PerDatabase[tuple[Revision, ...]], read_from: str | None) -> str:
+    """Return which revisions each database is about to get, on one line.
+
+    The one that the models were read from has them, and records so.
+    """
     return "; ".join(
-        f"{name} gets {', '.join(map(str, revisions))}"
+        f"{name} {'has' if name == read_from else 'gets'} {', '.join(map(str, revisions))}"
         for name, revisions in lacking.good.items()
         if revisions
     )

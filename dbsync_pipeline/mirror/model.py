@@ -32,12 +32,14 @@ class Model:
     """The mirrored tables of a SQLAlchemy metadata, and the folder of their revisions, if any.
 
     `skipped` has the tables that are not mirrored, each with the reason. `revisions` is
-    REVISIONS_OFF where there shall be none.
+    REVISIONS_OFF where there shall be none. `read_from` is the database whose structure the models
+    are, None if a module has them: it has every change before its revision is written.
     """
 
     metadata: sa.MetaData
     revisions: Path | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    read_from: str | None = None
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -88,7 +90,7 @@ def configured_model(settings: Settings, *, fresh: bool = False) -> Model:
         revisions = settings.revisions or read.file.with_name("dbsync_revisions")
         if revisions != REVISIONS_OFF:
             revisions = revisions.absolute()
-        return _checked(Model(read.metadata, revisions, read.skipped))
+        return _checked(Model(read.metadata, revisions, read.skipped, settings.primary))
     selection = TableFilter.of(settings.tables, settings.skip_tables)
     return load_model(settings.models or SAMPLE, settings.revisions, selection)
 

@@ -257,6 +257,12 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
         )
     if texts == [MISSING]:
         return f"`dbsync tables create --database {dialect.name}`"
+    if model.read_from not in (None, dialect.name):
+        return (
+            f"`dbsync migrate new TITLE --database {dialect.name}` writes what {model.read_from} "
+            "has and it lacks, and `dbsync migrate` applies it; or, losing its rows, which the "
+            f"next sync brings again: `dbsync tables recreate --database {dialect.name}`"
+        )
     return (
         "make the table equal to the models (`dbsync tables check` lists all differences; `dbsync "
         "migrate new` writes the change for every database), or, losing its rows: "

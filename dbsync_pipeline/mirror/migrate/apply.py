@@ -73,8 +73,9 @@ def migrate(
     altered, and nobody can write. It commits only if the tables then equal the models. What a
     revision does to the rows of a standby counts as published in buckets without local writes; to
     know those, every row is digested before and after. A database without any of the tables gets
-    them in their present form. If a database equals the models and has never recorded a revision,
-    `how` decides whether they are run or only recorded; "as-applied" records them on any database.
+    them in their present form; the one that the models were read from only records them. If a
+    database equals the models and has never recorded a revision, `how` decides whether they are run
+    or only recorded; "as-applied" records them on any database.
 
     Raises Busy if the lock is not free within `wait_seconds`, StructureError if the tables would
     differ from the models, and DatabaseError with the number of the revision that the database
@@ -112,11 +113,15 @@ def _bring_up(
     dialect: Dialect, model: Model, absent: Collection[str], how: How | None
 ) -> tuple[Revision, ...]:
     pending = revisions.pending(dialect, model)
+    if dialect.name == model.read_from:
+        how = "as-applied"
     if how is None and pending and revisions.noted(dialect) is None:
         _require_clear_start(dialect, model, pending)
     to_run = pending if how != "as-applied" else ()
     published = _published(dialect, model, absent) if to_run else {}
     with dialect.altering():
+        if to_run and model.read_from is not None:
+            _create_needed(dialect, model)
         for revision in to_run:
             _run(dialect, model, revision)
     _require_equal(dialect, model, to_run)
@@ -124,6 +129,17 @@ def _bring_up(
         _publish_again(dialect, model.table(name), before)
     revisions.note(dialect, model)
     return pending
+
+
+def _create_needed(dialect: Dialect, model: Model) -> None:
+    """Create the types, sequences and the like that reflected columns need, where they are missing:
+    the revisions name them.
+    """
+    with dialect.doing("create what columns need"):
+        tables = [table.sa for table in model.tables]
+        model.metadata.dispatch.before_create(
+            model.metadata, dialect.connection, tables=tables, checkfirst=True
+        )
 
 
 def _require_clear_start(dialect: Dialect, model: Model, pending: Sequence[Revision]) -> None:

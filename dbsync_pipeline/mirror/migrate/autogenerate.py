@@ -93,6 +93,7 @@ class Draft:
         self._cancel_equal_keys(tables)
         for table in tables:
             table.ops = [operation for operation in table.ops if self._belongs(table, operation)]
+            table.ops = [part for operation in table.ops for part in self._filled(table, operation)]
         others = [
             operation
             for operation in script.upgrade_ops.ops
@@ -258,15 +259,55 @@ class Draft:
                 return self._is_dropped(table, what, operation.to_constraint())
         return True
 
+    def _filled(
+        self, table: ops.ModifyTableOps, operation: MigrateOperation
+    ) -> Iterator[MigrateOperation]:
+        """Give existing rows of a standby a value where the primary's column must have one and has
+        no default. The next sync brings the values.
+        """
+        if not (isinstance(operation, ops.AddColumnOp) and self._may_fill(operation.column)):
+            yield operation
+            return
+        column = operation.column._copy()
+        column.server_default = sa.DefaultClause(_any_value(column))
+        yield ops.AddColumnOp(table.table_name, column, schema=table.schema)
+        yield ops.AlterColumnOp(
+            table.table_name,
+            column.name,
+            schema=table.schema,
+            existing_type=column.type,
+            existing_nullable=False,
+            modify_server_default=None,
+        )
+
+    def _may_fill(self, column: sa.Column[Any]) -> bool:
+        return (
+            self._model.read_from is not None
+            and _lacks_value(column)
+            and not column.foreign_keys
+            and kind_of(column.type) in _ANY_VALUE
+        )
+
+    @property
+    def _or_recreate(self) -> str:
+        """The end of a remedy for a standby, whose rows the primary has."""
+        if self._model.read_from is None:
+            return ""
+        name = self._dialect.name
+        return (
+            "; or, losing its rows, which the next sync brings again: "
+            f"`dbsync tables recreate --database {name} --yes-destroy {name}`"
+        )
+
     def _require_filled(self, table: ops.ModifyTableOps, column: sa.Column[Any]) -> None:
-        if not (column.nullable or column.server_default or column.computed or column.identity):
+        if _lacks_value(column) and not self._may_fill(column):
             raise StructureError(
                 f"{_name(table, column.name)} is not nullable and has no `server_default`: "
                 "existing rows would have no value",
                 operation=_OPERATION,
                 database=self._dialect.name,
                 remedy="give it a `server_default` in the models; or make it nullable, fill it in "
-                "one revision, and make it not nullable in the next",
+                f"one revision, and make it not nullable in the next{self._or_recreate}",
             )
 
     def _require_lossless(self, table: ops.ModifyTableOps, change: ops.AlterColumnOp) -> None:
@@ -279,14 +320,12 @@ class Draft:
                 database=self._dialect.name,
                 remedy="add a column of the new type to the models, fill it by op.execute in a "
                 "revision, and then drop the old one; or write the conversion: "
-                "`dbsync migrate new TITLE --empty`",
+                f"`dbsync migrate new TITLE --empty`{self._or_recreate}",
             )
 
     def _is_dropped(self, table: ops.ModifyTableOps, what: str, thing: Any) -> bool:
         """Whether an index or constraint that only the database has is dropped: with its column, or
-        for one of the renamed columns.
-
-        Any other may be there on purpose and is left as it is.
+        for one of the renamed columns. Any other may be there on purpose and is left as it is.
         """
         columns = [column.name for column in thing.columns]
         if any(_name(table, column) in self._changes.drop for column in columns):
@@ -313,6 +352,29 @@ def _table_key(table: ops.ModifyTableOps) -> str:
 
 def _name(table: ops.ModifyTableOps, column: str) -> str:
     return f"{_table_key(table)}.{column}"
+
+
+_ANY_VALUE = {
+    **dict.fromkeys((Kind.INTEGER, Kind.NUMERIC, Kind.FLOAT, Kind.BOOLEAN), "0"),
+    **dict.fromkeys((Kind.INSTANT, Kind.DATETIME, Kind.DATE), "2000-01-01"),
+    Kind.TIME: "00:00:00",
+    Kind.TEXT: "",
+    Kind.BYTES: "",
+    Kind.UUID: "00000000-0000-0000-0000-000000000000",
+}
+"""A value of each kind, as a default that every engine understands."""
+
+
+def _any_value(column: sa.Column[Any]) -> str:
+    type_ = undecorated(column.type)
+    if isinstance(type_, sa.Enum):
+        return str(type_.enums[0])
+    return "{}" if isinstance(type_, sa.JSON) else _ANY_VALUE[kind_of(type_)]
+
+
+def _lacks_value(column: sa.Column[Any]) -> bool:
+    """Whether rows that exist would have no value in a column that must have one."""
+    return not (column.nullable or column.server_default or column.computed or column.identity)
 
 
 def _keeps_every_value(before: Any, after: Any) -> bool:

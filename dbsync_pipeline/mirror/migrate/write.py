@@ -124,7 +124,7 @@ def _generate(
             draft = Draft(dialect, model, changes)
             draft.complete(context, scripts[0], _missing_enum_values(dialect, model))
             left.extend(draft.left)
-            _require_something(dialect, scripts[0], left)
+            _require_something(dialect, model, scripts[0], left)
 
     assert model.revisions is not None
     command = {**_COMMAND, "message": title, "version_path": model.revisions, "rev_id": number}
@@ -200,10 +200,20 @@ def _for_a_person(dialect: Dialect, model: Model) -> list[str]:
     return listed
 
 
-def _require_something(dialect: Dialect, script: MigrationScript, left: Collection[str]) -> None:
+def _require_something(
+    dialect: Dialect, model: Model, script: MigrationScript, left: Collection[str]
+) -> None:
     assert script.upgrade_ops is not None
     if script.upgrade_ops.ops:
         return
+    if dialect.name == model.read_from and not left:
+        raise StructureError(
+            "the models were read from it, so there is nothing to write",
+            operation=_OPERATION,
+            database=dialect.name,
+            remedy="name the database that lacks the change: `dbsync migrate new TITLE --database "
+            "NAME`; `dbsync tables check` lists what differs",
+        )
     raise StructureError(
         f"a person has to write the difference: {'; '.join(left)}"
         if left
