@@ -22,7 +22,7 @@ tables = table_assets(
     owners=_settings.asset_owners.split(),
     tags=dict(tag.split("=") for tag in _settings.asset_tags.split()),
 )
-standby = readiness.standby_asset(_settings.names)
+standbys = readiness.standby_assets(_settings.names)
 
 sync_job = define_asset_job(
     "sync_job",
@@ -31,20 +31,24 @@ sync_job = define_asset_job(
     "all tables, or those selected.",
     tags={"dagster/retry_strategy": "ALL_STEPS"},
 )
-readiness_job = readiness.readiness_job(_settings.names)
-retention_job = retention.retention_job()
+readiness_job = define_asset_job(
+    "readiness_job",
+    selection=AssetSelection.assets(standbys),
+    description="Check of each database whether the application could write there now; send an "
+    "alert of each change.",
+)
 
 defs = Definitions(
-    assets=[tables, standby],
+    assets=[tables, standbys],
     jobs=[
         sync_job,
         readiness_job,
-        retention_job,
+        retention.retention_job(),
         *failover.jobs(_settings.names),
     ],
     schedules=[
         *schedules.sync_schedules(_settings),
-        *schedules.upkeep_schedules(readiness_job, retention_job, _settings),
+        *schedules.upkeep_schedules(_settings),
     ],
     sensors=[
         *alerts.sensors(),

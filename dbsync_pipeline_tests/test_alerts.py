@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    ExecuteInProcessResult,
     build_run_status_sensor_context,
     job,
     op,
@@ -25,9 +26,8 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dbsync_pipeline import notify
 from dbsync_pipeline.definitions import defs
 from dbsync_pipeline.defs import alerts, readiness, reaper, run_tags
-from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.mirror import pausing
-from dbsync_pipeline.mirror.ready import AGE, REACHABLE, RELEASED, WHOLE, Report
+from dbsync_pipeline.mirror.ready import AGE, CHECKS, REACHABLE, RELEASED, WHOLE, Report
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.mail import mail_server
@@ -366,28 +366,49 @@ def test_readiness_covers_every_partition_and_alerts_once_per_change(
     assert passed(instance, "linux", AGE) is False
 
 
-def check_readiness(instance: DagsterInstance) -> None:
-    assert defs.resolve_job_def("readiness_job").execute_in_process(instance=instance).success
+def check_readiness(
+    instance: DagsterInstance, selection: Sequence[AssetKey] | None = None
+) -> ExecuteInProcessResult:
+    done = defs.resolve_job_def("readiness_job").execute_in_process(
+        instance=instance, asset_selection=selection
+    )
+    assert done.success
+    return done
 
 
 def passed(instance: DagsterInstance, name: str, check: str) -> bool:
     """Return what Dagster's pages show for that check of that database."""
-    key = AssetCheckKey(AssetKey(list(run_tags.STANDBY)), check)
-    (found,) = instance.event_log_storage.get_asset_check_partition_info(
-        [key], partition_keys=[name]
-    )
-    assert found.is_current
-    return found.latest_execution_status == AssetCheckExecutionRecordStatus.SUCCEEDED
+    key = AssetCheckKey(readiness.standby_key(name), check)
+    (found,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
+    return found.status == AssetCheckExecutionRecordStatus.SUCCEEDED
 
 
-def test_a_person_checks_one_partition(places: Places, instance: DagsterInstance) -> None:
+def test_a_person_checks_one_standby_by_observing_it(
+    receiver: Receiver, places: Places, instance: DagsterInstance
+) -> None:
+    """It is the same alert as of the schedule, and sent once."""
     sync(places.named("windows"), places.named("linux"))
-    from dagster import materialize
+    pausing.pause(places.named("linux"), "a test")
+    done = check_readiness(instance, [readiness.standby_key("linux")])
+    found = {one.check_name: one.passed for one in done.get_asset_check_evaluations()}
+    assert set(found) == set(CHECKS) and not found.pop(RELEASED) and all(found.values())
+    last = readiness.last_check(instance, "linux")
+    assert last is not None and list(last.reasons) == [RELEASED]
+    assert readiness.last_check(instance, "azure") is None
+    assert [title for title, _ in receiver.alerts] == ["dbsync: linux could not take over now"]
+    check_readiness(instance)
+    assert len([title for title, _ in receiver.alerts if "linux" in title]) == 1
+    assert instance.get_latest_materialization_event(readiness.standby_key("linux")) is None
 
-    from dbsync_pipeline.definitions import standby
 
-    done = materialize(
-        [standby], partition_key="linux", instance=instance, resources=connections(load())
+def test_a_person_runs_one_check(places: Places, instance: DagsterInstance) -> None:
+    sync(places.named("windows"), places.named("linux"))
+    job = defs.resolve_implicit_global_asset_job_def()
+    key = AssetCheckKey(readiness.standby_key("linux"), WHOLE)
+    done = job.get_subset(asset_selection=set(), asset_check_selection={key}).execute_in_process(
+        instance=instance
     )
-    checks = {one.check_name: one.passed for one in done.get_asset_check_evaluations()}
-    assert done.success and set(checks) == set(readiness.ready.CHECKS) and all(checks.values())
+    assert [one.asset_check_key for one in done.get_asset_check_evaluations()] == [key]
+    assert readiness.last_check(instance, "linux") is None
+    of_the_pages = DagsterRun(job_name="__ASSET_JOB", asset_check_selection=frozenset({key}))
+    assert run_tags.checks_standby(of_the_pages) and not run_tags.is_sync(of_the_pages)

@@ -1,10 +1,10 @@
 """Whether each standby could take over now, for the pages and for alerts, checked by a schedule of
 its own, whether or not syncs run.
 
-One asset, with one partition per database and one check per requirement. A scheduled run checks all
-databases and reports on all partitions, so a standby's age is noticed even if nothing else runs;
-materializing one partition by hand checks that database. The last report is read back from Dagster,
-so an alert is sent only when something changes.
+One asset per database, with one check per requirement. It is observed, not materialized: looking
+changes nothing. A scheduled run observes all, so a standby's age is noticed even if nothing else
+runs; a person can observe one, or run one check. The last report is read back from Dagster, so an
+alert is sent only when something changes.
 """
 
 # No `from __future__ import annotations` here: Dagster reads the ops' annotations as objects.
@@ -15,32 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from dagster import (
-    AssetCheckEvaluation,
+    AssetCheckKey,
     AssetCheckResult,
     AssetCheckSpec,
     AssetExecutionContext,
     AssetKey,
-    AssetMaterialization,
-    AssetRecordsFilter,
     AssetsDefinition,
+    AssetSpec,
+    BetaWarning,
     DagsterInstance,
-    GraphDefinition,
-    JobDefinition,
-    MaterializeResult,
     MetadataValue,
-    OpDefinition,
-    OpExecutionContext,
-    PreviewWarning,
-    StaticPartitionsDefinition,
-    asset,
-    in_process_executor,
-    op,
-)
-
-# Private, because Dagster exports no way to say which materialization a check outside of its step
-# is about.
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData,
+    ObserveResult,
+    multi_observable_source_asset,
 )
 
 from dbsync_pipeline import notify
@@ -53,77 +39,64 @@ from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.ready import Report
 from dbsync_pipeline.settings import Settings
 
-KEY = AssetKey(list(STANDBY))
 REASONS = "reasons"
 _SECONDS = 600.0  # checking the foreign keys of large tables reads them whole
+Event = ObserveResult | AssetCheckResult
 
 
-def standby_asset(names: Sequence[str]) -> AssetsDefinition:
-    """Return the asset `dbsync/standby`, with one partition per database."""
-    partitions = StaticPartitionsDefinition(list(names))
+def standby_key(name: str) -> AssetKey:
+    """Return the key of the database's asset: `dbsync/standby/NAME`."""
+    return AssetKey([*STANDBY, name])
+
+
+def standby_assets(names: Sequence[str]) -> AssetsDefinition:
+    """Return an asset to observe for each database, with its checks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PreviewWarning)  # checks with partitions are a preview
-        specs = [
-            AssetCheckSpec(name, asset=KEY, description=text, partitions_def=partitions)
-            for name, text in ready.CHECKS.items()
-        ]
+        warnings.simplefilter("ignore", BetaWarning)  # assets observed together are in beta
+        observable = multi_observable_source_asset(
+            specs=[_spec(name) for name in names],
+            check_specs=[
+                AssetCheckSpec(check, asset=standby_key(name), description=text)
+                for name in names
+                for check, text in ready.CHECKS.items()
+            ],
+            can_subset=True,
+            required_resource_keys=set(names),
+        )
 
-    @asset(
-        key=KEY,
-        partitions_def=partitions,
-        check_specs=specs,
-        group_name="standbys",
-        required_resource_keys=set(names),
-    )
-    def standby(context: AssetExecutionContext) -> Iterator[MaterializeResult[None]]:
-        """Check whether the application could write to the database now. Copy nothing."""
-        with as_dagster_failure(context):
-            reports = _survey(settings_of(context.resources, names))
-        (report,) = (report for report in reports if report.name == context.partition_key)
-        results = [
-            AssetCheckResult(check_name=name, passed=passed, description=why)
-            for name, passed, why in _checks(report)
-        ]
-        yield MaterializeResult(metadata=_metadata(report), check_results=results)
-
-    return standby
-
-
-def _check_standbys_op(names: Sequence[str]) -> OpDefinition:
-    @op(required_resource_keys=set(names))
-    def check_standbys(context: OpExecutionContext) -> None:
-        """Check all databases, report on every partition, and send an alert of each change."""
+    def check_standbys(context: AssetExecutionContext) -> Iterator[Event]:
+        """Check the databases, and send an alert of each change. Copy nothing."""
         with as_dagster_failure(context):
             settings = settings_of(context.resources, names)
             reports = _survey(settings)
         for report in reports:
             last = last_check(context.instance, report.name)
             before = last.reasons if last else {}
-            context.log_event(
-                AssetMaterialization(KEY, partition=report.name, metadata=_metadata(report))
-            )
-            # Dagster ignores a check of anything but the latest materialization.
-            target = _latest(context.instance, report.name)
-            for name, passed, why in _checks(report):
-                evaluation = AssetCheckEvaluation(
-                    KEY, name, passed, {}, target, description=why, partition=report.name
-                )
-                # `log_event` accepts evaluations; its annotation omits them.
-                context.log_event(evaluation)  # type: ignore[arg-type]
-            for title, body in news(report, before, settings.primary):
-                notify.send(settings, title, body, context.log.warning)
+            yield from _selected_events(context, report)
+            if standby_key(report.name) in context.selected_asset_keys:
+                for title, body in news(report, before, settings.primary):
+                    notify.send(settings, title, body, context.log.warning)
 
-    return check_standbys
+    assets: AssetsDefinition = observable(check_standbys)
+    return assets
 
 
-def readiness_job(names: Sequence[str]) -> JobDefinition:
-    """Return the job that checks all databases in one run, as DBSYNC_READINESS_SCHEDULE says."""
-    return GraphDefinition(name="readiness", node_defs=[_check_standbys_op(names)]).to_job(
-        name="readiness_job",
-        executor_def=in_process_executor,
-        description="Check of each standby whether it could take over now; send an alert of each "
-        "change.",
+def _spec(name: str) -> AssetSpec:
+    return AssetSpec(
+        standby_key(name),
+        group_name="standbys",
+        description=f"Could the application write to {name} now? Observing it copies nothing.",
     )
+
+
+def _selected_events(context: AssetExecutionContext, report: Report) -> Iterator[Event]:
+    """Yield what the run selects of the database's report."""
+    key = standby_key(report.name)
+    if key in context.selected_asset_keys:
+        yield ObserveResult(key, metadata=_metadata(report))
+    for name, passed, why in _checks(report):
+        if AssetCheckKey(key, name) in context.selected_asset_check_keys:
+            yield AssetCheckResult(asset_key=key, check_name=name, passed=passed, description=why)
 
 
 def news(
@@ -182,24 +155,13 @@ class LastCheck:
 def last_check(instance: DagsterInstance, name: str) -> LastCheck | None:
     """Return the last report on the database, read from Dagster's records; None if it was never
     checked. No database is asked."""
-    records = instance.fetch_materializations(
-        AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
-    ).records
-    last = records[0].asset_materialization if records else None
+    records = instance.fetch_observations(standby_key(name), limit=1).records
+    last = records[0].asset_observation if records else None
     if last is None or "ready" not in last.metadata:
         return None
     reasons: Any = last.metadata[REASONS].value if REASONS in last.metadata else {}
     checked_at = dt.datetime.fromtimestamp(records[0].timestamp, dt.UTC)
     return LastCheck(bool(last.metadata["ready"].value), dict(reasons), checked_at)
-
-
-def _latest(instance: DagsterInstance, name: str) -> AssetCheckEvaluationTargetMaterializationData:
-    (record,) = instance.fetch_materializations(
-        AssetRecordsFilter(KEY, asset_partitions=[name]), limit=1
-    ).records
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-    )
 
 
 def _checks(report: Report) -> Iterator[tuple[str, bool, str]]:

@@ -61,9 +61,10 @@ def delete_runs(instance: DagsterInstance, days: float) -> int:
         if is_sync(run) or run.job_name in FAILOVER or checks_standby(run)
     ]
     upkeep = [run for name in UPKEEP for run in _ended(instance, min(days, _UPKEEP_DAYS), name)]
-    for run in (*syncs, *upkeep):
+    old = {run.run_id: run for run in (*syncs, *upkeep)}
+    for run in old.values():
         _delete(instance, run)
-    return len(syncs) + len(upkeep)
+    return len(old)
 
 
 def _delete(instance: DagsterInstance, run: DagsterRun) -> None:

@@ -48,8 +48,8 @@ JOB = "sync_job"
 FAILOVER = ("failover_job", "failback_job", "primary_back_job")
 UPKEEP = ("readiness_job", "retention_job")
 STANDBY = ("dbsync", "standby")
-"""The key of the asset whose checks say whether a database could take over. Its runs copy nothing.
-"""
+"""How the keys of the assets begin whose checks say whether a database could take over. Their runs
+copy nothing."""
 
 _ENDED_FROM_OUTSIDE = "This run has been marked as failed from outside the execution context."
 """Dagster's message for a run whose process was killed or could not start; another event of the run
@@ -88,8 +88,8 @@ def _selected(run: DagsterRun) -> set[AssetKey]:
 
 
 def checks_standby(run: DagsterRun) -> bool:
-    """Return whether the run only checks, from the UI, whether a standby could take over."""
-    return any(tuple(key.path) == STANDBY for key in run.asset_selection or ())
+    """Return whether the run only checks whether standbys could take over."""
+    return any(tuple(key.path[: len(STANDBY)]) == STANDBY for key in _selected(run))
 
 
 def is_alive(run: DagsterRun, now: datetime) -> bool:

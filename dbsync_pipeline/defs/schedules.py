@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dagster import (
     DefaultScheduleStatus,
-    JobDefinition,
     RunRequest,
     ScheduleDefinition,
     ScheduleEvaluationContext,
@@ -53,9 +52,7 @@ def sync_schedules(settings: Settings) -> list[ScheduleDefinition]:
     ]
 
 
-def upkeep_schedules(
-    readiness: JobDefinition, retention: JobDefinition, settings: Settings
-) -> list[ScheduleDefinition]:
+def upkeep_schedules(settings: Settings) -> list[ScheduleDefinition]:
     """Return the schedules of the readiness and retention jobs; both start with the daemon.
 
     Raise SettingsError if DBSYNC_READINESS_SCHEDULE is not a cron expression.
@@ -64,15 +61,12 @@ def upkeep_schedules(
     return [
         ScheduleDefinition(
             name=name,
-            job=job,
+            job_name=f"{name}_job",
             cron_schedule=cron,
             execution_timezone=settings.timezone,
             default_status=DefaultScheduleStatus.RUNNING,
         )
-        for name, job, cron in (
-            ("readiness", readiness, settings.readiness_schedule),
-            ("retention", retention, RETENTION),
-        )
+        for name, cron in (("readiness", settings.readiness_schedule), ("retention", RETENTION))
     ]
 
 
