@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -149,7 +150,7 @@ class Three:
 
     @property
     def file(self) -> Path:
-        return self.folder / "dagster" / keep.FILE
+        return keep.file_of(self.settings)
 
     def new_process(self) -> None:
         keep._loaded.clear()
@@ -302,8 +303,58 @@ def test_other_settings_need_another_structure(variables: Mapping[str, str], thr
     run(three.named("windows"), _SHOP + "CREATE TABLE note (id INTEGER PRIMARY KEY);")
     run(three.named("linux"), "CREATE TABLE note (id INTEGER PRIMARY KEY);")
     assert configured_model(three.settings).names == ("customer", "note")
+    before = three.settings
     three.set(**variables)
     assert configured_model(three.settings).names == ("note",)
+    three.new_process()
+    (three.folder / "windows.db").unlink()
+    assert configured_model(before).names == ("customer", "note"), "it is still kept"
+
+
+def test_another_place_of_the_primary_has_another_structure(three: Three) -> None:
+    three.set(DBSYNC_MODELS="reflect", DBSYNC_WINDOWS_URL="sqlite:///relative.db")
+    run(three.named("windows"), _SHOP)
+    run(three.named("relative"), "CREATE TABLE note (id INTEGER PRIMARY KEY);")
+    assert configured_model(three.settings).names == ("note",)
+    three.set(DBSYNC_WINDOWS_URL=f"sqlite:///{three.folder / 'windows.db'}")
+    assert configured_model(three.settings).names == ("customer",)
+    assert len(list((three.folder / "dagster").glob("dbsync_models_*.py"))) == 2
+
+
+def test_another_password_is_no_other_place(three: Three) -> None:
+    files = set()
+    for user in ("dbsync:old", "dbsync:new", "admin:x"):
+        three.set(DBSYNC_WINDOWS_URL=f"postgresql://{user}@db:5432/shop")
+        files.add(three.file)
+    three.set(DBSYNC_WINDOWS_URL="postgresql://dbsync:old@other:5432/shop")
+    assert len(files) == 1 and three.file not in files
+
+
+def test_no_sample_is_created_while_nobody_can_say_which_tables_are_meant(
+    three: Three,
+    dbsync: Dbsync,  # noqa: F811
+) -> None:
+    with socket.socket() as taken:  # nothing listens there
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        three.set(DBSYNC_WINDOWS_URL=f"postgresql://u:p@127.0.0.1:{port}/shop")
+        for words in (
+            ["tables", "create", "--database", "linux"],
+            ["tables", "recreate", "--database", "linux", "--yes-destroy", "linux"],
+            ["migrate", "--database", "linux", "--yes"],
+            ["sync", "--source", "azure", "--target", "linux", "--yes"],
+        ):
+            run(three.named("azure"), "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY);")
+            run(three.named("linux"), "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY);")
+            done = dbsync(*words)
+            assert done.status != 0, words
+            with three.named("linux").connect() as dialect:
+                assert sa.inspect(dialect.connection).get_table_names() == ["note"], words
+        refused = dbsync("tables", "create", "--database", "linux")
+        assert "DBSYNC_MODELS is not set" in refused.out + refused.err
+        assert "windows cannot be asked" in refused.out + refused.err
+        assert dbsync("status").status in (0, 1)
+    assert not three.file.exists()
 
 
 def test_a_kept_structure_that_cannot_be_used_is_named(three: Three) -> None:

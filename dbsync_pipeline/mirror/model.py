@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror.metadata import find
-from dbsync_pipeline.mirror.reflect.keep import kept
+from dbsync_pipeline.mirror.reflect.keep import Undecided, kept
 from dbsync_pipeline.mirror.selection import TableFilter, chosen, described, mirrored_tables
 from dbsync_pipeline.settings import Settings
 
@@ -33,13 +33,16 @@ class Model:
 
     `skipped` has the tables that are not mirrored, each with the reason. `revisions` is
     REVISIONS_OFF where there shall be none. `read_from` is the database whose structure the models
-    are, None if a module has them: it has every change before its revision is written.
+    are, None if a module has them: it has every change before its revision is written. `assumed`
+    is empty, or why it is unknown which models are meant: those of the sample are assumed, and not
+    created.
     """
 
     metadata: sa.MetaData
     revisions: Path | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     read_from: str | None = None
+    assumed: str = ""
 
     @cached_property
     def tables(self) -> tuple[Table, ...]:
@@ -86,7 +89,10 @@ def configured_model(settings: Settings, *, fresh: bool = False) -> Model:
     Where the structure of the primary is the model, it is the one that is kept; with `fresh` the
     primary is read again if it answers. Raise as `load_model` and `keep.kept`.
     """
-    if (read := kept(settings, fresh=fresh)) is not None:
+    read = kept(settings, fresh=fresh)
+    if isinstance(read, Undecided):
+        return replace(load_model(SAMPLE, settings.revisions), assumed=read.why)
+    if read is not None:
         revisions = settings.revisions or read.file.with_name("dbsync_revisions")
         if revisions != REVISIONS_OFF:
             revisions = revisions.absolute()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
+from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError, Unavailable
 from dbsync_pipeline.mirror import outcome, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -42,6 +42,8 @@ def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
     if absent and len(absent) < len(model.tables):
         revisions.require_none_pending(dialect, model)
     dialect.connection.rollback()
+    if absent:
+        _require_meant(model, dialect.name)
     _require_types(dialect, [model.table(name) for name in absent])
     if absent:
         _create(dialect, database, model, absent)
@@ -100,6 +102,18 @@ def _lacks_note(dialect: Dialect, model: Model) -> bool:
     )
 
 
+def _require_meant(model: Model, database: str) -> None:
+    """Raise SettingsError if it is unknown which models are meant, before tables are created."""
+    if model.assumed:
+        raise SettingsError(
+            f"which tables are meant is unknown: DBSYNC_MODELS is not set, and {model.assumed}",
+            operation="create tables",
+            database=database,
+            remedy="start the primary, or set DBSYNC_MODELS: `reflect`, the module of the models, "
+            "or dbsync_pipeline.models for the tables of the sample",
+        )
+
+
 def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
     """Raise StructureError if the engine has no type for a column of a table to be created."""
     for table in tables:
@@ -132,6 +146,7 @@ def recreate(database: Database, model: Model) -> list[str]:
     with nothing changed, if a view has the name of a table; DatabaseError if something that is not
     in the models depends on a table.
     """
+    _require_meant(model, database.name)
     with database.connect(create=True) as dialect:
         _require_no_views(dialect, model)
         with (

@@ -8,6 +8,7 @@ that read the primary anyway, and at the start of each sync. See decision 0018.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -25,15 +26,12 @@ from dbsync_pipeline import redact
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.reflection import key
 from dbsync_pipeline.errors import DbsyncError, SettingsError, Transient, Unavailable
-from dbsync_pipeline.mirror.database import database
+from dbsync_pipeline.mirror.database import Database, database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.reflect.read import Structure, load, read
 from dbsync_pipeline.mirror.selection import TableFilter
 from dbsync_pipeline.settings import REFLECT, Settings
 from dbsync_pipeline.text import count
-
-FILE = "dbsync_models.py"
-"""The name of the kept module, in the folder of Dagster's records."""
 
 _HEADER = "# "
 _log = logging.getLogger(__name__)
@@ -48,11 +46,33 @@ class Kept:
     file: Path
 
 
+@dataclass(frozen=True)
+class Undecided:
+    """No setting names the models, nothing is kept, and the primary cannot be asked: `why`."""
+
+    why: str
+
+
 _loaded: dict[Path, tuple[str, Kept | None]] = {}
 """What this process loaded, by file, with the file's text: a process works with one structure."""
 
 
-def kept(settings: Settings, *, fresh: bool = False) -> Kept | None:
+def file_of(settings: Settings) -> Path:
+    """Return the kept module, in the folder of Dagster's records.
+
+    Its name has a hash of what it is read from: the primary's place, without user and password, and
+    the settings that choose schemas and tables. Others have a file of their own.
+    """
+    url = sa.make_url(settings.database(settings.primary).url.get_secret_value())
+    place = url._replace(username=None, password=None).render_as_string()
+    if not url.host and url.database:
+        place = str(Path(url.database).absolute())
+    read_from = json.dumps([place, _choices(settings)], sort_keys=True)
+    digest = hashlib.sha256(read_from.encode()).hexdigest()[:8]
+    return settings.dagster_home / f"dbsync_models_{digest}.py"
+
+
+def kept(settings: Settings, *, fresh: bool = False) -> Kept | Undecided | None:
     """Return the kept structure; None if the settings, or the primary, mean other models.
 
     If nothing is kept the primary is read. With `fresh` it is read again, if it answers, and what
@@ -61,16 +81,17 @@ def kept(settings: Settings, *, fresh: bool = False) -> Kept | None:
     """
     if settings.models not in ("", REFLECT) or (not settings.models and settings.embedded):
         return None
-    file = settings.dagster_home / FILE
+    file = file_of(settings)
     text = _text(file, settings)
     if text is None:
-        text = _decide(file, settings)
+        decided = _decide(file, settings)
+        if not isinstance(decided, str):
+            return decided
+        text = decided
     elif fresh:
         text = _again(file, text, settings)
-    if text is None:
-        return None
     known = _loaded.get(file)
-    if known is None or (known[0] != text and (fresh or _is_other(known[0], settings))):
+    if known is None or (known[0] != text and (fresh or _is_overruled(known[0], settings))):
         known = _loaded[file] = text, _load(file, text)
     return known[1]
 
@@ -80,12 +101,13 @@ def require_current(settings: Settings) -> None:
 
     Raise Transient if it changed: this process has loaded the former structure.
     """
-    before = _loaded.get(settings.dagster_home / FILE)
+    file = file_of(settings)
+    before = _loaded.get(file)
     if before is None or before[1] is None:
         return
     kept(settings, fresh=True)
-    if _loaded[settings.dagster_home / FILE][0] != before[0]:
-        _loaded[settings.dagster_home / FILE] = before
+    if _loaded[file][0] != before[0]:
+        _loaded[file] = before
         raise Transient(
             "the structure of its tables changed, and is kept now",
             operation="read the structure",
@@ -95,23 +117,21 @@ def require_current(settings: Settings) -> None:
 
 
 def _text(file: Path, settings: Settings) -> str | None:
-    """Return the kept text; None if there is none, or one of other settings."""
+    """Return the kept text; None if there is none, or one that a setting overrules."""
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise _unusable(file, f"{type(error).__name__}: {error}") from None
-    return None if _is_other(text, settings) else text
+    return None if _is_overruled(text, settings) else text
 
 
-def _is_other(text: str, settings: Settings) -> bool:
-    """Whether a kept text is of other settings: it says that the sample is meant, which was decided
-    while no setting asked for the structure, or it is of other tables.
+def _is_overruled(text: str, settings: Settings) -> bool:
+    """Whether a kept text says that the sample is meant, which was decided while no setting asked
+    for the structure.
     """
-    header = _header(text)
-    is_overruled = settings.models == REFLECT and bool(header.get("sample"))
-    return is_overruled or bool(header.get("settings") != _choices(settings))
+    return settings.models == REFLECT and bool(_header(text).get("sample"))
 
 
 def _choices(settings: Settings) -> dict[str, str]:
@@ -129,20 +149,23 @@ def _header(text: str) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _decide(file: Path, settings: Settings) -> str | None:
+def _decide(file: Path, settings: Settings) -> str | Undecided | None:
     """Read the primary for the first time; keep and return its structure.
 
-    Where no setting asks for it, a primary without tables, and one that does not answer, leave the
-    question open.
+    Where no setting asks for it, None if the primary has no tables, or is a file that is not there
+    yet, and Undecided if it cannot be asked.
     """
+    primary = database(settings, settings.primary).at_once
+    if not settings.models and _has_no_file(primary):
+        return None
     try:
-        with database(settings, settings.primary).at_once.connect() as dialect:
+        with primary.connect() as dialect:
             if not settings.models and (sample_meant := _means_sample(dialect, settings)):
                 return _keep(file, "", settings, {}) if sample_meant == "present" else None
             structure = _read(dialect, settings)
     except DbsyncError as error:
         if not settings.models:
-            return None
+            return Undecided(f"{settings.primary} cannot be asked for its tables: {error.cause}")
         if isinstance(error, Unavailable):
             variable = f"DBSYNC_{settings.primary.upper()}_URL"
             error.remedy = (
@@ -159,6 +182,14 @@ def _decide(file: Path, settings: Settings) -> str | None:
         file,
     )
     return text
+
+
+def _has_no_file(primary: Database) -> bool:
+    try:
+        primary.dialect.locate(primary.url, primary.name, create=False)
+    except Unavailable:
+        return True
+    return False
 
 
 def _means_sample(dialect: Dialect, settings: Settings) -> str | None:
