@@ -119,7 +119,7 @@ class Changes:
             result.update(json.loads(text.splitlines()[-1]))
 
         before = self.pages()
-        cost = self.bench.measure(session_command(full_every), read)
+        cost = self.bench.measure(session_command(full_every=full_every), read)
         pages = (self.pages() - before) / 1e6
         if result["proof"] != proof:
             sys.exit(f"the sync was to be proved by {proof}, and was by {result['proof']}")

@@ -293,14 +293,14 @@ class Bench:
         return costs
 
 
-def session_command(full_every: int = 7) -> list[str]:
-    """A process of one session, which hashes all rows every so many days."""
-    return [sys.executable, __file__, "--session", str(full_every)]
+def session_command(**changed: int) -> list[str]:
+    """A process of one session, with these settings in place of the usual ones."""
+    return [sys.executable, __file__, "--session", json.dumps(changed)]
 
 
-def one_session(full_every: int) -> None:
+def one_session(changed: dict[str, int]) -> None:
     """Windows to linux by the mirror, without Dagster; prints what it moved, its seconds and its dearest proof as the last line."""
-    here = settings.load().model_copy(update={"full_every": full_every})
+    here = settings.load().model_copy(update=changed)
     model = load_model("dbsync_pipeline.models")
     began = time.perf_counter()
     with Session(
@@ -354,7 +354,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=int, default=3, help="how often everything is measured; medians are printed"
     )
-    parser.add_argument("--session", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--session", type=json.loads, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.session is not None:
         return one_session(asked.session)

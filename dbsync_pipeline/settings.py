@@ -110,6 +110,14 @@ class Settings(Policy):
         description="After how many days a sync hashes every row again, although the row headers "
         "of PostgreSQL show what changed: they do not show silent corruption. 0 hashes always.",
     )
+    connections: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="Over how many connections a first load between two PostgreSQL servers reads a "
+        "table larger than 8 MB. All see one snapshot. More are quicker where each connection is "
+        "slower than the network.",
+    )
     lock_seconds: float = Field(
         default=30,
         ge=0.1,

@@ -73,6 +73,7 @@ def materialization(table: str, result: TableResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         **digest(result),
         **({"proof": result.proof} if result.proof else {}),
+        **({"carried": result.carried} if result.carried else {}),
         **{name: value for name, value in _effort(result).items() if value is not None},
     }
 

@@ -15,10 +15,15 @@ BATCH_BYTES = 4 * 1024 * 1024
 
 @dataclass
 class Moved:
-    """The rows and bytes that a load has carried so far."""
+    """The rows and bytes that a load has carried so far.
+
+    `connections` is how many read the source, `why_fewer` why not as many as the settings allow.
+    """
 
     rows: int = 0
     bytes: int = 0
+    connections: int = 1
+    why_fewer: str = ""
 
 
 @dataclass(frozen=True)

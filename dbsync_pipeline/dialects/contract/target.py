@@ -128,8 +128,12 @@ class Target(Staging):
         """
 
     @abstractmethod
-    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
-        """Carry all rows of this table, which is empty here, directly into the live table."""
+    def fill(self, table: Table, source: Dialect, form: Form, connections: int = 1) -> Moved:
+        """Carry all rows of this table, which is empty here, directly into the live table.
+
+        `connections` are how many may read the source, on engines where several can share its
+        snapshot.
+        """
 
     def strip(self, tables: Sequence[Table]) -> list[str]:
         """Drop what slows a first load and can be rebuilt; return what `restore` needs.

@@ -287,7 +287,7 @@ class MSSQLTarget(MSSQLSource):
         self._filling[table.name] = moved, loaded
 
     @translated
-    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+    def fill(self, table: Table, source: Dialect, form: Form, connections: int = 1) -> Moved:
         """Insert all rows of a table that is empty here; return what was moved."""
         if table.name not in self._filling:
             self.prepare_fill(table, source, form)

@@ -213,6 +213,17 @@ SELECT name, coalesce(sum(pg_relation_size(oid)), 0), coalesce(sum(pg_table_size
 FROM tree GROUP BY name"""
 """(table, bytes of its rows, bytes with values that are stored apart), children included."""
 
+PAGES = """
+WITH RECURSIVE tree AS (
+    SELECT %s::regclass::oid AS oid
+    UNION SELECT i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+SELECT coalesce(max(pg_relation_size(tree.oid) / current_setting('block_size')::int), 0),
+       coalesce(sum(pg_table_size(tree.oid)), 0),
+       bool_and(relkind = 'p' OR (relkind = 'r' AND coalesce(amname, '') = 'heap'))
+FROM tree JOIN pg_class c ON c.oid = tree.oid LEFT JOIN pg_am a ON a.oid = c.relam"""
+"""(pages of the largest part, bytes in all, whether all rows have an address); children included.
+"""
+
 COLUMN_TYPES = """
 SELECT attname, format_type(atttypid, -1) FROM pg_attribute
 WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""

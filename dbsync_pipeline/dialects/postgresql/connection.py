@@ -181,16 +181,19 @@ class PostgreSQLConnection(Dialect):
         The tables are locked first, against TRUNCATE and DDL alone: a table that is truncated after
         the snapshot is empty in it, whatever it held. Raise Busy if one of them is under way.
         """
-        self._raw.rollback()  # the driver opens a transaction for any statement
-        self.connection.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
-        self.connection.begin()
+        self._begin_reading()
         if tables:
             named = ", ".join(quote_table(table.sa) for table in tables)
             self._run(f"LOCK TABLE {named} IN ACCESS SHARE MODE")  # takes no snapshot
         moment: dt.datetime = self._first_row("SELECT clock_timestamp()")[0]
         return moment.astimezone(dt.UTC)
+
+    def _begin_reading(self) -> None:
+        self._raw.rollback()  # the driver opens a transaction for any statement
+        self.connection.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self.connection.begin()
 
     @translated
     def commit(self) -> None:

@@ -114,6 +114,7 @@ _REASONS = (
     ("starting up", "the server is starting up"),
     ("accepting connections", "the server is in recovery, and takes no connections yet"),
     ("shutting down", "the server is shutting down"),
+    ("too many connections for role", "the server accepts no further connections of this role"),
     ("too many clients", "the server accepts no further connections"),
     ("does not exist", "the database or the user does not exist there"),
     ("closed", "the connection was lost"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects import values
+from dbsync_pipeline.dialects import values, watchdog
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
@@ -18,6 +18,7 @@ from dbsync_pipeline.dialects.postgresql.catalog import quote, quote_table
 from dbsync_pipeline.dialects.postgresql.connection import PostgreSQLConnection
 from dbsync_pipeline.dialects.postgresql.expressions import FENCE, by_width
 from dbsync_pipeline.dialects.postgresql.headers import Headers
+from dbsync_pipeline.dialects.postgresql.readers import Pages
 from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Size, Table
 from dbsync_pipeline.errors import StructureError
@@ -34,6 +35,8 @@ class PostgreSQLSource(PostgreSQLConnection):
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._relations: dict[str, str] = {}
+        self.others: list[Self] = []
+        """Readers beside this one; see `readers`."""
 
     @translated
     def digest_format(self) -> str:
@@ -172,12 +175,44 @@ class PostgreSQLSource(PostgreSQLConnection):
                 yield [_with_bytes(row, binary) for row in batch] if binary else batch
 
     @translated
-    def copy_to(self, table: Table, keys: RowKeys | None, form: Form, file: Any) -> None:
-        """Write all rows, or those with these keys, to a file in COPY's binary format."""
+    def copy_to(
+        self, table: Table, keys: RowKeys | None, form: Form, file: Any, pages: Pages | None = None
+    ) -> None:
+        """Write all rows, those with these keys, or those of these pages to a file in COPY's binary
+        format.
+        """
         columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
-        rows = f"SELECT {columns} FROM {self._from(table)} t {self._with_keys(table, keys, form)}"
+        where = _in_pages(pages) if pages else self._with_keys(table, keys, form)
+        rows = f"SELECT {columns} FROM {self._from(table)} t {where}"
         with self._raw.cursor() as cursor:
             cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT binary)", file)
+
+    # -- further connections
+
+    def cancel(self) -> None:
+        """See `Session`; stops the readers beside this one as well."""
+        readers: list[PostgreSQLSource] = [self, *self.others]
+        for reader in readers:
+            watchdog.interrupt(reader._raw)
+
+    @translated
+    def another(self) -> Self:
+        """Return another session of the same database, which the caller must close."""
+        return type(self)(self.name, self.connection.engine.connect())
+
+    @translated
+    def export_snapshot(self) -> str:
+        """Return the name of the open snapshot, which others can import until it ends."""
+        return str(self._first_row("SELECT pg_export_snapshot()")[0])
+
+    @translated
+    def import_snapshot(self, name: str, table: Table) -> None:
+        """Begin a read-only transaction that sees that snapshot, and lock the table as `snapshot`
+        does. Raise Busy at once if somebody waits to alter it: the exporter's lock is in his way.
+        """
+        self._begin_reading()
+        self._run("SET TRANSACTION SNAPSHOT %s", (name,))
+        self._run(f"LOCK TABLE {quote_table(table.sa)} IN ACCESS SHARE MODE NOWAIT")
 
     # -- counters
 
@@ -303,6 +338,12 @@ class PostgreSQLSource(PostgreSQLConnection):
         return values.converter(
             table, columns, [to_postgresql(column, self._encoding) for column in columns], self.name
         )
+
+
+def _in_pages(pages: Pages) -> str:
+    first, behind = pages
+    below = "" if behind is None else f" AND t.ctid < '({behind},0)'::tid"
+    return f"WHERE t.ctid >= '({first},0)'::tid{below}"
 
 
 def _with_bytes(row: Row, binary: list[int]) -> Row:

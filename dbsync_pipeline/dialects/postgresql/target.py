@@ -14,7 +14,7 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.foreign_keys import held, key_violated, orphans, violated_key
-from dbsync_pipeline.dialects.postgresql import catalog, copy
+from dbsync_pipeline.dialects.postgresql import catalog, copy, readers
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.errors import without_value
 from dbsync_pipeline.dialects.postgresql.expressions import FENCE
@@ -267,9 +267,29 @@ class PostgreSQLTarget(PostgreSQLSource):
     # -- loading
 
     @translated
-    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
-        """Carry all rows of this table, which is empty here, directly into the live table."""
+    def fill(self, table: Table, source: Dialect, form: Form, connections: int = 1) -> Moved:
+        """Carry all rows of this table, which is empty here, directly into the live table.
+
+        A large table of a PostgreSQL source whose rows need no conversion is read over that many
+        connections.
+        """
+        if connections > 1 and isinstance(source, PostgreSQLSource) and form.native:
+            return self._fill_from_several(table, source, form, connections)
         return self._load(quote_table(table.sa), table, source, None, form)
+
+    def _fill_from_several(
+        self, table: Table, source: PostgreSQLSource, form: Form, connections: int
+    ) -> Moved:
+        into = f"COPY {quote_table(table.sa)} ({names(table.columns)}) FROM STDIN (FORMAT binary)"
+        with readers.sharing(source, table, connections) as (all_readers, pages, why_fewer):
+            moved = readers.merged(
+                all_readers,
+                pages,
+                lambda reader, some, file: reader.copy_to(table, None, form, file, some),
+                lambda stream: copy.copy_in(self._raw, into, stream),
+            )
+        moved.why_fewer = why_fewer
+        return moved
 
     def _load(
         self, into: str, table: Table, source: Dialect, keys: RowKeys | None, form: Form

@@ -222,7 +222,7 @@ class SQLiteTarget(SQLiteSource):
         ).rowcount
 
     @translated
-    def fill(self, table: Table, source: Dialect, form: Form) -> Moved:
+    def fill(self, table: Table, source: Dialect, form: Form, connections: int = 1) -> Moved:
         """Carry all rows of this table, which is empty here, directly into the live table."""
         return self._load(f"main.{quote(table.sa.name)}", table, source, None, form)
 

@@ -44,6 +44,8 @@ class TableResult:
     were looked at: `snapshot`, `row headers`, or `digests` with the reason. To compare, the source
     read `rows_read` rows, by their headers or whole and counted for each pass, and `bytes_read` of
     its disk (None if it does not tell), in `read_seconds`; None where nothing was compared.
+    `carried` says over how many connections a first load read a large table, and why over fewer
+    than allowed.
     """
 
     rows: int
@@ -59,6 +61,7 @@ class TableResult:
     rows_read: int | None = None
     bytes_read: int | None = None
     read_seconds: float | None = None
+    carried: str = ""
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> TableResult:

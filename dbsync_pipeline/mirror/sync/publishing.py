@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Phases, Task
 from dbsync_pipeline.text import count
 
+_log = logging.getLogger(__name__)
 _REMEDY = "run the sync again; if it happens again, report it"
 
 
@@ -138,9 +140,15 @@ class Publishing:
             observe(name, "publish", 0, rows)
             with comparison.timed():
                 comparison.moved = target.fill(
-                    comparison.table, self.opened.source, comparison.form
+                    comparison.table,
+                    self.opened.source,
+                    comparison.form,
+                    self.task.settings.connections,
                 )
                 self._expect(comparison, "inserted", comparison.moved.rows, rows)
+            if comparison.moved.why_fewer:
+                source = self.opened.source.name
+                _log.warning("%s: table %s was read over %s", source, name, _carried(comparison))
             observe(name, "publish", rows, rows)
         return stripped
 
@@ -264,4 +272,14 @@ def _result(comparison: Comparison) -> TableResult:
         effort.rows,
         effort.bytes,
         round(effort.seconds, 3),
+        _carried(comparison),
     )
+
+
+def _carried(comparison: Comparison) -> str:
+    """Over how many connections a first load read its source, and why over fewer than allowed."""
+    moved = comparison.moved
+    if not comparison.fills or not (moved.connections > 1 or moved.why_fewer):
+        return ""
+    over = count(moved.connections, "connection")
+    return f"{over}: {moved.why_fewer}" if moved.why_fewer else over
