@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.contract.connection import Connection
+from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table, undecorated
@@ -62,6 +63,12 @@ class Schema(Connection):
         Each comes after the one that it divides.
         """
         raise NotImplementedError(f"{self.engine_name} has no partitions of tables")
+
+    def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
+        """Return by table and column how columns are computed, on an engine that writes one
+        expression always in the same way; empty on others. Read in the open transaction.
+        """
+        return {}
 
     def require_visible(self, tables: Sequence[Table]) -> None:
         """Raise DatabaseError if this role may not see whether the tables exist."""

@@ -152,6 +152,14 @@ OIDS = """
 SELECT n, to_regclass(n)::oid FROM unnest(%s::text[]) n WHERE to_regclass(n) IS NOT NULL"""
 """(table, oid) of the tables that exist."""
 
+GENERATED = """
+SELECT n, attname::text, pg_get_expr(adbin, adrelid),
+  format('%%s GENERATED ALWAYS AS (%%s)%%s', format_type(atttypid, atttypmod),
+         pg_get_expr(adbin, adrelid), CASE attgenerated WHEN 's' THEN ' STORED' ELSE '' END)
+FROM unnest(%s::text[]) n JOIN pg_attribute ON attrelid = to_regclass(n) AND attgenerated <> ''
+JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum"""
+"""(table, column, expression, definition) of generated columns."""
+
 ANCESTORS = """
 SELECT n.nspname, c.relname, n.nspname = current_schema()
 FROM (SELECT %s::regclass AS oid) t CROSS JOIN pg_partition_ancestors(t.oid) a (oid)
@@ -176,8 +184,12 @@ SELECT md5(concat_ws(' | ',
                        ORDER BY schema_name, table_name, oid) FROM named),
     (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
                                  a.attnotnull, a.attisdropped, a.attidentity, a.attgenerated,
-                                 a.attcollation, a.atthasdef), ',' ORDER BY a.attrelid, a.attnum)
-     FROM named JOIN pg_attribute a ON a.attrelid = named.oid AND a.attnum > 0),
+                                 a.attcollation, a.atthasdef,
+                                 CASE WHEN a.attgenerated <> ''
+                                      THEN pg_get_expr(adbin, adrelid) END),
+                       ',' ORDER BY a.attrelid, a.attnum)
+     FROM named JOIN pg_attribute a ON a.attrelid = named.oid AND a.attnum > 0
+     LEFT JOIN pg_attrdef ON adrelid = a.attrelid AND adnum = a.attnum),
     (SELECT string_agg(md5(concat_ws(' ', k.conrelid, k.conname, k.contype, k.conkey, k.confrelid,
                                      k.confrelid::regclass, k.confkey, k.condeferrable,
                                      k.condeferred, k.convalidated, k.confupdtype, k.confdeltype)),

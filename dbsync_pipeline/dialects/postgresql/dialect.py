@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.dialects.postgresql import catalog, partitions, reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
@@ -104,6 +105,17 @@ class PostgreSQL(PostgreSQLTarget):
         names = {quote_table(table.sa): table.name for table in tables}
         oids = self._all(catalog.OIDS, (list(names),))
         return partitions.read(self.connection, {oid: names[name] for name, oid in oids})
+
+    @translated
+    def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
+        """Return how columns are computed, stored or not, read in the open transaction."""
+        names = {quote_table(table.sa): table.name for table in tables}
+        return {
+            (names[table], column): Generated(expression, definition)
+            for table, column, expression, definition in self._all(
+                catalog.GENERATED, (list(names),)
+            )
+        }
 
     @translated
     def create_partitions(self, missing: Sequence[Partition]) -> None:

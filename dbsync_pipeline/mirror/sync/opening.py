@@ -13,7 +13,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.errors import DbsyncError, StructureError
-from dbsync_pipeline.mirror import compare, partitions, schema
+from dbsync_pipeline.mirror import compare, computed, partitions, schema
 from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
@@ -135,6 +135,7 @@ class Opening:
                 schema.require(source, task.model)
                 created = schema.ensure_on(target, task.target, task.model)
             target = self._opened_again(target)
+            computed.require_equal(source, target, task.model)
             created += partitions.ensure(source, target, task.target, task.model)
             target = self._opened_again(target)
             if created:  # the marks are of the structure before; the next sync notes the new ones
@@ -152,6 +153,7 @@ class Opening:
             with self._naming_own_revisions():
                 schema.require(source, task.model)
                 missing = _missing(target, task.model)
+            computed.require_equal(source, target, task.model)
             partitions.missing(source, target, task.model)
         target.snapshot([table for table in task.tables if table.name not in missing])
         self._opened = _read(task, source, target, structure, missing)

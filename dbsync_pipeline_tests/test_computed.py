@@ -1,0 +1,91 @@
+"""Columns that the databases compute: they are not copied, and both sides must compute them alike."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.verify import verify
+from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
+from dbsync_pipeline_tests.worlds import execute, session, sync
+
+KINDS = ("STORED", "VIRTUAL")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schema_name", ["public", '"odd Name"'])
+def test_an_expression_that_differs_is_refused_and_its_remedy_works(
+    two: Ready,  # noqa: F811
+    kind: str,
+    schema_name: str,
+) -> None:
+    table = f'CREATE TABLE {schema_name}.items (id int PRIMARY KEY, n int, "Twice" int)'
+    computed = f"GENERATED ALWAYS AS (n * 2) {kind}"
+    source, target, _ = two(
+        'CREATE SCHEMA "odd Name"', table.replace('"Twice" int', f'"Twice" int {computed}')
+    )
+    metadata = sa.MetaData()
+    with source.engine("test").connect() as connection:
+        metadata.reflect(connection, schema=None if schema_name == "public" else "odd Name")
+    model, name = Model(metadata), f"{schema_name}.items"
+    run(source, f"INSERT INTO {name} VALUES (1, 7)")
+    for _ in range(2):
+        sync(source, target, model=model)
+    run(
+        target,
+        f'ALTER TABLE {name} DROP COLUMN "Twice"',
+        f'ALTER TABLE {name} ADD COLUMN "Twice" int {computed.replace("* 2", "* 3")}',
+    )
+    for work in ("ensure_schema", "plan"):
+        with (
+            session(source, target, model=model) as one,
+            pytest.raises(StructureError, match=r"computed as \(n \* 3\) here, and as") as refused,
+        ):
+            getattr(one, work)()
+    assert refused.value.remedy is not None and refused.value.database == "linux"
+    run(target, *refused.value.remedy.partition(": ")[2].split("; "))
+    sync(source, target, model=model)
+    assert rows(target, name) == rows(source, name) == ["(1,7,14)"]
+    assert all(each.equal for each in verify(source, target, model))
+
+
+@pytest.mark.parametrize("persisted", [True, False])
+def test_verify_finds_a_value_that_is_computed_otherwise(
+    persisted: bool, new_database: NewDatabase
+) -> None:
+    def items(expression: str) -> Model:
+        metadata = sa.MetaData()
+        sa.Table(
+            "items",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("n", sa.Integer),
+            sa.Column("twice", sa.Integer, sa.Computed(expression, persisted=persisted)),
+        )
+        return Model(metadata)
+
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    schema.ensure(source, items("n * 2"))
+    schema.ensure(target, items("n * 3"))
+    execute(source, "INSERT INTO items (id, n) VALUES (1, 7), (2, 0)")
+    sync(source, target, model=items("n * 2"))
+    (found,) = verify(source, target, items("n * 2"))
+    assert (found.differing, found.keys) == (1, ((1,),))
+
+
+def test_stored_here_and_virtual_there_is_equal(two: Ready) -> None:  # noqa: F811
+    table = "CREATE TABLE items (id int PRIMARY KEY, n int, d int GENERATED ALWAYS AS (n * 2) {})"
+    source, target, model = two(table.format("STORED"))
+    _replace(target, table.format("VIRTUAL"))
+    run(source, "INSERT INTO items VALUES (1, 7)")
+    sync(source, target, model=model)
+    assert all(each.equal for each in verify(source, target, model))
+
+
+def _replace(database: Database, table: str) -> None:
+    run(database, "DROP TABLE items", table)
