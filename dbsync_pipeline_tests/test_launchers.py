@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,6 +124,53 @@ def test_the_compose_files_are_valid(name: str) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*command, str(ROOT / "deploy" / name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("others", [[], ["compose.celery.yaml"]], ids=["alone", "with Celery"])
+def test_docker_compose_itself_accepts_the_files(others: list[str], tmp_path: Path) -> None:
+    """Compose reads and joins them without an engine. It refuses a store without a password."""
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"]).returncode:
+        pytest.skip("needs the plugin `docker compose`")
+    deploy = tmp_path / "deploy"
+    shutil.copytree(ROOT / "deploy", deploy)
+    (deploy / ".env").write_text("DBSYNC_WINDOWS_URL=postgresql://app@win-db/app\n")
+    files = [part for name in ["compose.yaml", *others] for part in ("-f", str(deploy / name))]
+    command = [docker, "compose", *files, "config", "--format", "json"]
+    environment = {name: value for name, value in os.environ.items() if name != "STORE_PASSWORD"}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert refused.returncode and "STORE_PASSWORD" in refused.stderr
+    given = {**environment, "STORE_PASSWORD": "only-for-this-test"}
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    services = json.loads(done.stdout)["services"]
+    added = {"redis", "worker"} if others else set()
+    assert set(services) == {"store", "code", "pages", "daemon"} | added
+    for name in set(services) - {"store", "redis"}:
+        assert services[name]["environment"]["DBSYNC_WINDOWS_URL"], name
+
+
+def test_the_values_for_kubernetes_are_the_projects_own_settings() -> None:
+    """The chart writes `dagster.yaml` itself, in its own spelling."""
+    own = yaml.safe_load((ROOT / "dagster.yaml").read_text())
+    daemon = yaml.safe_load((ROOT / "deploy" / "values.yaml").read_text())["dagsterDaemon"]
+    queue = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]
+    runs = own["concurrency"]["runs"]
+    assert queue["maxConcurrentRuns"] == runs["max_concurrent_runs"]
+    assert queue["tagConcurrencyLimits"] == runs["tag_concurrency_limits"]
+    assert daemon["runMonitoring"] == {
+        "enabled": True,
+        "startTimeoutSeconds": own["run_monitoring"]["start_timeout_seconds"],
+        "cancelTimeoutSeconds": own["run_monitoring"]["cancel_timeout_seconds"],
+        "pollIntervalSeconds": own["run_monitoring"]["poll_interval_seconds"],
+        "maxResumeRunAttempts": 0,
+    }
+    assert daemon["runRetries"] == {
+        "enabled": own["run_retries"]["enabled"],
+        "maxRetries": own["run_retries"]["max_retries"],
+        "retryOnAssetOrOpFailure": own["run_retries"]["retry_on_asset_or_op_failure"],
+    }
 
 
 def test_the_celery_settings_of_dagster_are_the_projects_own_and_the_launcher() -> None:
