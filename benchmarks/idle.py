@@ -107,8 +107,10 @@ def idle(folder: Path, definitions: str) -> Iterator[Idle]:
         wait_for(f"http://127.0.0.1:{port}/server_info")
         yield Idle(process)
     finally:
-        process.terminate()
-        process.wait(60)
+        parent = psutil.Process(process.pid)
+        for one in (*parent.children(recursive=True), parent):
+            one.kill()
+        process.wait()
 
 
 def wait_for(url: str) -> None:
@@ -145,15 +147,16 @@ def main() -> None:
         time.sleep(minutes * 60)
         after = {name: one.seconds() for name, one in running.items()}
         passed = time.monotonic() - started
-    print(f"| % of a core, {minutes:g} minutes | {' | '.join(PARTS.values())} | all |")
-    print(f"|{'---|' * (len(PARTS) + 2)}")
-    total = {}
-    for name in VARIANTS:
-        percent = [(after[name][p] - before[name][p]) / passed * 100 for p in PARTS.values()]
-        total[name] = sum(percent)
-        print(f"| {name} | {' | '.join(f'{one:.2f}' for one in percent)} | {total[name]:.2f} |")
-    _, tables, everything = total.values()
-    print(f"\nschedules and sensors: {everything - tables:.2f} % of a core; the bar is {BAR:g} %")
+        print(f"| % of a core, {minutes:g} minutes | {' | '.join(PARTS.values())} | all |")
+        print(f"|{'---|' * (len(PARTS) + 2)}")
+        total = {}
+        for name in VARIANTS:
+            percent = [(after[name][p] - before[name][p]) / passed * 100 for p in PARTS.values()]
+            total[name] = sum(percent)
+            print(f"| {name} | {' | '.join(f'{one:.2f}' for one in percent)} | {total[name]:.2f} |")
+        _, tables, everything = total.values()
+        cost = everything - tables
+        print(f"\nschedules and sensors: {cost:.2f} % of a core; the bar is {BAR:g} %", flush=True)
 
 
 if __name__ == "__main__":
