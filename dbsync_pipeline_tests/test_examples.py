@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -60,6 +64,45 @@ def test_fastapi_serves_the_api_beside_its_own_pages(places: Places) -> None:
     finally:
         server.terminate()
         server.wait(60)
+
+
+PAGE = (ROOT / "docs" / "how-to" / "from-an-application.md").read_text(encoding="utf-8")
+SERVERS = ("uvicorn ", "flask ")
+"""How the commands begin that do not end by themselves."""
+
+
+@pytest.mark.parametrize(("heading", "port"), [("FastAPI", 8000), ("Flask", 5000)])
+def test_the_commands_of_the_page_run(places: Places, heading: str, port: int) -> None:
+    """All but the installation, on a port that is free; what `curl` gets is the answer."""
+    free = free_port()
+    (block,) = re.findall(rf"^## {heading}\n\n```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    lines = [line for line in block.replace("\\\n", "").splitlines() if line[:5] != "make "]
+    commands = [
+        f"{line} --port {free} & server=$!; trap 'kill $server' EXIT; {waiting(free)}"
+        if line.startswith(SERVERS)
+        else line.replace("curl ", f"curl -fsS -o {number}.json ").replace(f":{port}/", f":{free}/")
+        for number, line in enumerate(lines)
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(["set -e", *commands])],
+        env={**places.environment(ROOT), "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = sorted(places.folder.glob("?.json"))
+    answers = [json.loads(answer.read_text()) for answer in found]
+    assert [database["name"] for database in answers[0]] == ["windows", "linux", "azure"]
+    if heading == "Flask":
+        assert answers[1]["equal"]
+        assert content(places.named("linux")) == content(places.named("windows"))
+
+
+def waiting(port: int) -> str:
+    return (
+        f"until curl -s -o /dev/null http://127.0.0.1:{port}/; do kill -0 $server; sleep 0.5; done"
+    )
 
 
 def _get(url: str, headers: dict[str, str]) -> Any:

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline_tests import forked
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.worlds import content, execute
 
@@ -40,6 +40,7 @@ PAGES = (
 
 SYNCED = "dbsync sync --quiet >/dev/null"
 BEFORE = {
+    "how-to/azure-sql.md": "true",
     "how-to/ci.md": SYNCED,
     "how-to/schedules-and-alerts.md": SYNCED,
     "how-to/leave-azure-sql-data-sync.md": """
@@ -137,6 +138,24 @@ def test_every_command_of_the_page_runs_on_databases_in_use(
     assert reader(f"set -e\n{BEFORE[page]}").returncode == 0
     done = reader(script(DOCS / page))
     assert done.returncode == 0, f"{page} ended with {done.returncode}:\n{done.stderr[-4000:]}"
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "sqlite"])
+def test_the_first_sync_of_the_azure_page_on_a_server(
+    engine: str,
+    reader: Reader,
+    new_database: NewDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SQL Server where there is one to test on; PostgreSQL needs the same four commands."""
+    places = Places(tmp_path / "place", monkeypatch)
+    azure = new_database(engine, "azure")
+    for name, one in (("WINDOWS", places.named("windows")), ("AZURE", azure)):
+        places.set(**{f"DBSYNC_{name}_URL": one.url.render_as_string(hide_password=False)})
+    done = reader(script(DOCS / "how-to/azure-sql.md"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert content(azure) == content(places.named("windows"))
 
 
 SHOP = """
