@@ -14,8 +14,12 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from concurrent.futures import Future
+from typing import Any, NoReturn, Protocol, TypeVar
+
+Result = TypeVar("Result")
 
 STATUS = 130
 """128 plus the number of SIGINT, the convention of shells."""
@@ -75,15 +79,48 @@ def kept() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def on_interrupt(act: Callable[[], object]) -> None:
-    """From now on call `act` in a thread of its own when SIGINT or SIGTERM arrives.
+def interruptible(work: Callable[[], Result]) -> Result:
+    """Return the result of `work`, or raise its error; a signal ends the wait for it.
+
+    For a library that does not return on a signal. The main thread has another one do the work,
+    which may continue in the background after a signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="dbsync-interruptible", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+    return future.result()
+
+
+_LOOK_SECONDS = 1.0
+"""On Windows, a signal does not end a wait."""
+
+
+class Cancellable(Protocol):
+    """Work whose running statement another thread can cancel."""
+
+    def cancel(self) -> None:
+        """Cancel the statement that runs now, if one does, without waiting for its end."""
+
+
+def cancel_on_signal(work: Cancellable) -> None:
+    """From now on, cancel the work in another thread when SIGINT or SIGTERM arrives.
 
     A handler runs only when the main thread returns from the library that it is in, which may wait
-    for a server. `act` can end that wait. It is called only for signals that have a handler in
-    Python. A second call with the same `act` does nothing.
+    for a server; this ends that wait. It is done only for signals that have a handler in Python,
+    and until the work is garbage.
     """
-    if act not in _acts:
-        _acts.append(act)
+    _cancellable.add(work)
     if threading.current_thread() is threading.main_thread():
         listener = _Listener.for_process()
         other = signal.set_wakeup_fd(listener.fileno(), warn_on_full_buffer=False)
@@ -91,7 +128,7 @@ def on_interrupt(act: Callable[[], object]) -> None:
             signal.set_wakeup_fd(other)
 
 
-_acts: list[Callable[[], object]] = []
+_cancellable: weakref.WeakSet[Cancellable] = weakref.WeakSet()
 
 
 class _Listener:
@@ -126,8 +163,8 @@ class _Listener:
         while numbers := self._reader.recv(4096):
             self._received.update(numbers)
             if {signal.SIGINT, signal.SIGTERM} & set(numbers):
-                for act in _acts:
-                    act()
+                for work in list(_cancellable):
+                    work.cancel()
 
 
 def _show_unless_kept(raised: sys.UnraisableHookArgs) -> None:

@@ -37,7 +37,7 @@ class Roles:
 
 def administer(database: Database, *statements: str) -> None:
     """Each statement as it stands, by itself, as the superuser."""
-    connection = database.engine("administrator").raw_connection()
+    connection = database.engine().raw_connection()
     connection.driver_connection.autocommit = True  # type: ignore[union-attr]
     try:
         for statement in statements:
@@ -48,5 +48,5 @@ def administer(database: Database, *statements: str) -> None:
 
 def one(database: Database, query: str) -> object:
     """The first value that a query gives the superuser."""
-    with database.engine("administrator").connect() as connection:
+    with database.engine().connect() as connection:
         return connection.scalar(sa.text(query))

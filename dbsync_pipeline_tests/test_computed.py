@@ -30,7 +30,7 @@ def test_an_expression_that_differs_is_refused_and_its_remedy_works(
         'CREATE SCHEMA "odd Name"', table.replace('"Twice" int', f'"Twice" int {computed}')
     )
     metadata = sa.MetaData()
-    with source.engine("test").connect() as connection:
+    with source.engine().connect() as connection:
         metadata.reflect(connection, schema=None if schema_name == "public" else "odd Name")
     model, name = Model(metadata), f"{schema_name}.items"
     run(source, f"INSERT INTO {name} VALUES (1, 7)")

@@ -594,7 +594,7 @@ def test_cancelling_a_run_cancels_the_statement_that_it_waits_for(
         DBSYNC_LINUX_URL=linux.url.render_as_string(hide_password=False),
         DBSYNC_LOCK_SECONDS="300",
     )
-    with linux.engine("application").begin() as application:
+    with linux.engine().begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN ROW EXCLUSIVE MODE")
         job = started(places, *job_execute("linux"))
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"

@@ -709,7 +709,7 @@ _WAITING = {
 
 
 def _until_somebody_waits(database: Database) -> None:
-    with database.engine("administrator").connect() as connection:
+    with database.engine().connect() as connection:
         while not connection.scalar(sa.text(_WAITING[database.engine_name])):
             connection.rollback()
 
@@ -717,7 +717,7 @@ def _until_somebody_waits(database: Database) -> None:
 def test_a_failback_waits_for_a_writer_only_so_long(three: Three) -> None:
     moved(three)
     before = content(three.windows)
-    with three.linux.engine("application").connect() as application:
+    with three.linux.engine().connect() as application:
         application.execution_options(
             **({"begin": "BEGIN IMMEDIATE"} if three.linux.engine_name == "sqlite" else {})
         )

@@ -516,7 +516,7 @@ ROWS = (
 
 
 def _as_text(database: Database) -> list[Any]:
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         columns = ", ".join(f'"{column.name}"::text' for column in TYPES.table("rich").sa.columns)
         return [
             tuple(row)

@@ -122,7 +122,7 @@ def retry_of(instance: DagsterInstance, run_id: str) -> str | None:
 @contextmanager
 def writing(database: Database) -> Iterator[None]:
     """The application is in the middle of a transaction there, for whose end a sync waits."""
-    with database.engine("application").begin() as application:
+    with database.engine().begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN ROW EXCLUSIVE MODE")
         yield
 
@@ -130,7 +130,7 @@ def writing(database: Database) -> Iterator[None]:
 def waits(database: Database) -> bool:
     """Whether a sync waits for the tables of that database."""
     waiting = "relation = 'users'::regclass AND mode = 'ShareRowExclusiveLock' AND NOT granted"
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return bool(connection.scalar(sa.text(f"SELECT count(*) FROM pg_locks WHERE {waiting}")))
 
 

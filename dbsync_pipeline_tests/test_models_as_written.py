@@ -240,7 +240,7 @@ def profiles(folder: Path, twins: tuple[Database, Database]) -> Model:
 
 
 def foreign_keys(database: Database) -> int:
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return len(sa.inspect(connection).get_foreign_keys("profile"))
 
 

@@ -145,7 +145,7 @@ def test_rows_of_a_table_outside_the_models_are_not_deleted_by_a_cascade(
     with pytest.raises(NotProved, match="fk_outside"):
         sync(source, target, model=model, policy=Policy(max_change_fraction=1))
     assert content(target, model) == before
-    with target.engine("test").connect() as connection:
+    with target.engine().connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM outside")) == 1
 
 
@@ -163,7 +163,7 @@ def test_a_trigger_does_not_fire(engine: str, new_database: NewDatabase) -> None
     execute(source, *map(sa.text, CHANGES["a child moves to a new parent, and the old one goes"]))
     sync(source, target, model=model)
     assert content(target, model) == content(source, model)
-    with target.engine("test").connect() as connection:
+    with target.engine().connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM fired")) == 0
 
 
@@ -252,7 +252,7 @@ class _reader:
         self._thread.join()
 
     def _read(self) -> None:
-        with self._database.engine("reader").connect() as connection:
+        with self._database.engine().connect() as connection:
             while not self._ended.is_set():
                 started = time.monotonic()
                 connection.exec_driver_sql("SELECT count(*) FROM users").scalar()

@@ -138,7 +138,7 @@ def test_servers_before_2019_are_refused_by_their_version(
     closed = []
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=None),
-        info={"server": Server(version, edition, babelfish)},
+        info={"server": Server(version, edition, babelfish), "label": "dbsync"},
         get_execution_options=dict,
         close=lambda: closed.append(True),
     )

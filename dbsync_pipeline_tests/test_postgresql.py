@@ -132,7 +132,7 @@ def two(new_database: NewDatabase) -> Iterator[Ready]:
         for database in (source, target):
             run(database, PREPARE, *statements)
         metadata = sa.MetaData()
-        with source.engine("test").connect() as connection:
+        with source.engine().connect() as connection:
             sa.event.listen(metadata, "column_reflect", _with_other_types)
             metadata.reflect(connection, only=lambda name, _: not name.startswith("part_"))
         return source, target, Model(metadata)
@@ -294,7 +294,7 @@ def test_a_partition_beside_its_table_is_refused(two: Ready) -> None:
         "CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id)",
         "CREATE TABLE part_1 PARTITION OF part DEFAULT",
     )
-    with source.engine("test").connect() as connection:
+    with source.engine().connect() as connection:
         model.metadata.reflect(connection)
     run(source, "INSERT INTO part VALUES (1)")
     with pytest.raises(StructureError, match=r"table part_1: it is a partition of public\.part"):
@@ -407,7 +407,7 @@ def test_the_text_of_a_json_value_is_that_of_jsonb(new_database: NewDatabase) ->
     random = Random(1)
     texts = [_json(random) for _ in range(5_000)]
     database = new_database("postgresql", "windows")
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         query = sa.text("SELECT t::jsonb::text FROM unnest(CAST(:texts AS text[])) t")
         expected = connection.execute(query, {"texts": texts}).scalars().all()
     assert list(map(text_of_value, texts)) == expected

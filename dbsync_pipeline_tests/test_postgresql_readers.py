@@ -174,7 +174,7 @@ def test_writers_during_a_load_leave_one_whole_state(pair: Pair) -> None:
     ending = threading.Event()
 
     def write() -> None:
-        engine = source.engine("application")
+        engine = source.engine()
         for number in itertools.count(10_000):
             if ending.is_set():
                 return
@@ -237,7 +237,7 @@ def _end_a_reader(source: Database) -> bool:
         "WHERE query LIKE 'COPY (SELECT t.%' AND state = 'active' AND datname = current_database()"
         " AND pid <> pg_backend_pid() ORDER BY backend_start DESC LIMIT 1) reader"
     )
-    with source.engine("administrator").connect() as connection:
+    with source.engine().connect() as connection:
         for _ in range(1_000):
             if ended := connection.scalar(sa.text(query)):
                 return bool(ended)
@@ -355,7 +355,7 @@ def test_somebody_who_waits_to_alter_the_table_is_not_waited_for(pair: Pair) -> 
 
 def _waits(database: Database) -> bool:
     query = "SELECT FROM pg_stat_activity WHERE query LIKE 'ALTER%' AND wait_event_type = 'Lock'"
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return bool(connection.execute(sa.text(query)).all())
 
 

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_found(standby: Database) -> None:
 
 
 def _without_keys(database: Database, statement: str) -> None:
-    with database.engine("application").connect() as connection:
+    with database.engine().connect() as connection:
         connection.connection.cursor().execute(_KEYS_OFF[database.engine_name])
         connection.execute(sa.text(statement))
         connection.commit()
@@ -150,7 +150,7 @@ _COUNT_FROM_ONE = {
     "standby", [engine for engine in ENGINES if engine != "sqlite"], indirect=True
 )
 def test_a_standby_that_gives_numbers_twice_is_not_ready(standby: Database) -> None:
-    with standby.engine("application").begin() as connection:
+    with standby.engine().begin() as connection:
         connection.exec_driver_sql(_COUNT_FROM_ONE[standby.engine_name])
     found = facts(standby)
     assert found.taken == ("users.id",)
@@ -211,7 +211,7 @@ def test_a_standby_that_cannot_be_written_is_not_ready(
     "standby", ["postgresql"], indirect=True
 )  # SQLite's writers wait by the connection's own time
 def test_a_lock_of_somebody_who_writes_is_no_reason(standby: Database) -> None:
-    with standby.engine("application").begin() as application:
+    with standby.engine().begin() as application:
         application.exec_driver_sql("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
         assert facts(standby).unwritable == ()
 

@@ -227,7 +227,7 @@ def test_sql_for_postgresql_runs_as_it_stands(
         session(source, target, model=model) as one,
     ):
         one.plan(file)
-    raw = target.engine("person").raw_connection()
+    raw = target.engine().raw_connection()
     raw.driver_connection.autocommit = True  # type: ignore[union-attr]
     raw.cursor().execute(_read(path))
     raw.close()

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.cli import app
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Dialect, labelled
 from dbsync_pipeline.errors import (
     Busy,
     DatabaseError,
@@ -386,7 +386,7 @@ def _large(source: Database) -> None:
 
 def _terminate_during_a_copy(database: Database, done: threading.Event) -> None:
     """Ends the server process of the mirror as soon as a COPY has moved some rows."""
-    with database.engine("administrator").connect() as connection:
+    with database.engine().connect() as connection:
         while not done.is_set():
             ended = connection.scalar(
                 sa.text(
@@ -432,7 +432,7 @@ def test_a_cancelled_sync_ends_at_once_with_the_locks_free(postgresql_pair: Pair
         waiting.ensure_schema()
         for table in MODEL.names:
             waiting.copy(table)
-        blocker = target.engine("blocker").connect()
+        blocker = target.engine().connect()
         blocker.execute(sa.text("LOCK TABLE dbsync.facts IN EXCLUSIVE MODE"))
         took = _cancelled(waiting, waiting.publish)
     blocker.close()
@@ -503,7 +503,7 @@ def test_a_writer_that_hammers_the_source_never_yields_a_mixture(pair: Pair) -> 
 
     def hammer() -> None:
         nonlocal written
-        engine = source.engine("application")
+        engine = source.engine()
         while not stop.is_set():
             written += 1
             with engine.begin() as connection:
@@ -542,7 +542,7 @@ def _sum(database: Database) -> int:
         sa.select(sa.func.sum(messages.c.tokens)).scalar_subquery()
         + sa.select(sa.func.sum(documents.c.size_bytes)).scalar_subquery()
     )
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return int(connection.scalar(both) or 0)
 
 
@@ -550,7 +550,8 @@ def test_a_lock_holder_that_never_ends_is_named_within_the_time_that_a_sync_wait
     postgresql_pair: Pair,
 ) -> None:
     source, target = postgresql_pair
-    holder = target.engine("the nightly report").connect()
+    with labelled("the nightly report"):
+        holder = target.engine().connect()
     holder.execute(users.update().where(users.c.id == 1).values(name="held"))
     started = time.monotonic()
     with pytest.raises(Busy, match="the nightly report"):
@@ -568,7 +569,7 @@ def test_a_lock_on_the_source_that_never_ends_does_not_hold_the_target_forever(
     any_servers: Pair,
 ) -> None:
     source, target = any_servers
-    holder = source.engine("a migration").connect()
+    holder = source.engine().connect()
     holder.execute(sa.text("ALTER TABLE messages ADD more INTEGER"))
     started = time.monotonic()
     with pytest.raises(Busy, match="database windows"):
@@ -580,7 +581,7 @@ def test_a_lock_on_the_source_that_never_ends_does_not_hold_the_target_forever(
 
 def test_a_lock_on_the_sources_ledger_does_not_hold_the_target_forever(any_servers: Pair) -> None:
     source, target = any_servers
-    holder = source.engine("somebody").connect()
+    holder = source.engine().connect()
     holder.execute(sa.text("UPDATE dbsync.facts SET value = value"))
     execute(source, users.update().where(users.c.id == 1).values(name="new"))
     started = time.monotonic()
@@ -599,7 +600,7 @@ def test_a_lock_on_the_sources_ledger_does_not_hold_the_target_forever(any_serve
 )  # which names the holder
 def test_somebody_who_writes_to_the_target_and_never_ends(pair: Pair) -> None:
     source, target = pair
-    holder = target.engine("application").connect()
+    holder = target.engine().connect()
     holder.execute(users.update().where(users.c.id == 1).values(name="held"))
     started = time.monotonic()
     with pytest.raises(Busy, match="database linux"):

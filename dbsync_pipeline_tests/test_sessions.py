@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import psycopg2
 import pytest
+import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.postgresql.connection import PINS
 from dbsync_pipeline.mirror.database import Database
@@ -129,3 +131,33 @@ def test_a_sqlite_session_sets_what_it_relies_on(new_database: NewDatabase) -> N
             "synchronous": 2,
         }.items():
             assert dialect.connection.exec_driver_sql(f"PRAGMA {name}").scalar() == value
+
+
+def test_a_process_has_one_engine_per_database_and_uses_no_session_twice(
+    new_database: NewDatabase,
+) -> None:
+    """Caches are shared; what a session has set is not, and each is shown under its own label."""
+    database = new_database("postgresql", "linux")
+    shown: dict[int, str] = {}
+
+    def look(label: str) -> None:
+        with database.connect(label) as dialect:
+            pid, name = dialect.connection.execute(
+                sa.text(
+                    "SELECT pid, application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+                )
+            ).one()
+            dialect.connection.exec_driver_sql("SET statement_timeout = 1234")
+            dialect.connection.commit()
+            shown[pid] = name
+
+    labels = [f"dbsync run {n}" for n in range(8)]
+    threads = [threading.Thread(target=look, args=(label,)) for label in labels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(shown.values()) == labels, "eight sessions"
+    with database.connect() as dialect:
+        assert dialect.connection.scalar(sa.text("SHOW statement_timeout")) == "0"
+        assert dialect.connection.engine is database.engine()

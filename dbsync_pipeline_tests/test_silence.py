@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -18,10 +14,7 @@ from dbsync_pipeline.dialects.postgresql import copy
 from dbsync_pipeline.errors import DbsyncError, Unavailable
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.sync.session import Session
-from dbsync_pipeline.runs import launch
-from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
-from dbsync_pipeline_tests.processes import ROOT, job_execute
 from dbsync_pipeline_tests.proxy import (
     TO_CLIENT,
     TO_SERVER,
@@ -45,8 +38,6 @@ from dbsync_pipeline_tests.worlds import (
 Pair = tuple[Database, Database]
 SILENCE = 2
 """Seconds, in place of the usual 60."""
-LOAD = 5
-"""Seconds that Dagster may take to end its run on a machine where other tests run."""
 
 users = MODEL.table("users").sa
 behind_proxy = partial(reached_by_proxy, silence_seconds=SILENCE)
@@ -183,74 +174,3 @@ def _copy_all(copying: Session, failures: list[DbsyncError]) -> None:
             copying.copy(table)
     except DbsyncError as error:
         failures.append(error)
-
-
-_PROGRAM = """
-import sys
-from dbsync_pipeline_tests.test_silence import MODEL, Database, sa, session
-source, target = (
-    Database(name, sa.make_url(url), silence_seconds=600)
-    for name, url in zip(("windows", "linux"), sys.argv[1:])
-)
-with session(source, target) as one:
-    one.ensure_schema()
-    for table in MODEL.names:
-        one.copy(table)
-    one.publish()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_process_that_waits_for_a_silent_server(pair: Pair, number: int) -> None:
-    source, target = pair
-    with behind_proxy(target) as (slow, proxy):
-        fired = proxy.before(PHASES["publish"], TO_SERVER, swallow)
-        urls = [one.url.render_as_string(hide_password=False) for one in (source, slow)]
-        with subprocess.Popen([sys.executable, "-c", _PROGRAM, *urls], cwd=ROOT) as syncing:
-            assert fired.wait(60)
-            time.sleep(1)
-            started = time.monotonic()
-            syncing.send_signal(number)
-            syncing.wait(20)
-            seconds = time.monotonic() - started
-        assert seconds < 10
-        print(f"{signal.Signals(number).name}: ended after {seconds:.1f} s")
-    assert sync(source, target).changed == 5
-
-
-COMMANDS = {
-    "dbsync sync": [sys.executable, "-m", "dbsync_pipeline.cli.entry", "sync", "--target", "linux"],
-    "dagster job execute": [sys.executable, "-m", *job_execute("linux")],
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_command_whose_target_is_silent(
-    pair: Pair,
-    command: str,
-    number: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    source, target = pair
-    with behind_proxy(target) as (slow, proxy):
-        for name, database in {"WINDOWS": source, "LINUX": slow}.items():
-            url = database.url.render_as_string(hide_password=False)
-            monkeypatch.setenv(f"DBSYNC_{name}_URL", url)
-        monkeypatch.setenv("DBSYNC_SILENCE_SECONDS", "600")
-        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
-        monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        launch.prepare_home(load())
-        fired = proxy.before(PHASES["publish"], TO_SERVER, swallow)
-        with subprocess.Popen(COMMANDS[command], cwd=tmp_path) as syncing:
-            assert fired.wait(120)
-            time.sleep(1)
-            started = time.monotonic()
-            syncing.send_signal(number)
-            syncing.wait(30)
-            seconds = time.monotonic() - started
-        print(f"{command}, {signal.Signals(number).name}: {seconds:.1f} s, {syncing.returncode}")
-        assert seconds < 10 + LOAD
-        assert syncing.returncode != 0
-    assert sync(source, target).changed == 5

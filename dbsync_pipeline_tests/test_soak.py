@@ -5,7 +5,6 @@ Twenty seconds here; `make soak` does the same for ten minutes, or for SOAK_SECO
 
 from __future__ import annotations
 
-import functools
 import gc
 import multiprocessing
 import os
@@ -67,17 +66,6 @@ class Usage:
         return {name: (old[name], new[name]) for name in new if new[name] > old[name] + more[name]}
 
 
-def forget_reflection() -> None:
-    """Clear SQLAlchemy's own caches of reflection queries.
-
-    Each keeps those of the last 128 dialects, and each engine has a dialect of its own: up to 100 MB, reached after some 60 syncs
-    in one process. They are bounded, and hide what is not.
-    """
-    for cached in gc.get_objects():
-        if isinstance(cached, functools._lru_cache_wrapper) and "sqlalchemy" in cached.__module__:
-            cached.cache_clear()
-
-
 def usage(source: Database, target: Database) -> Usage:
     gc.collect()
     process = psutil.Process()
@@ -96,11 +84,8 @@ _CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_da
 
 
 def look(database: Database, question: str) -> str:
-    engine = database.engine("test")
-    with engine.connect() as connection:
-        answer = str(connection.scalar(sa.text(question)))
-    engine.dispose()
-    return answer
+    with database.engine().connect() as connection:
+        return str(connection.scalar(sa.text(question)))
 
 
 @contextmanager
@@ -109,7 +94,7 @@ def writing(source: Database) -> Iterator[None]:
     ended = threading.Event()
     failures: list[BaseException] = []
 
-    engine = source.engine("application")
+    engine = source.engine()
 
     def write() -> None:
         number = 0
@@ -137,7 +122,6 @@ def writing(source: Database) -> Iterator[None]:
 
 def one_round(source: Database, target: Database, number: int, rng: random.Random) -> None:
     """A sync; now and then its undo, and a sync that is killed at any moment."""
-    forget_reflection()
     run_id = sync(source, target, policy=ANYTHING, settings=KEEPING).run_id
     if number % 3 == 0:
         undo(target, MODEL, run_id, by=uuid.uuid4().hex, settings=KEEPING)

@@ -271,7 +271,7 @@ def test_nobody_truncates_a_table_between_the_snapshot_and_its_reading(pair: Pai
     source, target = pair
     with session(source, target) as one:
         one.ensure_schema()
-        engine = source.engine("application")
+        engine = source.engine()
         with engine.begin() as connection, pytest.raises(sa.exc.OperationalError, match="lock"):
             connection.execute(sa.text("SET LOCAL lock_timeout = '200ms'"))
             connection.execute(sa.text("TRUNCATE user_memory"))

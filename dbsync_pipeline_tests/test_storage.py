@@ -58,7 +58,7 @@ def test_postgresql_by_one_setting(places: Places, new_database: NewDatabase) ->
         ) as again:  # as a run's own process opens it
             assert again.get_run_by_id(run.run_id) is not None
         assert SECRET.decode() not in str(instance.get_ref())
-    with store.engine("test").connect() as connection:
+    with store.engine().connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM runs")) == 1
     assert SECRET not in places.shown() and not (places.dagster_home / "history").exists()
 

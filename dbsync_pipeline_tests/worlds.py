@@ -93,7 +93,7 @@ def synced_pair(new_database: Callable[..., Database]) -> tuple[Database, Databa
 
 def execute(database: Database, *statements: Any) -> None:
     """SQLAlchemy statements, or pairs of a statement and its parameters, in one transaction, as the application's own."""
-    engine = database.engine("application")
+    engine = database.engine()
     with engine.begin() as connection:
         for statement in statements:
             if isinstance(statement, tuple):
@@ -116,13 +116,13 @@ def is_babelfish(database: Database) -> bool:
     """Whether this is the test server for T-SQL that is not Microsoft's."""
     if database.engine_name != "mssql":
         return False
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return connection.scalar(sa.text("SELECT serverproperty('Babelfish')")) is not None
 
 
 def content(database: Database, model: Model = MODEL) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables as the application sees them, sorted; JSON as the text that is stored."""
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return {table.name: _sorted(connection, table.sa) for table in model.tables}
 
 
@@ -136,7 +136,7 @@ def _sorted(connection: sa.Connection, table: sa.Table) -> list[tuple[Any, ...]]
 
 def sequence_gives(database: Database, row: dict[str, Any], table: str = "users") -> int:
     """The key that the database gives to a row that the application inserts now."""
-    engine = database.engine("application")
+    engine = database.engine()
     with engine.begin() as connection:
         key = connection.execute(MODEL.table(table).sa.insert().values(row)).inserted_primary_key
         assert key is not None

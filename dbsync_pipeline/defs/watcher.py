@@ -13,22 +13,15 @@ import json
 import threading
 import time
 from datetime import UTC, datetime
-from typing import Protocol
 
 from dagster import DagsterInstance, DagsterRunStatus, OpExecutionContext
 
 from dbsync_pipeline.defs.run_tags import ALIVE_TAG, PROGRESS_TAG
+from dbsync_pipeline.signals import Cancellable
 
 _LOOK_SECONDS = 2.0
 _ALIVE_SECONDS = 30.0
 _CANCELLED = (DagsterRunStatus.CANCELING, DagsterRunStatus.CANCELED)
-
-
-class Cancellable(Protocol):
-    """Work whose running statement another thread can cancel."""
-
-    def cancel(self) -> None:
-        """Cancel the statement that runs now."""
 
 
 class Progress:

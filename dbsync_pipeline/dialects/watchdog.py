@@ -23,14 +23,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dbsync_pipeline import signals
 from dbsync_pipeline.deadline import run_until
 
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 """How long a server may take to say what a session does, or to end it."""
-_CANCEL_SECONDS = 2.0
+_CANCEL_SECONDS = 1.0
 """How long a cancelled statement may take to end before its session is ended."""
+_END_SECONDS = 3.0
+"""How long the end of a cancelled session may take on its server before its wait ends anyway."""
 _REPLY_SECONDS = 1.0
 """How long a reply may be on its way after the server has finished a statement."""
 _PING_SECONDS = 600.0
@@ -149,8 +150,7 @@ _started = threading.Event()
 
 
 def watch(session: Watched) -> None:
-    """Watch the session until it is garbage. Ctrl-C and SIGTERM interrupt all sessions."""
-    signals.on_interrupt(interrupt_all)
+    """Watch the session until it is garbage."""
     with _lock:
         _watched.add(session)
         if not _started.is_set():
@@ -164,12 +164,6 @@ def interrupt(session: Watched) -> None:
     If the statement does not end within seconds, end the session.
     """
     _in_background(lambda: _interrupt(session))
-
-
-def interrupt_all() -> None:
-    """Stop the running statements of all sessions of this process, as `interrupt` does."""
-    for session in _sessions():
-        interrupt(session)
 
 
 def _sessions() -> list[Watched]:
@@ -208,7 +202,7 @@ def _examine(session: Watched, since: float) -> None:
     else:
         seconds = round(time.monotonic() - since)
         why = f"the connection went silent: no byte arrived for {seconds} seconds"
-        _end(session, why, reachable=activity is Activity.WAITING)
+        _end(session, why, _ASK_SECONDS if activity is Activity.WAITING else 0)
 
 
 def _interrupt(session: Watched) -> None:
@@ -217,20 +211,23 @@ def _interrupt(session: Watched) -> None:
     deadline = time.monotonic() + _CANCEL_SECONDS
     while since is not None and session.waiting_since == since:
         if time.monotonic() >= deadline:
-            return _end(session, "the statement was cancelled", reachable=True)
+            return _end(session, "the statement was cancelled", _END_SECONDS)
         time.sleep(0.05)
 
 
-def _end(session: Watched, why: str, *, reachable: bool) -> None:
-    """End the session on the server first, so that its locks are free when the wait ends."""
+def _end(session: Watched, why: str, first_seconds: float) -> None:
+    """End the session on the server, then the wait, so that its locks are free when it ends.
+
+    The wait ends after `first_seconds` at the latest; 0 if the server does not answer anyway.
+    """
     session.ended_because = why
-    ended = reachable and _done(session.end_on_server)
+    ended = first_seconds > 0 and _done(session.end_on_server, first_seconds)
     session.abandon()
     for _ in range(_RETRIES):
         if ended:
             return
         time.sleep(_RETRY_SECONDS)
-        ended = _done(session.end_on_server)
+        ended = _done(session.end_on_server, _ASK_SECONDS)
 
 
 def _ask(session: Watched) -> Activity:
@@ -239,8 +236,8 @@ def _ask(session: Watched) -> Activity:
     return reply if isinstance(reply, Activity) else Activity.UNREACHABLE
 
 
-def _done(work: Callable[[], None]) -> bool:
-    replies = run_until({"end": work}, _ASK_SECONDS, label="dbsync-watchdog")
+def _done(work: Callable[[], None], seconds: float) -> bool:
+    replies = run_until({"end": work}, seconds, label="dbsync-watchdog")
     return "end" in replies and not isinstance(replies["end"], BaseException)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import sqlalchemy as sa
 import tenacity
 
+from dbsync_pipeline import signals
 from dbsync_pipeline.dialects import ENGINES, dialect_class, normalized_url
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Dialect, labelled
 from dbsync_pipeline.errors import DbsyncError, SettingsError, Starting
 from dbsync_pipeline.settings import DatabaseSetting, Settings
 
@@ -45,19 +47,15 @@ class Database:
         """A copy that raises Starting at once instead of waiting for the server."""
         return replace(self, start_seconds=0)
 
-    def engine(self, label: str = "dbsync", *, create: bool = False) -> sa.Engine:
-        """Return an engine without a pool.
+    def engine(self, *, create: bool = False) -> sa.Engine:
+        """Return the engine of this database, the same one for the life of the process.
 
-        `create` creates a missing SQLite file; without it a missing file raises Unavailable.
+        It has no pool, so no session is used twice. `create` creates a missing SQLite file; without
+        it a missing file raises Unavailable.
         """
-        self.dialect.locate(self.url, self.name, create=create)
+        url = self.dialect.locate(self.url, self.name, create=create)
         try:
-            return self.dialect.engine(
-                self.url,
-                label=label,
-                connect_seconds=self.connect_seconds,
-                silence_seconds=self.silence_seconds,
-            )
+            return _engine(self.dialect, url, self.connect_seconds, self.silence_seconds)
         except (sa.exc.ArgumentError, ValueError):
             raise _unreadable(self.name) from None
         except DbsyncError as error:  # a missing driver does not know the database
@@ -84,13 +82,28 @@ class Database:
             stop=tenacity.stop_after_delay(self.start_seconds),
             reraise=True,
         )
-        return patiently(self._connected, self.engine(label, create=create))
+        return patiently(self._connected, self.engine(create=create), label)
 
-    def _connected(self, engine: sa.Engine) -> Dialect:
+    def _connected(self, engine: sa.Engine, label: str) -> Dialect:
+        def connect() -> sa.Connection:
+            with labelled(label):
+                return engine.connect()
+
         try:
-            return self.dialect(self.name, engine.connect())
+            dialect = self.dialect(self.name, signals.interruptible(connect))
         except self.dialect.driver_errors as error:
             raise self.dialect.translate(error, self.name, "connect") from None
+        signals.cancel_on_signal(dialect)
+        return dialect
+
+
+@lru_cache(maxsize=64)
+def _engine(
+    dialect: type[Dialect], url: sa.URL, connect_seconds: float, silence_seconds: float
+) -> sa.Engine:
+    """Each engine keeps compiled statements and queries of the catalog: with one per connection, a
+    process grew by 2 MB with each sync until SQLAlchemy's caches were full."""
+    return dialect.engine(url, connect_seconds=connect_seconds, silence_seconds=silence_seconds)
 
 
 def databases(settings: Settings) -> tuple[Database, ...]:

@@ -262,7 +262,7 @@ class Place:
         self.database = database
         self._model = model
         schema.ensure(database, model)
-        self._engine = database.engine("application")
+        self._engine = database.engine()
         self._prefix = "dbsync_" if database.engine_name == "sqlite" else "dbsync."
 
     def write(self, old: State, new: State) -> None:

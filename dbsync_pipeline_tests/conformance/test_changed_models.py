@@ -54,7 +54,7 @@ def model_of(columns: Columns) -> Model:
 
 def alter(database: Database, verb: str, *words: Any, **more: Any) -> None:
     """One of Alembic's operations on the table, as the application's own migration does it."""
-    with database.engine("migration").begin() as connection:
+    with database.engine().begin() as connection:
         getattr(Operations(MigrationContext.configure(connection)), verb)("people", *words, **more)
 
 

@@ -34,7 +34,7 @@ def _reasons(database: Database, model: Model) -> dict[str, str]:
 def _insert(database: Database, model: Model, **row: Any) -> int:
     """Insert a row as an application would; return the number that the database gave it."""
     (table,) = model.tables
-    with database.engine("application").begin() as connection:
+    with database.engine().begin() as connection:
         connection.execute(table.sa.insert().values(name="new", **row))
         numbered = next(
             column for column in table.sa.columns if isinstance(column.type, sa.Integer)
@@ -101,7 +101,7 @@ def test_a_sequence_that_fills_no_column_is_moved(two: Pair) -> None:
     schema.ensure(source, model)
     execute(source, "SELECT nextval('tickets') FROM generate_series(1, 7)")
     sync(source, target, model=model)
-    with target.engine("application").begin() as connection:
+    with target.engine().begin() as connection:
         assert connection.scalar(sa.text("SELECT nextval('tickets')")) == 8 + SETTINGS.key_gap
 
 

@@ -49,7 +49,7 @@ def visit(page: int | None = None, path: str | None = None, seconds: float | Non
 
 def copies(database: Database, model: Model = VISITS) -> dict[str, Counter[str]]:
     """The rows of each table without a key, and how often each is there."""
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return {
             table.name: Counter(repr(tuple(row)) for row in connection.execute(sa.select(table.sa)))
             for table in model.tables
@@ -247,7 +247,7 @@ def test_a_row_is_updated_by_its_unique_key(pair: Pair) -> None:
     done = sync(source, target, model=UNIQUE)
     assert (done.tables["names"].updated, done.changed) == (1, 1)
     undo(target, UNIQUE, done.run_id, by="undo", settings=SETTINGS)
-    with target.engine("test").connect() as connection:
+    with target.engine().connect() as connection:
         query = sa.select(names.c.value).where(names.c.name == "n7")
         assert connection.scalar(query) == 7
 
@@ -337,7 +337,7 @@ def test_types_without_equality_are_compared_by_their_text(new_database: NewData
 
 
 def _as_text(database: Database) -> Counter[str]:
-    with database.engine("test").connect() as connection:
+    with database.engine().connect() as connection:
         return Counter(connection.scalars(sa.text("SELECT odd::text FROM odd")))
 
 

@@ -407,7 +407,7 @@ class LosesARow(Checked):
 
     def publish(self) -> Publish:
         published = super().publish()
-        with self._task.target.engine("broken").begin() as connection:
+        with self._task.target.engine().begin() as connection:
             connection.exec_driver_sql(
                 "DELETE FROM notes WHERE title = (SELECT min(title) FROM notes)"
             )

@@ -140,7 +140,7 @@ def test_changes_of_every_type_are_seen(pair: Pair) -> None:
     prepare(source, {"kinds": ROWS[8:]}, KINDS)
     sync(source, target, model=KINDS)
     table = KINDS.tables[0].sa
-    with source.engine("application").begin() as connection:
+    with source.engine().begin() as connection:
         for row in ROWS[:8]:
             connection.execute(table.insert(), [row])
         given = {
@@ -348,6 +348,6 @@ def test_json_that_one_side_keeps_by_value_is_compared_by_value(pair: Pair) -> N
         execute(source, 'UPDATE docs SET body = N\'{"age": 3, "name": "Zoë"}\'')
     sync(source, target, model=BY_VALUE)
     assert sync(source, target, model=BY_VALUE).tables["docs"].updated == 0
-    with target.engine("test").connect() as connection:
+    with target.engine().connect() as connection:
         assert connection.scalar(sa.select(docs.c.body)) == {"age": 3, "name": "Zoë"}
     assert all(one.equal for one in verify(source, target, BY_VALUE))

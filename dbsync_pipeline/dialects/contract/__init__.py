@@ -14,11 +14,12 @@ never a driver's own exception: every public method of a dialect is `translated`
 
 from __future__ import annotations
 
+from dbsync_pipeline.dialects.contract.connection import LABEL, labelled
 from dbsync_pipeline.dialects.contract.schema import Schema, Script
 from dbsync_pipeline.dialects.contract.target import Target
 from dbsync_pipeline.dialects.contract.translated import translated
 
-__all__ = ["Dialect", "translated"]
+__all__ = ["LABEL", "Dialect", "labelled", "translated"]
 
 
 class Dialect(Target, Schema, Script):

@@ -5,11 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ClassVar
 
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import DbsyncError, Unavailable
+
+LABEL: ContextVar[str] = ContextVar("dbsync_label", default="dbsync")
+"""As what a server shows the sessions that are opened now."""
+
+
+@contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Let servers show the sessions that are opened within as `label`."""
+    token = LABEL.set(label)
+    try:
+        yield
+    finally:
+        LABEL.reset(token)
 
 
 class Session(ABC):
@@ -47,13 +61,12 @@ class Session(ABC):
 
     @classmethod
     @abstractmethod
-    def engine(
-        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
-    ) -> sa.Engine:
-        """Return an engine whose sessions have pinned settings; servers show them as `label`.
+    def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
+        """Return a new engine without a pool, which pins the settings of each session.
 
-        A session that waits for its server and receives no byte for `silence_seconds` is ended,
-        unless the server says that it computes: see `watchdog`.
+        Servers show a session as the `LABEL` under which it was opened. One that waits for its
+        server and receives no byte for `silence_seconds` is ended, unless the server says that it
+        computes: see `watchdog`.
         """
 
     def ended_because(self) -> str | None:
@@ -91,12 +104,14 @@ class Connection(Session):
     """A session's transactions, and facts about its database."""
 
     @classmethod
-    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
-        """Before connecting, raise SettingsError or Unavailable if the URL cannot be a database.
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> sa.URL:
+        """Return the URL to connect to, the same one in any working folder.
 
+        Raise SettingsError or Unavailable if it cannot be a database.
         `create` allows a new database, for engines that create one when they open it.
         """
         assert url.get_backend_name() == cls.engine_name
+        return url
 
     @classmethod
     def command(cls, url: sa.URL, name: str, statement: str) -> str:

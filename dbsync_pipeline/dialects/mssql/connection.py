@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.mssql.base import MSDDLCompiler
 
-from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.contract import LABEL, Dialect, labelled, translated
 from dbsync_pipeline.dialects.mssql import babelfish, catalog, drivers, errors, tsql
 from dbsync_pipeline.dialects.mssql.tsql import literal, quote_table
 from dbsync_pipeline.dialects.staging import BATCH_BYTES
@@ -112,7 +112,7 @@ class MSSQLConnection(Dialect):
         self._loaded: dict[str, str] = {}
         self._texts_of: dict[str, dict[str, tuple[str, int]]] = {}
         options = connection.get_execution_options()
-        self._label: str = options.get("dbsync_label", "dbsync")
+        self._label: str = connection.info["label"]
         # Babelfish always has snapshots, and ignores the lock hints
         self._reads_under_locks: bool = options.get("dbsync_locks", False) and not self._babelfish
         self._hint = ""
@@ -120,10 +120,8 @@ class MSSQLConnection(Dialect):
     # -- opening and closing
 
     @classmethod
-    def engine(
-        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
-    ) -> sa.Engine:
-        """Return an engine that pins each session it opens; the server shows `label` for it.
+    def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
+        """Return an engine that pins each session; its `LABEL` is its CONTEXT_INFO.
 
         A login waits at most `connect_seconds` (at least 2). Raise SettingsError where the URL or
         the driver cannot work.
@@ -137,15 +135,15 @@ class MSSQLConnection(Dialect):
         )
         dialect: Any = engine.dialect
         dialect.ddl_compiler = DDL
-        engine.update_execution_options(dbsync_label=label, dbsync_locks=locks)
-        context = f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"
-        pins = "; ".join((*PINS, context, _SERVER))
+        engine.update_execution_options(dbsync_locks=locks)
 
         # before SQLAlchemy's own listener, which would ask for the same by four statements
         @sa.event.listens_for(engine, "connect", insert=True)
         def pin(connection: Any, record: Any) -> None:
+            label = record.info["label"] = LABEL.get()
+            context = f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"
             cursor = connection.cursor()
-            cursor.execute(pins)
+            cursor.execute("; ".join((*PINS, context, _SERVER)))
             while cursor.description is None and cursor.nextset():
                 pass
             server = record.info["server"] = Server.of(*cursor.fetchone())
@@ -173,7 +171,8 @@ class MSSQLConnection(Dialect):
         """
         running = self._running
         if running is not None and not self._babelfish:
-            drivers.cancel(running)
+            with suppress(*self.driver_errors):  # it has just ended
+                drivers.cancel(running)
 
     def close(self) -> None:
         """Roll back, close both connections and drop this run's staging tables.
@@ -181,8 +180,7 @@ class MSSQLConnection(Dialect):
         Stop a statement that another thread runs, and wait until its call has returned: the driver
         would crash otherwise. A second call does nothing.
         """
-        with suppress(*self.driver_errors):
-            self.cancel()
+        self.cancel()
         with self._in_call, suppress(*self.driver_errors):
             drivers.roll_back_and_leave(self._raw)
         super().close()
@@ -336,7 +334,8 @@ class MSSQLConnection(Dialect):
     def _second_connection(self) -> Any:
         """A second connection, opened when first used, that commits every statement."""
         if self._second is None:
-            self._second = self.connection.engine.raw_connection()
+            with labelled(self._label):
+                self._second = self.connection.engine.raw_connection()
             self._second.driver_connection.autocommit = True
             self._run_aside("SET LOCK_TIMEOUT 10000")
         return self._second.driver_connection

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import watchdog
-from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.contract import LABEL, Dialect, translated
 from dbsync_pipeline.dialects.postgresql import catalog, errors
 from dbsync_pipeline.dialects.postgresql.catalog import quote_table
 from dbsync_pipeline.dialects.postgresql.expressions import Expressions
@@ -98,23 +98,24 @@ class PostgreSQLConnection(Dialect):
         self._cursors = 0
 
     @classmethod
-    def engine(
-        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
-    ) -> sa.Engine:
-        """Return an engine that pins each session; the server shows `label` as its application.
+    def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
+        """Return an engine that pins each session; its `LABEL` is its application's name.
 
         A login waits at most `connect_seconds` (at least 2). See `watchdog` for `silence_seconds`.
         """
         arguments = {
             **_CONNECT,
             "connect_timeout": max(2, round(connect_seconds)),
-            "application_name": label,
             "connection_factory": WatchedConnection.factory(silence_seconds),
             "client_encoding": "UTF8",
         }
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg2"), poolclass=sa.NullPool, connect_args=arguments
         )
+
+        @sa.event.listens_for(engine, "do_connect")
+        def name_it(_dialect: object, _record: object, _: object, arguments: Any) -> None:
+            arguments["application_name"] = LABEL.get()
 
         # before SQLAlchemy's own listener, which would ask for the same by four statements
         @sa.event.listens_for(engine, "connect", insert=True)

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 
 import sqlalchemy as sa
@@ -43,8 +44,11 @@ class SQLiteConnection(Dialect):
         self._raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
 
     @classmethod
-    def locate(cls, url: sa.URL, name: str, *, create: bool) -> None:
-        """Create the file's folder, or raise Unavailable if there is no file."""
+    def locate(cls, url: sa.URL, name: str, *, create: bool) -> sa.URL:
+        """Create the file's folder, or raise Unavailable if there is no file.
+
+        Return the URL with the absolute path of the file.
+        """
         setting = f"DBSYNC_{name.upper()}_URL"
         if not url.database or url.database == ":memory:":
             raise SettingsError(
@@ -71,6 +75,7 @@ class SQLiteConnection(Dialect):
                 remedy=f"`dbsync tables create --database {name}` creates it without rows, `dbsync "
                 f"demo` with sample rows; if the file exists elsewhere, correct {setting}",
             )
+        return url.set(database=os.path.abspath(url.database))
 
     @classmethod
     def command(cls, url: sa.URL, name: str, statement: str) -> str:
@@ -78,9 +83,7 @@ class SQLiteConnection(Dialect):
         return f'sqlite3 {os.path.relpath(url.database or "")} "{statement}"'
 
     @classmethod
-    def engine(
-        cls, url: sa.URL, *, label: str, connect_seconds: float, silence_seconds: float
-    ) -> sa.Engine:
+    def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
         """Return an engine that enforces foreign keys; a lock is awaited for `connect_seconds`."""
         engine = sa.create_engine(
             url,
@@ -107,7 +110,8 @@ class SQLiteConnection(Dialect):
 
     def cancel(self) -> None:
         """Stop the running statement."""
-        self._raw.interrupt()
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self._raw.interrupt()
 
     @translated
     def prepare(self) -> None:

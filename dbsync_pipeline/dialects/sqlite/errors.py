@@ -14,11 +14,20 @@ QUOTES_TEXT = " with text '"
 """What the driver writes of a text that is not UTF-8, before it quotes the text."""
 
 
+def is_busy(error: BaseException) -> bool:
+    """Return whether another session has a lock."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: BaseException) -> int:
+    original = getattr(error, "orig", None) or error
+    return (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF
+
+
 def translate(error: BaseException, name: str, operation: str) -> Exception:
     """Return the project's error for a driver's error in database `name`."""
-    original = getattr(error, "orig", None) or error
-    message, code = str(original), (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    message, code = str(getattr(error, "orig", None) or error), _code(error)
+    if is_busy(error):
         return Busy(
             "another session is writing to the database",
             operation=operation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,13 +12,15 @@ from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.foreign_keys import violated_key
-from dbsync_pipeline.dialects.sqlite import sql
+from dbsync_pipeline.dialects.sqlite import errors, sql
 from dbsync_pipeline.dialects.sqlite.source import SQLiteSource
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
 from dbsync_pipeline.dialects.staging import Moved, staging_table
 from dbsync_pipeline.dialects.table import RowKeys, Table
 from dbsync_pipeline.errors import StructureError
 
+_WAIT_SECONDS = 1.0
+"""For how long one call waits for the lock of the file."""
 _REFERENCES = """
 SELECT DISTINCT m.name, k."table" FROM sqlite_master m, pragma_foreign_key_list(m.name) k
 WHERE m.type = 'table'"""
@@ -36,11 +39,23 @@ class SQLiteTarget(SQLiteSource):
 
     @translated
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
-        """Begin the writing transaction, which locks the whole file against writers."""
+        """Begin the writing transaction, which locks the whole file against writers.
+
+        SQLite waits for a lock within one call, which no signal ends: so there are many short ones.
+        """
         self._raw.execute("PRAGMA foreign_keys = OFF")  # has no effect inside a transaction
-        self._raw.execute(f"PRAGMA busy_timeout = {round(wait_seconds * 1000)}")
         self.connection.execution_options(begin="BEGIN IMMEDIATE")
-        self.connection.begin()
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            self._raw.execute(f"PRAGMA busy_timeout = {round(min(left, _WAIT_SECONDS) * 1000)}")
+            try:
+                self.connection.begin()
+                break
+            except sa.exc.OperationalError as error:
+                if not errors.is_busy(error) or time.monotonic() >= deadline:
+                    raise
+        self._raw.execute(f"PRAGMA busy_timeout = {round(wait_seconds * 1000)}")
 
     @translated
     def suspend_constraints(self, tables: Sequence[Table]) -> None:
