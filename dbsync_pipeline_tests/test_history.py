@@ -21,7 +21,7 @@ from dbsync_pipeline.defs.assets import table_assets
 from dbsync_pipeline.defs.connections import connections
 from dbsync_pipeline.defs.resources import Sync
 from dbsync_pipeline.mirror import schema
-from dbsync_pipeline.mirror.database import databases
+from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.policy import Overrides
@@ -30,7 +30,9 @@ from dbsync_pipeline.runs import history, launch
 from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import SECRET, Places
-from dbsync_pipeline_tests.worlds import MODEL, execute
+from dbsync_pipeline_tests.processes import dbsync
+from dbsync_pipeline_tests.proxy import TO_SERVER, Connection, cut_and_refuse, reached_by_proxy
+from dbsync_pipeline_tests.worlds import MODEL, execute, synced_pair
 from dbsync_pipeline_tests.worlds import sync as mirror
 
 
@@ -278,3 +280,29 @@ def test_the_ledger_finds_more_runs_than_a_statement_has_parameters(
                 )
         found = ledger.of_runs(["run 1", *(f"other {number}" for number in range(2500)), "run 3"])
     assert [entry.number for entry in found] == [3, 1]
+
+
+def test_a_run_that_confirmed_and_lost_the_reply_is_shown_as_published(
+    places: Places, new_database: NewDatabase
+) -> None:
+    """Until the ledger can be asked, nobody knows; then it is settled."""
+    source, target = synced_pair(new_database)
+
+    def at(database: Database) -> None:
+        for name, one in {"WINDOWS": source, "LINUX": database}.items():
+            places.set(**{f"DBSYNC_{name}_URL": one.url.render_as_string(hide_password=False)})
+
+    places.set(DBSYNC_SILENCE_SECONDS="2", DBSYNC_CONNECT_SECONDS="2")
+    with reached_by_proxy(target, silence_seconds=2) as (far, proxy):
+        at(far)
+
+        def arm(_connection: Connection) -> None:
+            proxy.after(b"COMMIT", TO_SERVER, cut_and_refuse(600))
+
+        proxy.after(b'"up_to": ', TO_SERVER, arm)
+        dbsync(places, "sync", "--target", "linux", status=3)
+    at(target)
+    (lost, *_) = dbsync(places, "history")
+    assert (lost["status"], lost["published"], lost["number"]) == ("FAILURE", True, 1)
+    assert not lost["unknown"]
+    assert lost["tables"]["users"]["inserted"] == 0

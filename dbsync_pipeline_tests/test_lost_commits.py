@@ -128,6 +128,14 @@ def published(name: str, run_id: str) -> Callable[[World], bool]:
     return is_recorded
 
 
+def confirmed(name: str, run_id: str) -> Callable[[World], bool]:
+    def is_recorded(world: World) -> bool:
+        with world.named(name).connect() as dialect:
+            return Ledger(dialect).is_confirmed_by(run_id)
+
+    return is_recorded
+
+
 def change(world: World) -> None:
     execute(world.windows, users.update().where(users.c.id == 1).values(name="new"))
 
@@ -198,6 +206,13 @@ VERBS = {
         lambda world: sync(world.named("windows"), world.named("linux"), run_id="lost"),
         published("linux", "lost"),
         "run_id",
+    ),
+    "sync that confirms": Verb(
+        "linux",
+        b'"run_id": "lost"',
+        nothing,
+        lambda world: sync(world.named("windows"), world.named("linux"), run_id="lost"),
+        confirmed("linux", "lost"),
     ),
     "undo": Verb(
         "linux",

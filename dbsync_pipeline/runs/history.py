@@ -78,9 +78,9 @@ class Run:
     `status` is Dagster's, None if Dagster has no record of the run. `reason` is why the run did not
     succeed. `published` and `number` come from the target's ledger; `published` is None if neither
     the ledger nor Dagster knows; `unknown` is true if the run itself could not find out, because it
-    lost the reply to its COMMIT. `verdicts` are the guards' refusals, each with `guard`, `table`,
-    `found` and `remedy`. `allowed` are the overrides of the run. `undoes` is the number of the
-    publish that an undo restored.
+    lost the reply to its COMMIT. `transient` is true if it failed and a retry can help. `verdicts`
+    are the guards' refusals, each with `guard`, `table`, `found` and `remedy`. `allowed` are the
+    overrides of the run. `undoes` is the number of the publish that an undo restored.
     """
 
     run_id: str
@@ -294,14 +294,21 @@ def _failure_metadata(events: Iterable[DagsterEvent]) -> Iterator[Mapping[str, M
 def _publishes(
     database: Database, options: HistoryOptions, run_ids: Sequence[str]
 ) -> list[Publish]:
-    """Return the newest publishes, and those of Dagster's runs, which may be older."""
+    """Return the newest publishes, and those of Dagster's runs, which may be older.
+
+    A run that found nothing to do has the publish that it confirmed, unless another one did since.
+    """
     with database.connect() as dialect:
         ledger = Ledger(dialect)
         newest = []
         if not options.failed:
             newest = ledger.publishes(options.limit, source=options.source)
         older = set(run_ids) - {publish.run_id for publish in newest}
-        return newest + (ledger.of_runs(sorted(older)) if older else [])
+        if not older:
+            return newest
+        confirmed = ledger.confirmed()
+        latest = [confirmed] if confirmed and confirmed.run_id in older else []
+        return [*newest, *ledger.of_runs(sorted(older)), *latest]
 
 
 def _with_publish(run: Run, publish: Publish) -> Run:

@@ -205,6 +205,15 @@ def test_a_run_that_published_nothing_here_cannot_be_undone(twins: Pair) -> None
     assert undo_run(target, run).undoes == run.number
 
 
+def test_a_run_that_found_nothing_is_said_to_have_nothing_to_undo(twins: Pair) -> None:
+    source, target = twins
+    prepare(source, small_world())
+    sync(source, target)
+    sync(source, target, run_id="quiet-1")
+    with pytest.raises(SettingsError, match=r"run quiet-1 found nothing to do on linux.*undo"):
+        find([target], "quiet")
+
+
 def test_a_run_is_found_by_its_beginning_and_by_its_database_where_it_published_to_several(
     twins: Pair, new_database: NewDatabase
 ) -> None:

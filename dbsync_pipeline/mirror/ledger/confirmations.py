@@ -71,6 +71,23 @@ class Confirmed(Publishes):
         confirmation = Confirmation(publish.number, run_id, at, count, publish.round, tables, up_to)
         self.note(_FACT, json.dumps(asdict(confirmation)))
 
+    def confirmed(self) -> Publish | None:
+        """Return the publish that was confirmed last, as the sync that did so found it: it has that
+        sync's run id, and changed nothing. None if no sync has.
+        """
+        confirmation = self._confirmation()
+        if confirmation is None:
+            return None
+        publish = self._publish_with(self._t.publishes.c.number == confirmation.number)
+        if publish is None:
+            return None
+        latest = _confirmed(publish, confirmation)
+        tables = {
+            name: replace(result, inserted=0, updated=0, deleted=0, bytes=0)
+            for name, result in latest.tables.items()
+        }
+        return replace(latest, run_id=confirmation.run_id, tables=tables, seconds={})
+
     def is_confirmed_by(self, run_id: str) -> bool:
         """Return whether the sync of that id made the latest confirmation."""
         confirmation = self._confirmation()
@@ -81,13 +98,13 @@ class Confirmed(Publishes):
         return None if stored is None else Confirmation(**json.loads(stored))
 
 
-def _confirmed(last: Publish, confirmation: Confirmation) -> Publish:
+def _confirmed(publish: Publish, confirmation: Confirmation) -> Publish:
     tables = {
         name: replace(result, **confirmation.tables.get(name, {}))
-        for name, result in last.tables.items()
+        for name, result in publish.tables.items()
     }
     return replace(
-        last,
+        publish,
         tables=tables,
         confirmed_at=dt.datetime.fromisoformat(confirmation.at),
         confirmations=confirmation.count,

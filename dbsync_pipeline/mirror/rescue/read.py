@@ -50,8 +50,8 @@ def find(databases: Sequence[Database], run: str, seconds: float = 15) -> tuple[
     and the publish.
 
     All databases are asked at the same time, each within `seconds`. Raise SettingsError if `run` is
-    empty, if no database that answers has such a run, if more than one run begins so, or if the run
-    published to several of these databases.
+    empty, if no database that answers has such a run, if more than one run begins so, if the run
+    published to several of these databases, or if it found nothing to do.
     """
     if not run.strip():  # every id begins so
         raise SettingsError(
@@ -63,17 +63,41 @@ def find(databases: Sequence[Database], run: str, seconds: float = 15) -> tuple[
     for error in replies.failed.values():
         if not isinstance(error, Unavailable):
             raise error
-    publishes = [
-        (database, entry) for database in databases for entry in replies.good.get(database.name, ())
-    ]
-    if len(publishes) != 1:
-        raise _not_one(run, publishes)
-    return publishes[0]
+    runs = [(database, replies.good.get(database.name, _Beginning())) for database in databases]
+    publishes = [(database, entry) for database, begun in runs for entry in begun.publishes]
+    if len(publishes) == 1:
+        return publishes[0]
+    for database, begun in runs:
+        if begun.confirmed and not publishes:
+            raise _found_nothing(database, begun.confirmed)
+    raise _not_one(run, publishes)
 
 
-def _beginning(database: Database, run: str) -> list[Publish]:
+@dataclass(frozen=True)
+class _Beginning:
+    """What a ledger has of the runs that begin with some text: the publishes of such runs, and what
+    the latest sync of nothing confirmed, if it is such a run.
+    """
+
+    publishes: Sequence[Publish] = ()
+    confirmed: Publish | None = None
+
+
+def _beginning(database: Database, run: str) -> _Beginning:
     with database.connect() as dialect:
-        return Ledger(dialect).beginning(run)
+        ledger = Ledger(dialect)
+        confirmed = ledger.confirmed()
+        is_it = confirmed is not None and confirmed.run_id.startswith(run)
+        return _Beginning(ledger.beginning(run), confirmed if is_it else None)
+
+
+def _found_nothing(database: Database, confirmed: Publish) -> SettingsError:
+    return SettingsError(
+        f"run {confirmed.run_id} found nothing to do on {database.name} and changed no row, so "
+        "there is nothing to undo, show or export",
+        operation="find the run",
+        remedy="`dbsync rescue list` lists the runs that changed rows",
+    )
 
 
 def _not_one(run: str, publishes: list[tuple[Database, Publish]]) -> SettingsError:
