@@ -23,7 +23,7 @@ import pytest
 from dbsync_pipeline.http import app
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync, free_port, started, until
-from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, user
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, small_world, user
 
 pytestmark = pytest.mark.system
 
@@ -231,6 +231,40 @@ def test_an_invalid_request_is_refused_with_its_cause(idle_server: Server) -> No
             answer
         )
     assert dbsync(idle_server.places, "history") == []
+
+
+def test_a_wrong_method_is_answered_with_the_right_one(idle_server: Server) -> None:
+    for method, path, right in (
+        ("GET", "/admin/sync", "POST"),
+        ("POST", "/admin/db-status", "GET"),
+    ):
+        status, _, headers = idle_server.ask(method, path)
+        assert (status, headers["allow"]) == (405, right)
+
+
+def test_a_sync_that_a_retry_can_help_is_told_from_one_that_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 if all that failed may succeed later, 409 if one of them will not."""
+    places = Places(tmp_path, monkeypatch)
+    for name in ("linux", "azure"):
+        places.out_of_reach(name)
+    places.set(DBSYNC_CONNECT_SECONDS="2")
+    with served(places, SERVER) as server:
+        status, answer = server.sync()
+        assert status == 503 and [run["transient"] for run in answer["runs"]] == [True, True]
+        assert server.ask("POST", "/admin/adopt", {})[0] == 503
+        assert server.ask("GET", "/admin/db-status")[0] == 200
+    refusing = tmp_path / "refusing.db"
+    places.set(DBSYNC_AZURE_URL=f"sqlite:///{refusing}")
+    prepare(places.named("azure"), small_world(3))
+    with served(places, SERVER) as server:
+        status, answer = server.sync()
+        assert status == 409 and [run["transient"] for run in answer["runs"]] == [True, False]
+    for name in ("windows", "azure"):
+        places.out_of_reach(name)
+    with served(places, SERVER) as server:
+        assert server.sync()[0] == 503, "no database answers"
 
 
 def test_it_describes_its_addresses_to_a_program(idle_server: Server) -> None:

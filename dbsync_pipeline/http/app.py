@@ -125,7 +125,8 @@ def sync(
 ) -> Response:
     """Make the targets equal to the source.
 
-    200: every target is equal. 409: a target is not. 202: the sync was accepted and continues.
+    200: every target is equal. 409, 503: a target is not; 503 if a retry can help every one that is
+    not. 202: the sync was accepted and continues.
     """
     settings, model = configured
     body = body or SyncBody()
@@ -143,7 +144,8 @@ def sync(
 def adopt(configured: Configured, body: AdoptOptions | None = None) -> Response:
     """Take in standbys whose rows another tool copied.
 
-    200: every standby is taken in, now or earlier. 409: one is not.
+    200: every standby is taken in, now or earlier. 409, 503: one is not; 503 if a retry can help
+    every one that is not.
     """
     settings, model = configured
     request = (body or AdoptOptions()).resolve(settings, model)
@@ -259,12 +261,14 @@ def _invalid(_request: Request, error: Any) -> Response:
 
 def _not_found(request: Request, error: Any) -> Response:
     cause = f"{request.method} {request.url.path}: {error.detail}"
-    return _refuse(SettingsError(cause, remedy=REMEDY), error.status_code)
+    refusal = error_json(SettingsError(cause, remedy=REMEDY))
+    return _json({"error": refusal}, error.status_code, error.headers)  # 405 has Allow
 
 
 def _respond(result: Result, headers: dict[str, str] | None = None) -> Response:
-    """Return the result as JSON: 200 if it is ok, 409 if not."""
-    return _json(result.json(), 200 if result.ok else 409, headers)
+    """Return the result as JSON: 200 if it is ok, 503 if a retry can help, else 409."""
+    status = 200 if result.ok else 503 if result.transient else 409
+    return _json(result.json(), status, headers)
 
 
 def _refuse(error: DbsyncError, status: int) -> Response:

@@ -72,6 +72,11 @@ class Result(ABC):
         return False
 
     @property
+    def transient(self) -> bool:
+        """Whether it is not ok, and a retry can help all that failed."""
+        return False
+
+    @property
     def warnings(self) -> Sequence[str]:
         """What a person should know beside the result; printed on stderr, also with `--json`."""
         return ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dbsync_pipeline.errors import Transient
 from dbsync_pipeline.output.base import Json, Result, per_database
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Synced(Result):
     def unknown(self) -> bool:
         """Whether a run does not know if it published."""
         return any(run.unknown for run in self.runs)
+
+    @property
+    def transient(self) -> bool:
+        """Whether a run failed, and a retry can help each one that did."""
+        return not self.ok and all(run.succeeded or run.transient for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,20 @@ class Adopted(Result):
         """Whether a sync does not know if it published."""
         runs = (adoption.run for adoption in self.adoptions.good.values())
         return any(run is not None and run.unknown for run in runs)
+
+    @property
+    def transient(self) -> bool:
+        """Whether a standby was not taken in, and a retry can help each one that was not."""
+        failed = [
+            adoption
+            for adoption in self.adoptions.good.values()
+            if adoption.outcome not in ("adopted", "known")
+        ]
+        return (
+            not self.ok
+            and all(isinstance(error, Transient) for error in self.adoptions.failed.values())
+            and all(adoption.run and adoption.run.transient for adoption in failed)
+        )
 
 
 def _adoption_json(adoption: Adoption) -> Json:

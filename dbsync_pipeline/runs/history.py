@@ -28,6 +28,7 @@ from dagster import (
     RunsFilter,
 )
 
+from dbsync_pipeline.defs.alerts import RETRY_TAG
 from dbsync_pipeline.defs.failures import GUARDS, UNKNOWN
 from dbsync_pipeline.defs.run_tags import (
     is_sync,
@@ -99,6 +100,7 @@ class Run:
     launched_by: str | None = None
     undoes: int | None = None
     unknown: bool = False
+    transient: bool = False
 
     @property
     def succeeded(self) -> bool:
@@ -238,6 +240,7 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
         allowed=overrides_of(run),
         launched_by=launcher_of(run),
         unknown=any(UNKNOWN in metadata for metadata in _failure_metadata(events)),
+        transient=run.status == DagsterRunStatus.FAILURE and run.tags.get(RETRY_TAG) == "true",
     )
 
 
