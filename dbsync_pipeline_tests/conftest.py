@@ -6,6 +6,8 @@ two of the wheel are used. SQL Server is tested where it names one.
 The whole suite runs in two processes a processor, at most four (pytest-xdist): half of the time
 they wait for servers and for processes that they started. They share the servers, each of which starts when
 the first test needs it, and each database has a name of its own.
+
+What tests write goes into memory where there is room (`in_memory.py`), and a test's folder goes with the test unless it failed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline_tests import forked, lanes
+from dbsync_pipeline_tests import forked, in_memory, lanes
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.servers import Servers, administer, named_servers
 
@@ -54,6 +56,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    in_memory.use()
     _keep_what_is_compiled()
     for marker in lanes.MARKERS:
         config.addinivalue_line("markers", marker)
@@ -156,7 +159,7 @@ def roles(new_database: NewDatabase) -> Iterator[Roles]:
 
 
 _CREATE = {
-    "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'"],
+    "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy"],
     "mssql": [
         "CREATE DATABASE {}",
         "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON')",

@@ -26,9 +26,10 @@ _SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
+    "max_wal_size": "'256MB'",
     "max_prepared_transactions": "10",
 }
-"""The data need not survive a crash of the machine; some tests prepare transactions."""
+"""The data need not survive a crash of the machine, and may be in its memory; some tests prepare transactions."""
 
 
 def named_servers(engine: str = "") -> list[str]:
@@ -74,7 +75,7 @@ class Servers:
         """Stop the servers of the wheel, whichever process started them, and delete their data."""
         for file in self.folder.glob("*/postmaster.pid"):
             server = psutil.Process(int(file.read_text().split()[0]))
-            server.send_signal(getattr(signal, "SIGQUIT", signal.SIGTERM))
+            server.send_signal(signal.SIGINT)  # at SIGQUIT its shared memory would stay
             server.wait(timeout=30)
         shutil.rmtree(self.folder, ignore_errors=True)
 
