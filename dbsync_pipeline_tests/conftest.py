@@ -27,7 +27,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline_tests import forked, in_memory, lanes
+from dbsync_pipeline_tests import compiled, forked, in_memory, lanes
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.servers import Servers, administer, named_servers
 
@@ -57,6 +57,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     in_memory.use()
+    compiled.share()
     _keep_what_is_compiled()
     for marker in lanes.MARKERS:
         config.addinivalue_line("markers", marker)

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.json_by_value import text_of_value
+from dbsync_pipeline.dialects.postgresql import connection
 from dbsync_pipeline.dialects.values import Cannot
 from dbsync_pipeline.errors import StructureError, Unrepresentable
 from dbsync_pipeline.mirror.database import Database
@@ -476,3 +477,14 @@ def test_before_images_of_many_rows_are_joined_and_not_looked_up_one_by_one(two:
         save(dialect, 1, table)
     assert any("rescued" in line for line in plans)
     assert not any("SubPlan" in line for line in plans)
+
+
+def test_a_session_leaves_out_the_settings_that_its_server_does_not_have(
+    new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.PINS, "no_such_setting", "1")
+    with new_database("postgresql", "windows").connect() as dialect:
+        rows = dialect.connection.execute(sa.text("SELECT name, setting FROM pg_settings"))
+        shown = {name: setting for name, setting in rows}
+    assert "no_such_setting" not in shown
+    assert shown["lock_timeout"] == "30000" and shown["client_connection_check_interval"] == "5000"

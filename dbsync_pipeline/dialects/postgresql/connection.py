@@ -56,18 +56,20 @@ Settings that a server's version does not have are left out.
 
 _PIN = """
 SELECT set_config(p.name, p.value, false) FROM unnest(%s::text[], %s::text[]) p (name, value)
-WHERE EXISTS (SELECT FROM pg_settings s WHERE lower(s.name) = p.name);
+WHERE current_setting(p.name, true) IS NOT NULL;
 SELECT set_config('search_path', coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), ''), false)
 FROM unnest(current_schemas(false)) WITH ORDINALITY p (s, n) WHERE s !~ '^pg_'
 HAVING current_setting('search_path') ~ 'pg_';
-SELECT set_config('client_connection_check_interval', '5s', false) FROM pg_settings
-WHERE name = 'client_connection_check_interval' AND version() LIKE '%%linux%%';
+SELECT set_config('client_connection_check_interval', '5s', false)
+WHERE current_setting('client_connection_check_interval', true) IS NOT NULL
+AND version() LIKE '%%linux%%';
 SELECT set_config('session_replication_role', 'origin', false)
 WHERE current_setting('session_replication_role') <> 'origin';
 SELECT pid, backend_start, current_schema() FROM pg_stat_activity WHERE pid = pg_backend_pid()"""
 """One round trip. A path that names pg_catalog or pg_temp could put a table of that name before the
 system's own or before staging; without them both come first. A server that is not on Linux cannot
 watch its client. Only some roles may set the replication role, so that is set only if it must be.
+`pg_settings` would cost a millisecond: the server lists all of its settings for it.
 """
 
 _CONNECT = {
