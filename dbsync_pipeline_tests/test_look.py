@@ -25,10 +25,19 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.table import Row, Table
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.look import DIGESTS, HEADERS, SNAPSHOT, Known, Look, Vantage
+from dbsync_pipeline.mirror.look import (
+    DIGESTS,
+    HEADERS,
+    SNAPSHOT,
+    Known,
+    Look,
+    Vantage,
+    Written,
+)
+from dbsync_pipeline.mirror.written import WrittenChanges
 from dbsync_pipeline_tests.conftest import NewDatabase, databases_in
 from dbsync_pipeline_tests.servers import Servers
 
@@ -474,3 +483,83 @@ def test_no_look_misses_what_applications_and_maintenance_do(
         watch.look()
     connection.close()
     assert watch.proofs[HEADERS] > ROUNDS // 20
+
+
+@dataclass
+class Standby:
+    """A copy of the table on another server, which follows it by the rows written since."""
+
+    watch: Watch
+    database: Database
+    followed: int = 0
+    compared: int = 0
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """One connection for all rounds."""
+        return self.database.open("look")
+
+    def follow(self) -> None:
+        """Bring the copy to the state that the source has now, and compare all rows of both."""
+        source, target, known = self.watch.dialect, self.dialect, self.watch.known
+        source.snapshot()
+        form = Form(source.digest_format(), 61, ITEMS.signatures)
+        view = replace(Vantage.of(source, [ITEMS], WEEK), now=self.watch.now)
+        survey = view.survey(ITEMS, form, known)
+        digests, stamp = survey.look.digests, survey.look.stamp
+        target.connection.begin()
+        if known and survey.written and survey.written.young is not None:
+            digests = self._apply_written(known.digests, survey.written)
+        elif survey.written or survey.look.proof == DIGESTS:
+            digests = view.complete(ITEMS, survey).digests
+            self._copy_all()
+        missed = digests.differing(source.digests(ITEMS, form))
+        assert not missed.size, f"buckets {missed} have other digests"
+        differing = digests.differing(target.digests(ITEMS, form))
+        assert not differing.size, f"the standby differs in buckets {differing}"
+        target.connection.commit()
+        source.connection.rollback()
+        self.watch.known = Known(digests, stamp) if stamp else None
+
+    def _apply_written(self, published: Digests, written: Written) -> Digests:
+        source, target = self.watch.dialect, self.dialect
+        stamps = target.stamps()
+        assert stamps is not None
+        found = WrittenChanges(source, target, stamps, ITEMS, published, written)
+        changes = list(found)
+        put = [key for bucket in changes for key in bucket.new + bucket.changed]
+        gone = [key for bucket in changes for key in bucket.gone + bucket.changed]
+        rows = [row for batch in source.read(ITEMS, put, published.form) for row in batch]
+        self._write(rows, "id = ANY(%s)", [[int(key) for (key,) in gone]])
+        self.followed += 1
+        self.compared += bool(found.compared)
+        return found.digests
+
+    def _copy_all(self) -> None:
+        rows = [row for batch in self.watch.dialect.read(ITEMS) for row in batch]
+        self._write(rows, "true", [])
+
+    def _write(self, rows: list[Row], condition: str, arguments: list[object]) -> None:
+        run = self.dialect.connection.exec_driver_sql
+        run(f"DELETE FROM items WHERE {condition}", tuple(arguments))
+        if rows:
+            run("INSERT INTO items VALUES (%s, %s, %s, %s)", [tuple(row) for row in rows])
+
+
+def test_a_standby_that_follows_the_rows_written_since_is_equal_to_the_source(
+    watch: Watch, new_database: NewDatabase, applications: Callable[[int], None]
+) -> None:
+    standby = Standby(watch, new_database("postgresql", "linux", server=1))
+    Watch(standby.database).run(CREATE)
+    chance, connection = random.Random(2), connect(watch.database)
+    applications(3)
+    for _ in range(ROUNDS // 2):
+        if chance.random() < 0.05:
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '1s'")
+                with contextlib.suppress(psycopg2.errors.LockNotAvailable):
+                    cursor.execute(chance.choice(_MAINTENANCE))
+        standby.follow()
+    connection.close()
+    assert standby.followed > ROUNDS // 8
+    assert standby.followed > standby.compared > 0

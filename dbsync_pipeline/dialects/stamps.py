@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.dialects.digests import Form, RowDigest
+from dbsync_pipeline.dialects.table import RowKeys, Table
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,12 @@ class Stamps(Protocol):
         self, table: Table, form: Form, horizon: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same by bucket (int64), in one pass over the row headers."""
+
+    def rows_since(self, table: Table, form: Form, horizon: int) -> list[RowDigest]:
+        """The rows that were not written before the horizon, ordered by bucket."""
+
+    def rows_with_keys(self, table: Table, form: Form, keys: RowKeys) -> list[RowDigest]:
+        """The rows that have one of these keys (in the form's values), ordered by bucket."""
 
     def written_by(self, table: Table, transaction: int, horizon: int) -> tuple[int, int, int]:
         """Rows of the table: all, those that this transaction wrote, and those that another one

@@ -12,10 +12,10 @@ sent, and one digest per row of a bucket that differs. The rows themselves are n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import TypeVar
 
 import numpy as np
@@ -129,17 +129,35 @@ def both(left: Callable[[], A], right: Callable[[], B]) -> tuple[A, B]:
     return first, later.result()
 
 
-def changes(
+def row_digests(
     source: Dialect, target: Dialect, table: Table, form: Form, buckets: np.ndarray
+) -> tuple[Iterator[RowDigest], Iterator[RowDigest]]:
+    """Return the rows of these buckets on both sides, ordered by bucket.
+
+    Both are queried at the same time, before this returns.
+    """
+    return both(
+        lambda: _begun(source.row_digests(table, form, buckets)),
+        lambda: _begun(target.row_digests(table, form, buckets)),
+    )
+
+
+def _begun(rows: Iterator[RowDigest]) -> Iterator[RowDigest]:
+    first = list(islice(rows, 1))
+    return chain(first, rows)
+
+
+def changes(
+    table: Table, source: Iterable[RowDigest], target: Iterable[RowDigest]
 ) -> Iterator[Changes]:
-    """Yield the differences in these buckets, bucket by bucket.
+    """Yield the differences between rows that are ordered by bucket, bucket by bucket.
 
     No more than two buckets are in memory at once.
     """
     difference = _difference_in_copies if table.keyless else _difference
-    of_target = _by_bucket(table, target.row_digests(table, form, buckets))
+    of_target = _by_bucket(table, target)
     waiting = next(of_target, None)
-    for bucket, source_rows in _by_bucket(table, source.row_digests(table, form, buckets)):
+    for bucket, source_rows in _by_bucket(table, source):
         while waiting is not None and waiting[0] < bucket:
             yield difference(waiting[0], {}, waiting[1])
             waiting = next(of_target, None)
@@ -154,7 +172,7 @@ def changes(
 
 
 def _by_bucket(
-    table: Table, rows: Iterator[RowDigest]
+    table: Table, rows: Iterable[RowDigest]
 ) -> Iterator[tuple[int, dict[RowKey, object]]]:
     for bucket, group in groupby(rows, key=lambda row: row.bucket):
         yield bucket, {table.comparable_key(row.key): row.digest for row in group}

@@ -17,13 +17,18 @@ from functools import cached_property
 import numpy as np
 
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.digests import Digests, Form, RowDigest
 from dbsync_pipeline.dialects.stamps import Moment, Stamp, Stamps
 from dbsync_pipeline.dialects.table import Size, Table
 
 SNAPSHOT, HEADERS, DIGESTS = "snapshot", "row headers", "digests"
 PROOFS = (SNAPSHOT, HEADERS, DIGESTS)
 """By their price, the cheapest first."""
+_YOUNG_ROWS = 200_000
+"""The most rows of which the digests and keys are in memory, some 300 bytes each."""
+_YOUNG_SHARE = 5
+"""Rows written since are looked up one by one on the other side if they are at most this part of
+all: beyond, it is quicker to hash whole buckets."""
 _CLOCKS_DIFFER = dt.timedelta(hours=1)
 """A time that is further in the future was written by a wrong clock."""
 
@@ -50,14 +55,18 @@ class Effort:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, passes: int, digests: Digests, hashed: int, size: Size | None) -> Effort:
-        """The effort of passes over a table, in one of which rows of `hashed` buckets are whole."""
+    def of(cls, passes: int, rows: int, share: float, size: Size | None) -> Effort:
+        """The effort of passes over that many rows, in one of which a share of them is whole."""
         if not passes:
             return cls(0, 0)
         if size is None:
-            return cls(passes * digests.total, None)
-        large = size.large * hashed // digests.form.buckets
-        return cls(passes * digests.total, passes * size.rows + large)
+            return cls(passes * rows, None)
+        return cls(passes * rows, passes * size.rows + int(size.large * share))
+
+    def plus(self, other: Effort) -> Effort:
+        """The effort of both."""
+        whole = None if self.bytes is None or other.bytes is None else self.bytes + other.bytes
+        return Effort(self.rows + other.rows, whole, self.seconds + other.seconds)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,49 @@ class Look:
     digested: int
     why: str = ""
     effort: Effort = Effort(0, 0)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the row headers of a table say was written since a stamp.
+
+    By bucket (int64): `rows` now, `kept` of them are as they were, and there were `then`. `young`
+    are the rows written since, ordered by bucket; None if they were not read, since they are too
+    many to be in memory, or have no key that another database knows.
+    """
+
+    rows: np.ndarray
+    kept: np.ndarray
+    then: np.ndarray
+    young: Sequence[RowDigest] | None
+
+    @cached_property
+    def buckets(self) -> np.ndarray:
+        """The buckets that may have other rows than then (int64); certainly none else has."""
+        return np.flatnonzero((self.rows != self.then) | (self.kept != self.then))
+
+    @cached_property
+    def lost(self) -> np.ndarray:
+        """By bucket (int64), how many of the earlier rows were replaced or deleted."""
+        lost: np.ndarray = self.then - self.kept
+        return lost
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A look that has not read any row yet where the row headers show what was written.
+
+    The look is complete if `written` is None. Else its digests are those of the earlier moment, and
+    wrong for the buckets that were written to.
+    """
+
+    look: Look
+    written: Written | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows in the whole table now."""
+        return int(self.written.rows.sum()) if self.written else self.look.digests.total
 
 
 @dataclass(frozen=True)
@@ -110,35 +162,60 @@ class Vantage:
 
         Reads nothing, the row headers, or all rows.
         """
+        return self.complete(table, self.survey(table, form, known))
+
+    def survey(self, table: Table, form: Form, known: Known | None = None) -> Survey:
+        """The first part of a look: all of it, unless row headers show that rows were written.
+
+        Reads these rows, too, if they are few.
+        """
         started = time.monotonic()
-        look = self._look(table, form, known)
-        # the headers, the headers by bucket, the rows of the buckets: each reads the table once
-        passes = {SNAPSHOT: 0, HEADERS: 3 if look.digested else 1, DIGESTS: 1}[look.proof]
-        size = self._sizes.get(table.name) if passes else None
-        effort = Effort.of(passes, look.digests, look.digested, size)
-        return replace(look, effort=replace(effort, seconds=time.monotonic() - started))
+        fingerprint = self.fingerprints.get(table.name)
+        if self.stamps is None or self.moment is None or fingerprint is None:
+            return self._digested(table, form, None, self._why_never, started)
+        stamp = Stamp(self.moment, fingerprint, self.now)
+        why = self._why_not(self.stamps, form, stamp, known)
+        if known is None or why:
+            return self._digested(table, form, stamp, why, started)
+        stamp = replace(stamp, digested_at=known.stamp.digested_at)
+        if known.stamp.moment.snapshot == self.moment.snapshot:
+            return Survey(Look(known.digests, stamp, SNAPSHOT, 0))
+        written = _written_since(self.stamps, table, known)
+        effort = self._surveyed(table, known.digests.total, written, started)
+        return Survey(Look(known.digests, stamp, HEADERS, 0, effort=effort), written)
+
+    def complete(self, table: Table, survey: Survey) -> Look:
+        """The rest of that look: digests of the buckets that were written to."""
+        look, written = survey.look, survey.written
+        if written is None:
+            return look
+        started, form = time.monotonic(), look.digests.form
+        present = self.dialect.digests(table, form, written.buckets)
+        digests, hashed = look.digests.replaced(written.buckets, present), written.buckets.size
+        effort = self.effort(table, 1, digests.total, hashed / form.buckets, started)
+        return replace(look, digests=digests, digested=int(hashed), effort=look.effort.plus(effort))
+
+    def effort(self, table: Table, passes: int, rows: int, share: float, started: float) -> Effort:
+        """The effort since `started` (`time.monotonic`), as in `Effort.of`."""
+        effort = Effort.of(passes, rows, share, self._sizes.get(table.name))
+        return replace(effort, seconds=time.monotonic() - started)
+
+    def _surveyed(self, table: Table, rows: int, written: Written | None, started: float) -> Effort:
+        """The effort of the headers, the headers by bucket, and the rows written since."""
+        if written is None or written.young is None:
+            return self.effort(table, 1 if written is None else 2, rows, 0, started)
+        return self.effort(table, 3, rows, len(written.young) / max(rows, 1), started)
 
     @cached_property
     def _sizes(self) -> Mapping[str, Size]:
         return self.dialect.sizes(self.tables)
 
-    def _look(self, table: Table, form: Form, known: Known | None) -> Look:
-        fingerprint = self.fingerprints.get(table.name)
-        if self.stamps is None or self.moment is None or fingerprint is None:
-            digests = self.dialect.digests(table, form)
-            return Look(digests, None, DIGESTS, form.buckets, self._why_never)
-        stamp = Stamp(self.moment, fingerprint, self.now)
-        why = self._why_not(self.stamps, form, stamp, known)
-        if known is None or why:
-            return Look(self.dialect.digests(table, form), stamp, DIGESTS, form.buckets, why)
-        stamp = replace(stamp, digested_at=known.stamp.digested_at)
-        if known.stamp.moment.snapshot == self.moment.snapshot:
-            return Look(known.digests, stamp, SNAPSHOT, 0)
-        dirty = _written_to(self.stamps, table, known)
-        if not dirty.size:
-            return Look(known.digests, stamp, HEADERS, 0)
-        digests = known.digests.replaced(dirty, self.dialect.digests(table, form, dirty))
-        return Look(digests, stamp, HEADERS, int(dirty.size))
+    def _digested(
+        self, table: Table, form: Form, stamp: Stamp | None, why: str, started: float
+    ) -> Survey:
+        digests = self.dialect.digests(table, form)
+        effort = self.effort(table, 1, digests.total, 1, started)
+        return Survey(Look(digests, stamp, DIGESTS, form.buckets, why, effort))
 
     @property
     def _why_never(self) -> str:
@@ -163,14 +240,18 @@ class Vantage:
         return ""
 
 
-def _written_to(stamps: Stamps, table: Table, known: Known) -> np.ndarray:
-    """The buckets that may have other rows than `known` (int64); certainly none else has.
+def _written_since(stamps: Stamps, table: Table, known: Known) -> Written | None:
+    """What was written to the table since; None if nothing was.
 
     A bucket is unchanged if it has as many rows as then, all of them written before the horizon.
     """
     horizon, then = known.stamp.moment.horizon, known.digests
     rows, before = stamps.rows_before(table, horizon)
     if rows == before == then.total:
-        return np.array([], np.int64)
+        return None
+    young = rows - before
     by_bucket, before_by_bucket = stamps.buckets_before(table, then.form, horizon)
-    return np.flatnonzero((by_bucket != then.rows) | (before_by_bucket != then.rows))
+    few = young <= _YOUNG_ROWS and young * _YOUNG_SHARE <= rows
+    readable = few and then.form.native and not table.keyless
+    read = stamps.rows_since(table, then.form, horizon) if readable else None
+    return Written(by_bucket, before_by_bucket, then.rows, read)

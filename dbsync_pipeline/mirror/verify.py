@@ -85,7 +85,8 @@ def _verdict(source: Dialect, target: Dialect, table: Table, digest_format: str)
     counted = compare.both(lambda: source.count(table), lambda: target.count(table))
     form = Form(digest_format, compare.buckets_for(max(counted)))
     differing, compared, first_keys = 0, (0, 0), list[RowKey]()
-    for changes in compare.changes(source, target, table, form, np.arange(form.buckets)):
+    rows = compare.row_digests(source, target, table, form, np.arange(form.buckets))
+    for changes in compare.changes(table, *rows):
         keys = changes.new + changes.changed + changes.gone
         differing += len(keys)
         compared = (compared[0] + changes.rows[0], compared[1] + changes.rows[1])

@@ -75,6 +75,18 @@ class Expressions:
             return ["t.tableoid::text", "t.ctid::text"]
         return [self.key_value(column, form) for column in table.key]
 
+    def row_digests(self, table: Table, form: Form, relation: str, condition: str) -> str:
+        """Return the query of the bucket, the digest's halves and the key's parts of these rows,
+        ordered by bucket.
+        """
+        keys = [f"{part} AS k{n}" for n, part in enumerate(self.keys(table, form))]
+        key_names = ", ".join(f"k{n}" for n in range(len(keys)))
+        return (
+            f"SELECT b, {', '.join(self.halves(form))}, {key_names} FROM ("
+            f"SELECT {self.bucket(table, form)} AS b, {', '.join(keys)}, "
+            f"{self.row(table, form)} AS r FROM {relation} t {condition} {FENCE}) x ORDER BY b"
+        )
+
     def key_value(self, column: Column, form: Form) -> str:
         """Return a part of a key in the form's values: text that the server reads, or plain."""
         return f"t.{quote(column.name)}::text" if form.native else self.plain(column)

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from dbsync_pipeline.dialects.digests import Form
+from dbsync_pipeline.dialects.digests import Form, RowDigest
 from dbsync_pipeline.dialects.postgresql.catalog import quote_table
 from dbsync_pipeline.dialects.postgresql.expressions import FENCE, Expressions
 from dbsync_pipeline.dialects.stamps import Moment, Stamp
-from dbsync_pipeline.dialects.table import Table
+from dbsync_pipeline.dialects.table import RowKeys, Table
 
 Query = Callable[..., list[tuple[Any, ...]]]
 
@@ -34,13 +34,19 @@ class Headers:
     """The stamps of one open connection.
 
     `query` runs a statement and returns its rows. `relation` returns a table as a FROM clause names
-    it: digests and row headers must be of the same rows.
+    it: digests and row headers must be of the same rows. `with_keys` returns the condition that
+    selects rows by their keys.
     """
 
     def __init__(
-        self, query: Query, expressions: Expressions, relation: Callable[[Table], str]
+        self,
+        query: Query,
+        expressions: Expressions,
+        relation: Callable[[Table], str],
+        with_keys: Callable[[Table, RowKeys, Form], str],
     ) -> None:
-        self._query, self._sql, self._relation = query, expressions, relation
+        self._query, self._sql = query, expressions
+        self._relation, self._with_keys = relation, with_keys
 
     def moment(self) -> Moment | None:
         """The state that the open transaction sees. None on a server that replays another's log,
@@ -88,6 +94,22 @@ class Headers:
         ):
             counts[:, bucket] = rows_of_bucket
         return counts[0], counts[1]
+
+    def rows_since(self, table: Table, form: Form, horizon: int) -> list[RowDigest]:
+        """The rows that were not written before the horizon, ordered by bucket. Reads the row
+        headers, and these rows."""
+        return self._row_digests(table, form, f"WHERE NOT {_before('t.xmin', horizon)}")
+
+    def rows_with_keys(self, table: Table, form: Form, keys: RowKeys) -> list[RowDigest]:
+        """The rows that have one of these keys, ordered by bucket. Looks the keys up."""
+        return self._row_digests(table, form, self._with_keys(table, keys, form))
+
+    def _row_digests(self, table: Table, form: Form, condition: str) -> list[RowDigest]:
+        statement = self._sql.row_digests(table, form, self._relation(table), condition)
+        return [
+            RowDigest(bucket, tuple(key), (first, second))
+            for bucket, first, second, *key in self._query(statement)
+        ]
 
     def written_by(self, table: Table, transaction: int, horizon: int) -> tuple[int, int, int]:
         """Rows of the table: all, those written by that transaction, and those written by another

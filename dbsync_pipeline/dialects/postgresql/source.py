@@ -132,13 +132,8 @@ class PostgreSQLSource(PostgreSQLConnection):
     @translated
     def row_digests(self, table: Table, form: Form, only: np.ndarray) -> Iterator[RowDigest]:
         """Stream the rows of the buckets `only`, ordered by bucket."""
-        keys = [f"{part} AS k{n}" for n, part in enumerate(self._sql.keys(table, form))]
-        key_names = ", ".join(f"k{n}" for n in range(len(keys)))
-        sql = (
-            f"SELECT b, {', '.join(self._sql.halves(form))}, {key_names} FROM ("
-            f"SELECT {self._sql.bucket(table, form)} AS b, {', '.join(keys)}, "
-            f"{self._sql.row(table, form)} AS r FROM {self._from(table)} t "
-            f"{self._in_buckets(table, form, only)} {FENCE}) x ORDER BY b"
+        sql = self._sql.row_digests(
+            table, form, self._from(table), self._in_buckets(table, form, only)
         )
         for batch in self._stream(sql, _KEYS_AT_A_TIME):
             for bucket, first, second, *key in batch:
@@ -148,7 +143,9 @@ class PostgreSQLSource(PostgreSQLConnection):
         """Return what row headers prove; None before version 13, which numbers transactions with
         64 bits.
         """
-        return Headers(self._read_headers, self._sql, self._from) if self._version >= 13 else None
+        if self._version < 13:
+            return None
+        return Headers(self._read_headers, self._sql, self._from, self._with_keys)
 
     @translated
     def _read_headers(self, sql: str, arguments: Any = None) -> list[tuple[Any, ...]]:

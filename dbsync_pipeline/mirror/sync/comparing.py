@@ -16,10 +16,11 @@ from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, drift, guard
 from dbsync_pipeline.mirror.guard import Risk, TablePlan
 from dbsync_pipeline.mirror.ledger.stamps import SIDES, Side
-from dbsync_pipeline.mirror.look import PROOFS, Known, Look
+from dbsync_pipeline.mirror.look import DIGESTS, PROOFS, Known, Look, Survey, Written
 from dbsync_pipeline.mirror.report.file import Report
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import TableDiff, Task
+from dbsync_pipeline.mirror.written import WrittenChanges
 from dbsync_pipeline.text import count
 
 
@@ -28,8 +29,9 @@ class Comparison:
     """One table's part of a sync, from its comparison until it is recorded.
 
     The digests of a side that has no rows, or was not digested yet, are those of an empty table.
-    The looks say how they were proved. `touched` has the buckets that differ, `moved` what was
-    carried, `seconds` the time it took.
+    The looks say how they were proved. While `written` is set, the source's digests are those of
+    the last publish, and these rows show what changed since. `touched` has the buckets that differ,
+    `moved` what was carried, `seconds` the time it took.
     """
 
     table: Table
@@ -39,6 +41,7 @@ class Comparison:
     target: Digests
     source_look: Look | None = None
     target_look: Look | None = None
+    written: Written | None = None
     touched: list[int] = field(default_factory=list)
     moved: Moved = field(default_factory=Moved)
     seconds: float = 0.0
@@ -136,13 +139,28 @@ def _looked_at(opened: Opened, table: Table) -> Comparison | None:
     form = _form_of(published, table)
     known = [_known(opened, published, table, side) for side in SIDES]
     source, target = compare.both(
-        lambda: opened.source_view.look(table, form, known[0]),
-        lambda: opened.target_view.look(table, form, known[1]),
+        lambda: opened.source_view.survey(table, form, known[0]),
+        lambda: opened.target_view.survey(table, form, known[1]),
     )
-    rows = source.digests.total, target.digests.total
+    rows = source.rows, target.rows
     if not compare.serves(form.buckets, max(rows)):
         return None
-    return Comparison.of(table, form, *rows).seen(source, target)
+    comparison = Comparison.of(table, form, *rows)
+    if _shows_changes(source, target):
+        return replace(comparison.seen(source.look, target.look), written=source.written)
+    return comparison.seen(
+        *compare.both(
+            lambda: opened.source_view.complete(table, source),
+            lambda: opened.target_view.complete(table, target),
+        )
+    )
+
+
+def _shows_changes(source: Survey, target: Survey) -> bool:
+    """Whether the rows written to the source since the last publish are all that differs."""
+    if source.written is None or source.written.young is None:
+        return False
+    return target.written is None and target.look.proof != DIGESTS and target.rows > 0
 
 
 def _counted(opened: Opened, table: Table) -> Comparison:
@@ -203,13 +221,14 @@ def _compare_rows(
     task: Task, opened: Opened, comparison: Comparison, staging: bool, report: Report | None
 ) -> None:
     table, form = comparison.table, comparison.form
-    differing = comparison.source.differing(comparison.target)
-    if not differing.size:
+    written = comparison.written
+    buckets = written.buckets if written else comparison.source.differing(comparison.target)
+    if not buckets.size:
         return
     tally, stage = _Tally(_local_writes(opened, comparison)), _Stage(opened, comparison)
     if staging:
         opened.target.create_staging(table)
-    for changes in compare.changes(opened.source, opened.target, table, form, differing):
+    for changes in _changes(opened, comparison, buckets):
         tally.add(changes)
         comparison.touched.append(changes.bucket)
         if staging:
@@ -218,8 +237,43 @@ def _compare_rows(
             report.bucket(table, form, changes)
         task.observe(table.name, "stage", tally.new + tally.changed, None)
     stage.flush()
-    tally.require_all_explained(table, differing)
+    tally.require_all_explained(table, comparison.source.differing(comparison.target))
     comparison.plan = tally.completed(comparison.plan)
+
+
+def _changes(
+    opened: Opened, comparison: Comparison, buckets: np.ndarray
+) -> Iterator[compare.Changes]:
+    """The changes in these buckets; afterwards the digests of the source are up to date."""
+    if comparison.written is not None:
+        return _written_changes(opened, comparison, comparison.written)
+    rows = compare.row_digests(
+        opened.source, opened.target, comparison.table, comparison.form, buckets
+    )
+    return compare.changes(comparison.table, *rows)
+
+
+def _written_changes(
+    opened: Opened, comparison: Comparison, written: Written
+) -> Iterator[compare.Changes]:
+    table, look, stamps = comparison.table, comparison.source_look, opened.target_view.stamps
+    assert look is not None and stamps is not None
+    started = time.monotonic()
+    changes = WrittenChanges(
+        opened.source, opened.target, stamps, table, comparison.source, written
+    )
+    yield from (bucket for bucket in changes if bucket.any)
+    comparison.source, comparison.written = changes.digests, None
+    share = len(changes.compared) / comparison.form.buckets
+    effort = opened.source_view.effort(
+        table, bool(changes.compared), look.digests.total, share, started
+    )
+    comparison.source_look = replace(
+        look,
+        digests=comparison.source,
+        digested=int(written.buckets.size),
+        effort=look.effort.plus(effort),
+    )
 
 
 @dataclass(frozen=True)
