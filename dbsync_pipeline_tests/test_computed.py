@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.sqlite.reflection import expressions
 from dbsync_pipeline.errors import StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.reflect.read import load, read
+from dbsync_pipeline.mirror.selection import TableFilter
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
@@ -89,3 +92,35 @@ def test_stored_here_and_virtual_there_is_equal(two: Ready) -> None:  # noqa: F8
 
 def _replace(database: Database, table: str) -> None:
     run(database, "DROP TABLE items", table)
+
+
+def test_sqlite_expressions_are_read_from_the_text_of_the_table() -> None:
+    text = """create table "t, (x" (id integer primary key, -- a, b as (q)
+      n int default (1+(2)), d int as (n*2), "e, as" text as (n||'),('||"n") stored,
+      [f f] int generated always as ((n*3)) virtual not null, g AS(n),
+      h int as (case when n > 1 then 2 else (3) end) not null, check (n > (1)), unique (n))"""
+    assert expressions(text) == {
+        "d": "n*2",
+        "e, as": "n||'),('||\"n\"",
+        "f f": "(n*3)",
+        "g": "n",
+        "h": "case when n > 1 then 2 else (3) end",
+    }
+
+
+def test_a_short_generated_column_of_sqlite_is_read_with_its_expression(
+    new_database: NewDatabase,
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    with source.connect(create=True) as dialect, dialect.connection.begin():
+        dialect.connection.exec_driver_sql(
+            "CREATE TABLE items (id INTEGER PRIMARY KEY, n INT, d INT AS (n * 2), "
+            "e INT AS (n * 3) STORED, f INT GENERATED ALWAYS AS (n + 1))"
+        )
+    with source.connect() as dialect:
+        model = Model(load(read(dialect, (), TableFilter()).source, "items"))
+    execute(source, "INSERT INTO items (id, n) VALUES (1, 7)")
+    sync(source, target, model=model)
+    with target.engine("test").connect() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM items").all() == [(1, 7, 14, 21, 8)]
+    assert all(each.equal for each in verify(source, target, model))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.errors import SettingsError, StructureError
+from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.migrate import revisions
@@ -166,3 +166,16 @@ def test_an_alembic_version_that_the_role_may_not_read_hinders_nothing(
         with dialect.connection.begin():
             assert revisions.own(dialect, model) is None
             assert dialect.count(model.table("people")) == 0, "the transaction goes on"
+
+
+def test_a_column_that_was_dropped_by_hand_ends_no_migration_without_a_remedy(
+    pair: Pair, folder: Path
+) -> None:
+    before = model_of(None, "full_name")
+    for database in pair:
+        schema.ensure(database, before)
+    sync(*pair, model=before)
+    execute(pair[1], "ALTER TABLE people DROP COLUMN full_name")
+    with pytest.raises(DbsyncError) as refused:
+        migrate(pair[1], model_of(folder, "full_name", "phone"), wait_seconds=1)
+    assert refused.value.remedy is not None and "full_name" in refused.value.cause

@@ -394,5 +394,6 @@ def test_models_from_database_writes_a_module_once(
     assert again.status == 2 and "exists" in again.err and "name another file" in again.err
     shown = dbsync("models", "from-database", "other.py", "--database", "windows").out
     assert "wrote other.py: 2 tables of windows" in shown and "Not mirrored:" in shown
+    assert "DBSYNC_MODELS=other" in shown and f"PYTHONPATH={three.folder}" in shown
     assert dbsync("models", "from-database", "none.py", "--schema", "nowhere").status == 2
     assert not (three.folder / "none.py").exists()

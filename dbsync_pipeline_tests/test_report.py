@@ -22,6 +22,7 @@ from dbsync_pipeline.mirror.report.file import opened
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync
+from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
 from dbsync_pipeline_tests.worlds import MODEL, execute, insert, session
 
 Pair = tuple[Database, Database]
@@ -303,3 +304,32 @@ def test_the_command_writes_it_and_names_it(
     lines = list(csv.DictReader((tmp_path / "r.csv").open(encoding="utf-8")))
     rows = {name: table["insert"] for name, table in planned["targets"][0]["tables"].items()}
     assert {name: sum(line["table"] == name for line in lines) for name in MODEL.names} == rows
+
+
+@pytest.mark.parametrize("name", ["r.sql", "r.csv", "r.html"])
+def test_values_that_no_script_can_write_are_named_and_end_no_report(
+    two: Ready,  # noqa: F811
+    tmp_path: Path,
+    name: str,
+) -> None:
+    source, target, model = two(
+        "CREATE TABLE t (id int PRIMARY KEY, a numeric(10,2), b numeric, c float8, d timestamptz)"
+    )
+    run(
+        source,
+        "INSERT INTO t VALUES (1, 'NaN', 'NaN', 'NaN', NULL), (2, 1, 1, 1, '4713-01-01 BC'), "
+        "(4, 1, 1, 1, 'infinity')",
+    )
+    run(target, "INSERT INTO t VALUES (3, 'NaN', 'NaN', '-Infinity', '4713-01-01 BC')")
+    with (
+        opened(tmp_path / name, with_values=True, targets=1) as file,
+        session(source, target, model=model) as one,
+    ):
+        plan, _ = one.plan(file)
+    assert (plan.tables["t"].insert, plan.tables["t"].delete) == (3, 1)
+    text = _read(tmp_path / name)
+    assert "NaN" in text
+    if name == "r.sql":
+        assert "no literal of d is written" in text and text.endswith("COMMIT;\n")
+        run(target, text)
+        assert rows(target, "t") == ["(1,NaN,NaN,NaN,)", "(4,1.00,1,1,infinity)"]

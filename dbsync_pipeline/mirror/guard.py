@@ -291,8 +291,8 @@ def _written(plan: Plan, risk: Risk) -> str:
         return f"rows of {plan.target} were written since its last publish"
     return (
         f"whether rows of {plan.target} were written since its last publish cannot be determined, "
-        "since columns were removed from the models or have another type, or the engine has "
-        "another version"
+        "since columns were removed from the models or have another type, the table's key is "
+        "another one or is gone, or the engine has another version"
     )
 
 

@@ -257,6 +257,11 @@ def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -
 
 
 def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
+    if texts == [NO_TABLE]:
+        return (
+            "rename or drop what has its name; then "
+            f"`dbsync tables create --database {dialect.name}` creates the table"
+        )
     try:
         pending = revisions.pending(dialect, model)
         left_alone = revisions.standing_back(dialect, model)
@@ -287,6 +292,8 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
 
 MISSING = "missing"
 """The only difference of a table that does not exist."""
+NO_TABLE = "a view, or a table of another server, has its name here"
+"""The only difference of a table in whose place there is something else."""
 
 
 def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
@@ -303,6 +310,10 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         absent = missing(dialect, model)
         for name in absent:
             differing[name].append(MISSING)
+        replaced = _views(dialect, model)
+        for name in replaced:
+            differing[name].append(NO_TABLE)
+        absent += replaced
         for name, text in structure.column_differences(dialect, model):
             if name in differing and name not in absent:
                 differing[name].append(text)
@@ -322,6 +333,21 @@ def _table_names(inspector: sa.Inspector, schema: str | None) -> list[str]:
         return list(inspector.get_table_names(schema))
     except (sa.exc.NoSuchTableError, sa.exc.OperationalError):  # SQLite, for an unknown schema
         return []
+
+
+def _views(dialect: Dialect, model: Model) -> list[str]:
+    """Return the names of the models' tables that are something else in the database."""
+    inspector = sa.inspect(dialect.connection)
+    schemas = {table.sa.schema for table in model.tables}
+    others = {
+        (schema, name)
+        for schema in schemas
+        for name in [
+            *inspector.get_view_names(schema),
+            *getattr(inspector, "get_foreign_table_names", lambda _: [])(schema),
+        ]
+    }
+    return [table.name for table in model.tables if (table.sa.schema, table.sa.name) in others]
 
 
 def missing(dialect: Dialect, model: Model) -> list[str]:

@@ -189,12 +189,13 @@ def other_keys(dialect: Dialect, table: Table) -> list[str]:
             ]
         return []
     inspector, names = sa.inspect(dialect.connection), list(table.key_names)
+    invalid = dialect.invalid_indexes(table)
     unique = [
         *inspector.get_unique_constraints(table.sa.name, schema=table.sa.schema),
         *(
             index
             for index in inspector.get_indexes(table.sa.name, schema=table.sa.schema)
-            if index["unique"] and not _of_some_rows(index)
+            if index["unique"] and not _of_some_rows(index) and index["name"] not in invalid
         ),
     ]
     if any(key["column_names"] == names for key in unique):

@@ -65,6 +65,8 @@ def models(result: WrittenModels) -> None:
         say(f"- {note}")
     say("Read it, and edit it where it is not what you intend; then set")
     say(f"  DBSYNC_MODELS={result.path.stem}")
+    say(f"  PYTHONPATH={result.path.absolute().parent}")
+    say("where dbsync and Dagster run: Python imports the module from a folder in PYTHONPATH.")
 
 
 def revisions(result: Revisions) -> None:

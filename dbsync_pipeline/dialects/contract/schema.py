@@ -70,6 +70,13 @@ class Schema(Connection):
         """
         return {}
 
+    def invalid_indexes(self, table: Table) -> frozenset[str]:
+        """Return the names of indexes that the engine does not use, such as unfinished ones.
+
+        A unique one does not distinguish rows. Read in the open transaction.
+        """
+        return frozenset()
+
     def require_visible(self, tables: Sequence[Table]) -> None:
         """Raise DatabaseError if this role may not see whether the tables exist."""
         assert not self.connection.closed

@@ -152,6 +152,10 @@ OIDS = """
 SELECT n, to_regclass(n)::oid FROM unnest(%s::text[]) n WHERE to_regclass(n) IS NOT NULL"""
 """(table, oid) of the tables that exist."""
 
+INVALID = """
+SELECT relname::text FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+WHERE indrelid = %s::regclass AND NOT indisvalid"""
+
 GENERATED = """
 SELECT n, attname::text, pg_get_expr(adbin, adrelid),
   format('%%s GENERATED ALWAYS AS (%%s)%%s', format_type(atttypid, atttypmod),

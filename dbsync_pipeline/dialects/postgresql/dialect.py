@@ -23,7 +23,7 @@ from dbsync_pipeline.dialects.postgresql import catalog, partitions, reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
-from dbsync_pipeline.dialects.postgresql.values import to_postgresql
+from dbsync_pipeline.dialects.postgresql.values import special, to_postgresql
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table
 
@@ -118,6 +118,11 @@ class PostgreSQL(PostgreSQLTarget):
         }
 
     @translated
+    def invalid_indexes(self, table: Table) -> frozenset[str]:
+        """Return the indexes that CREATE INDEX CONCURRENTLY left unfinished."""
+        return frozenset(name for (name,) in self._all(catalog.INVALID, (quote_table(table.sa),)))
+
+    @translated
     def create_partitions(self, missing: Sequence[Partition]) -> None:
         """In the open transaction, create partitions, and then what each has of its own."""
         for partition in missing:
@@ -135,7 +140,7 @@ class PostgreSQL(PostgreSQLTarget):
 
     def literal(self, column: Column, value: Any) -> str:
         """Return a plain value as an untyped literal, which takes the column's type."""
-        text = str(to_postgresql(column, self._encoding)(value))
+        text = special(column, value) or str(to_postgresql(column, self._encoding)(value))
         return "'" + text.replace("'", "''") + "'"
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

@@ -156,6 +156,11 @@ SELECT i.inhrelid, format('ALTER TABLE %s INHERIT %s', i.inhrelid::regclass, i.i
 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'r'
 WHERE i.inhrelid = ANY(CAST(:tables AS oid[])) ORDER BY i.inhrelid, i.inhseqno"""
 
+_INVALID = """
+SELECT indrelid, c.relname FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+WHERE indrelid = ANY(CAST(:tables AS oid[])) AND NOT indisvalid ORDER BY 1, 2"""
+"""(table, index) of indexes that CREATE INDEX CONCURRENTLY left unfinished."""
+
 _DEFERRABLE = """
 SELECT conrelid, conname, condeferred FROM pg_constraint
 WHERE conrelid = ANY(CAST(:tables AS oid[])) AND contype IN ('u', 'p') AND condeferrable"""
@@ -268,6 +273,10 @@ def _complete(result: Reflection, oids: dict[int, str], query: _Query) -> None:
         table = metadata.tables[oids[oid]]
         table.indexes -= {index for index in table.indexes if index.name == name}
         result.then(oids[oid], [create])
+    for oid, name in query(_INVALID):
+        table = metadata.tables[oids[oid]]
+        table.indexes -= {index for index in table.indexes if index.name == name}
+        result.notes.append(f"the index {name} of {table.key}: it is not valid")
     for oid, name, deferred in query(_DEFERRABLE):
         for constraint in metadata.tables[oids[oid]].constraints:
             if constraint.name == name:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import sqlalchemy as sa
 
@@ -23,11 +25,70 @@ _NOTES = """
 SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY 1, 2"""
 
 
+_CREATE = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :table"
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|\w+|\s+|.""",
+    re.DOTALL,
+)
+
+
+_DEPTH = {"(": 1, ")": -1}
+
+
+def expressions(create: str) -> dict[str, str]:
+    """Return by column the expressions of computed columns in a CREATE TABLE.
+
+    SQLite has them nowhere else, and `GENERATED ALWAYS` may be left out.
+    """
+    tokens = ["" if token[:2] in ("--", "/*") else token for token in _TOKEN.findall(create)]
+    depth, definition, computed = 0, list[str](), dict[str, str]()
+    for token in tokens[tokens.index("(") + 1 :] if "(" in tokens else ():
+        depth += _DEPTH.get(token, 0)
+        if depth < 0 or (token == "," and depth == 0):
+            computed |= _expression(definition)
+            definition = []
+            if depth < 0:
+                break
+        else:
+            definition.append(token)
+    return computed
+
+
+def _expression(definition: list[str]) -> dict[str, str]:
+    """Return the column and its expression, if the tokens of a definition have one."""
+    written = [(place, token) for place, token in enumerate(definition) if token.strip()]
+    depth = 0
+    for (_, word), (place, token) in pairwise(written):
+        depth += _DEPTH.get(word, 0)
+        if depth == 0 and word.upper() == "AS" and token == "(":
+            return {_bare(written[0][1]): _inside(definition[place + 1 :])}
+    return {}
+
+
+def _inside(tokens: list[str]) -> str:
+    """Return the text up to the bracket that closes the one before it."""
+    depth = 1
+    for place, token in enumerate(tokens):
+        depth += _DEPTH.get(token, 0)
+        if depth == 0:
+            return "".join(tokens[:place]).strip()
+    return ""
+
+
+def _bare(name: str) -> str:
+    return name[1:-1].replace(name[-1] * 2, name[-1]) if name[0] in "\"'`[" else name
+
+
 def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
     """Return the structure of these tables with everything that this module names."""
     result = reflection.reflect(connection, tables)
     for table in result.metadata.tables.values():
         named = {"table": table.name}
+        create = str(connection.scalar(sa.text(_CREATE), named))
+        for column, expression in expressions(create).items():
+            computed = table.c[column].computed
+            if computed is not None:
+                computed.sqltext = sa.text(expression.replace(":", "\\:"))
         for column, type_ in connection.execute(sa.text(_TYPES), named):
             result.types[table.key, column] = type_
         for name, create in connection.execute(sa.text(_INDEXES), named):

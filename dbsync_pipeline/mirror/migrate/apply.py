@@ -17,7 +17,7 @@ from dbsync_pipeline import redact
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.errors import DatabaseError, DbsyncError, StructureError
 from dbsync_pipeline.mirror import drift, outcome, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.fanout import PerDatabase
@@ -175,13 +175,26 @@ def _published(dialect: Dialect, model: Model, absent: Collection[str]) -> dict[
     """
     ledger, published = Ledger(dialect), {}
     for table in (table for table in model.tables if table.name not in absent):
-        match drift.since_publish(dialect, table, ledger.digests(table.name)):
+        match _drift(dialect, table, ledger.digests(table.name)):
             case drift.Unchanged(now=last):
                 published[table.name] = _Published(last, np.arange(last.form.buckets))
             case drift.Changed(published=last, buckets=written):
                 unchanged = np.setdiff1d(np.arange(last.form.buckets), written)
                 published[table.name] = _Published(last, unchanged)
     return published
+
+
+def _drift(dialect: Dialect, table: Table, published: Digests | None) -> drift.Drift:
+    try:
+        return drift.since_publish(dialect, table, published)
+    except DatabaseError as error:
+        name = dialect.name
+        error.remedy = error.remedy or (
+            "if a column that was published is missing there, add it again (`dbsync tables check "
+            f"--database {name}` lists what differs); or, losing its rows: `dbsync tables recreate "
+            f"--database {name} --yes-destroy {name}`"
+        )
+        raise
 
 
 def _publish_again(dialect: Dialect, table: Table, before: _Published) -> None:

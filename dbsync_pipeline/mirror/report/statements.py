@@ -8,6 +8,7 @@ from typing import TextIO
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Column, Row, Table
+from dbsync_pipeline.dialects.values import Cannot
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.report.differences import (
@@ -46,6 +47,12 @@ class SqlWriter(Writer):
 
     def row(self, difference: Difference) -> None:
         """Write a statement, or why there is none."""
+        try:
+            self._statement(difference)
+        except Cannot as error:
+            self._say(difference, str(error))
+
+    def _statement(self, difference: Difference) -> None:
         table, source, target = difference.table, difference.source, difference.target
         if table.keyless and difference.change != ONLY_SOURCE:
             self._say(difference, "a row without a key cannot be named in a statement")
@@ -110,7 +117,12 @@ class SqlWriter(Writer):
         return [self._literal(column, value) for column, value in zip(columns, row, strict=True)]
 
     def _literal(self, column: Column, value: object) -> str:
-        return "NULL" if value is None else self._target.literal(column, value)
+        if value is None:
+            return "NULL"
+        try:
+            return self._target.literal(column, value)
+        except Cannot as error:
+            raise Cannot(f"no literal of {column.name} is written: {error}") from None
 
     def _name(self, table: Table) -> str:
         parts = (table.sa.schema, table.sa.name)
