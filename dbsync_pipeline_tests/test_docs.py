@@ -37,6 +37,11 @@ def test_the_reference_pages_are_as_the_code_makes_them(generate: ModuleType, na
     assert path.read_text(encoding="utf-8") == generate.pages()[path], "run `make reference`"
 
 
+def test_the_readme_is_a_page_of_eighty_lines_in_both_languages() -> None:
+    for page in ("README.md", "docs/es/README.md"):
+        assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= 80, page
+
+
 # Commands --------------------------------------------------------------------------------------
 
 

@@ -48,25 +48,25 @@ def _failure(run: Run) -> None:
 
 def _success(run: Run) -> None:
     seconds = f"{run.seconds:.1f} s" if run.seconds is not None else "?"
-    compared = proofs(counts.proof for counts in run.tables.values())
-    how = f": {compared}" if compared else ""
-    if not run.changed:
+    if run.changed:
+        shown = table(
+            f"{run.source} → {run.target}", "table", ">rows", ">inserted", ">updated", ">deleted"
+        )
+        for name, counts in run.tables.items():
+            changes = numbers(counts.rows, counts.inserted, counts.updated, counts.deleted)
+            shown.add_row(escape(name), *changes)
+        OUT.print(shown)
+        good(
+            f"{run.target}: equal to {run.source} ({count(run.changed, 'row')} changed,"
+            f" {run.bytes / MEGA:.1f} MB moved, {seconds})"
+        )
+    else:
         good(
             f"{run.target}: equal to {run.source}, nothing to do"
-            f" ({count(run.rows, 'row')} compared in {seconds}{how})"
+            f" ({count(run.rows, 'row')} compared in {seconds})"
         )
-        return
-    shown = table(
-        f"{run.source} → {run.target}", "table", ">rows", ">inserted", ">updated", ">deleted"
-    )
-    for name, counts in run.tables.items():
-        changes = numbers(counts.rows, counts.inserted, counts.updated, counts.deleted)
-        shown.add_row(escape(name), *changes)
-    OUT.print(shown)
-    good(
-        f"{run.target}: equal to {run.source} ({count(run.changed, 'row')} changed,"
-        f" {run.bytes / MEGA:.1f} MB moved, {seconds}{how})"
-    )
+    if compared := proofs(counts.proof for counts in run.tables.values()):
+        say(f"  compared {compared}")
 
 
 def demo(result: DemoSynced) -> None:
