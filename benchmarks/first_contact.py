@@ -115,7 +115,7 @@ def person(number: int, now: dt.datetime) -> dict[str, Any]:
 
 def run(database: Database, *statements: Any) -> None:
     """Run statements in one transaction, as an application would."""
-    with database.engine("application").begin() as connection:
+    with database.engine().begin() as connection:
         for statement in statements:
             if isinstance(statement, tuple):
                 connection.execute(*statement)
@@ -162,7 +162,7 @@ def asking(database: Database, query: str) -> Iterator[list[float]]:
     ended = threading.Event()
 
     def ask() -> None:
-        with database.engine("reader").connect() as connection:
+        with database.engine().connect() as connection:
             while not ended.is_set():
                 started = time.perf_counter()
                 with suppress(sa.exc.DBAPIError):

@@ -121,6 +121,6 @@ def test_a_short_generated_column_of_sqlite_is_read_with_its_expression(
         model = Model(load(read(dialect, (), TableFilter()).source, "items"))
     execute(source, "INSERT INTO items (id, n) VALUES (1, 7)")
     sync(source, target, model=model)
-    with target.engine("test").connect() as connection:
+    with target.engine().connect() as connection:
         assert connection.exec_driver_sql("SELECT * FROM items").all() == [(1, 7, 14, 21, 8)]
     assert all(each.equal for each in verify(source, target, model))
