@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
 
 from dbsync_pipeline.errors import NotProved, SettingsError
 from dbsync_pipeline.mirror import ready, schema
@@ -14,10 +16,11 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.doctor import examine
 from dbsync_pipeline.mirror.model import Model, load_model
 from dbsync_pipeline.mirror.selection import TableFilter
+from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.test_cli import Dbsync, dbsync, places  # noqa: F401
-from dbsync_pipeline_tests.worlds import content, execute, sync
+from dbsync_pipeline_tests.worlds import ANYTHING, content, execute, sync
 
 _SQLMODEL = """
 from sqlmodel import Field, SQLModel
@@ -274,3 +277,96 @@ def test_a_key_to_a_table_that_the_target_lacks_is_left_out_and_said(
     ]
     assert said.state == "warning" and "profile (owner) to account" in said.detail
     sync(source, target, model=profiles)
+
+
+# Constructs of declarative models -------------------------------------------------------------------
+
+
+class Base(DeclarativeBase):
+    """Naming conventions, as Alembic's users have them."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Trimmed(TypeDecorator[str]):
+    """A type of an application, which stores something else than it returns."""
+
+    impl = sa.String(40)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        return None if value is None else value.strip().upper()
+
+    def process_result_value(self, value: str | None, dialect: object) -> str | None:
+        return None if value is None else value.lower()
+
+
+class Nested(TypeDecorator[str]):
+    """A TypeDecorator around another one."""
+
+    impl = Trimmed
+    cache_ok = True
+
+
+class Employee(Base):
+    """The parent of a joined inheritance; its key is declared unique once more."""
+
+    __tablename__ = "employee"
+    __table_args__ = (sa.UniqueConstraint("id"), sa.CheckConstraint("age > 0", name="adult"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(sa.String(20))
+    name: Mapped[str] = mapped_column(Trimmed)
+    nick: Mapped[str | None] = mapped_column("nick_name", Nested, index=True)
+    mood: Mapped[str] = mapped_column(
+        sa.Enum("sad", "it's ok", name="mood", native_enum=False), server_default="sad"
+    )
+    age: Mapped[int] = mapped_column(server_default="18")
+    doubled: Mapped[int] = mapped_column(sa.Computed("age * 2"))
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
+
+
+class Engineer(Employee):
+    """Its row is in two tables, the second without a number of its own."""
+
+    __tablename__ = "engineer"
+    id: Mapped[int] = mapped_column(sa.ForeignKey("employee.id"), primary_key=True)
+    language: Mapped[str | None] = mapped_column(sa.String(20), unique=True)
+    boss_id: Mapped[int | None] = mapped_column(sa.ForeignKey("engineer.id"))
+    __mapper_args__ = {
+        "polymorphic_identity": "engineer",
+        "inherit_condition": id == Employee.__table__.c.id,
+    }
+
+
+def test_declarative_models_with_inheritance_and_types_of_their_own_are_mirrored(
+    pair: tuple[Database, Database],
+) -> None:
+    source, target = pair
+    model = load_model(f"{__name__}:Base")
+    assert model.names == ("employee", "engineer") and not model.table("engineer").keyless
+    schema.ensure(source, model)
+    with Session(source.engine()) as session, session.begin():
+        ada = Engineer(name=" Ada ", nick="A", language="Ada", mood="it's ok")
+        session.add_all([ada, Employee(name="bob"), Engineer(name="Cy", language=None)])
+        session.flush()
+        session.add(Engineer(name="Dee", language="D", boss_id=ada.id))
+    sync(source, target, model=model)
+    with Session(source.engine()) as session, session.begin():
+        dee = session.scalars(sa.select(Engineer).where(Engineer.language == "D")).one()
+        dee.name, dee.boss_id, dee.mood = "Dora", None, "it's ok"
+        session.delete(session.scalars(sa.select(Employee).where(Employee.name == "BOB")).one())
+    sync(source, target, model=model, policy=ANYTHING)
+    assert content(target, model) == content(source, model)
+    assert all(verdict.equal for verdict in verify(source, target, model))
+    with Session(target.engine()) as session:
+        names = session.scalars(sa.select(Employee.name).order_by(Employee.id)).all()
+        assert names == ["ada", "cy", "dora"]
+        assert [type(each) for each in session.scalars(sa.select(Employee))] == [Engineer] * 3

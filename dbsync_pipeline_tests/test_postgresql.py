@@ -265,6 +265,41 @@ def test_rows_that_exclude_or_displace_each_other_are_swapped(two: Ready) -> Non
         assert rows(target, table) == rows(source, table) != []
 
 
+def test_columns_whose_collation_takes_different_texts_as_equal(two: Ready) -> None:
+    """Equal to the collation is not equal: `Ada` and `ADA` are two values, and one key."""
+    try:
+        source, target, model = two(
+            "CREATE COLLATION s1.nocase (provider = icu, locale = 'und-u-ks-level2', "
+            "deterministic = false)",
+            "CREATE TABLE plain (id int PRIMARY KEY, v text COLLATE s1.nocase UNIQUE)",
+            "CREATE TABLE keyed (k text COLLATE s1.nocase PRIMARY KEY, v int)",
+            "CREATE TABLE child (id int PRIMARY KEY, k text COLLATE s1.nocase REFERENCES keyed)",
+            "CREATE TABLE loose (v text COLLATE s1.nocase, n int)",
+        )
+    except psycopg2.errors.FeatureNotSupported:
+        pytest.skip("the servers are built without ICU: DBSYNC_TEST_URLS may name others")
+    run(
+        source,
+        "INSERT INTO plain VALUES (1, 'Ada'), (2, 'bea')",
+        "INSERT INTO keyed VALUES ('Ada', 1), ('bea', 2), ('cy', 3)",
+        "INSERT INTO child VALUES (1, 'ADA'), (2, 'Bea')",
+        "INSERT INTO loose VALUES ('x', 1), ('X', 1), ('x', 1)",
+    )
+    sync(source, target, model=model)
+    run(
+        source,
+        "UPDATE plain SET v = 'ADA' WHERE id = 1",
+        "UPDATE keyed SET k = 'BEA', v = 5 WHERE k = 'bea'",
+        "DELETE FROM keyed WHERE k = 'CY'",
+        "UPDATE child SET k = 'ada' WHERE id = 1",
+        "UPDATE loose SET v = 'x' WHERE v = 'X'",
+    )
+    sync(source, target, model=model, policy=ANYTHING)
+    for table in ("plain", "keyed", "child", "loose"):
+        assert rows(target, table) == rows(source, table) != []
+    assert all(one.equal for one in verify(source, target, model))
+
+
 INHERITANCE = (
     "CREATE TABLE base (id int PRIMARY KEY, v text)",
     "CREATE TABLE child (extra int, PRIMARY KEY (id)) INHERITS (base)",

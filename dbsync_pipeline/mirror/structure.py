@@ -54,7 +54,7 @@ def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[Migra
 
     def mirrored(thing: Any, _name: Any, kind: str, _reflected: bool, _other: Any) -> bool:
         table = thing if kind == "table" else thing.table
-        return (table.schema, table.name) in names
+        return (table.schema, table.name) in names and not _repeats_key(thing)
 
     options |= {
         "include_object": mirrored,
@@ -64,6 +64,13 @@ def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[Migra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sa.exc.SAWarning)  # about types in other tables
         yield MigrationContext.configure(dialect.connection, opts=options)
+
+
+def _repeats_key(thing: Any) -> bool:
+    """Whether it is a unique constraint on the primary key, which PostgreSQL takes for that key."""
+    return isinstance(thing, sa.UniqueConstraint) and {*thing.columns.keys()} == {
+        *thing.table.primary_key.columns.keys()
+    }
 
 
 def but_for_deferral(differences: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
