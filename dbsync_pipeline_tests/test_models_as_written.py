@@ -20,7 +20,7 @@ from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.test_cli import Dbsync, dbsync, places  # noqa: F401
-from dbsync_pipeline_tests.worlds import ANYTHING, content, execute, sync
+from dbsync_pipeline_tests.worlds import ANYTHING, content, execute, session, sync
 
 _SQLMODEL = """
 from sqlmodel import Field, SQLModel
@@ -252,10 +252,16 @@ def test_a_key_to_a_table_outside_of_the_models_is_checked_where_that_table_is(
 ) -> None:
     source, target = twins
     with_accounts(target)
+    with session(source, target, model=profiles) as planned:
+        (finding,) = planned.plan()[1]
+    assert (finding.guard, finding.table) == ("foreign key", "profile")
+    assert "1 value of profile (owner) would not be in account of linux" in finding.found
     with pytest.raises(NotProved, match="would not hold"):
         sync(source, target, model=profiles)
     assert content(target, profiles) == {"profile": []} and foreign_keys(target) == 1
     execute(target, "INSERT INTO account (number) VALUES (1)")
+    with session(source, target, model=profiles) as planned:
+        assert planned.plan()[1] == ()
     assert sync(source, target, model=profiles).tables["profile"].inserted == 1
     assert content(target, profiles) == {"profile": [(5, 1)]}
 
@@ -353,20 +359,20 @@ def test_declarative_models_with_inheritance_and_types_of_their_own_are_mirrored
     model = load_model(f"{__name__}:Base")
     assert model.names == ("employee", "engineer") and not model.table("engineer").keyless
     schema.ensure(source, model)
-    with Session(source.engine()) as session, session.begin():
+    with Session(source.engine()) as orm, orm.begin():
         ada = Engineer(name=" Ada ", nick="A", language="Ada", mood="it's ok")
-        session.add_all([ada, Employee(name="bob"), Engineer(name="Cy", language=None)])
-        session.flush()
-        session.add(Engineer(name="Dee", language="D", boss_id=ada.id))
+        orm.add_all([ada, Employee(name="bob"), Engineer(name="Cy", language=None)])
+        orm.flush()
+        orm.add(Engineer(name="Dee", language="D", boss_id=ada.id))
     sync(source, target, model=model)
-    with Session(source.engine()) as session, session.begin():
-        dee = session.scalars(sa.select(Engineer).where(Engineer.language == "D")).one()
+    with Session(source.engine()) as orm, orm.begin():
+        dee = orm.scalars(sa.select(Engineer).where(Engineer.language == "D")).one()
         dee.name, dee.boss_id, dee.mood = "Dora", None, "it's ok"
-        session.delete(session.scalars(sa.select(Employee).where(Employee.name == "BOB")).one())
+        orm.delete(orm.scalars(sa.select(Employee).where(Employee.name == "BOB")).one())
     sync(source, target, model=model, policy=ANYTHING)
     assert content(target, model) == content(source, model)
     assert all(verdict.equal for verdict in verify(source, target, model))
-    with Session(target.engine()) as session:
-        names = session.scalars(sa.select(Employee.name).order_by(Employee.id)).all()
+    with Session(target.engine()) as orm:
+        names = orm.scalars(sa.select(Employee.name).order_by(Employee.id)).all()
         assert names == ["ada", "cy", "dora"]
-        assert [type(each) for each in session.scalars(sa.select(Employee))] == [Engineer] * 3
+        assert [type(each) for each in orm.scalars(sa.select(Employee))] == [Engineer] * 3

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.table import RowKey
 from dbsync_pipeline.mirror.ledger import Term
+from dbsync_pipeline.mirror.outside import Orphans
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.text import count
 
@@ -66,7 +67,8 @@ class Plan:
     configured primary while another database is the primary. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows. `left_out` are the tables that
     are not part of the sync. `takes_next_term` is true in a failback: the target takes the next
-    term with the publish, so its present term is no obstacle. `verb` is the command that carries
+    term with the publish, so its present term is no obstacle. `orphans` are foreign keys that would
+    not hold; a sync does not look for them before it publishes. `verb` is the command that carries
     the plan out.
     """
 
@@ -82,6 +84,7 @@ class Plan:
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
     takes_next_term: bool = False
+    orphans: tuple[Orphans, ...] = ()
     verb: str = "sync"
 
     @property
@@ -368,6 +371,19 @@ def _command(plan: Plan, options: Sequence[str]) -> str:
     return f"if this is what you want: `{' '.join(command)}`"
 
 
+def _outside(plan: Plan, policy: Policy) -> Iterator[_Objection]:
+    """Rows that refer to a table that is not mirrored, and that lacks what they refer to."""
+    for each in plan.orphans:
+        yield _Objection(
+            "foreign key",
+            each.table,
+            f"{count(each.values, 'value')} of {each.table} ({', '.join(each.columns)}) would not "
+            f"be in {each.parent} of {plan.target}, which is not mirrored",
+            f"give {each.parent} on {plan.target} the rows that {plan.source} has there, or take "
+            "the table into the models",
+        )
+
+
 GUARDS: tuple[Callable[[Plan, Policy], Iterator[_Objection]], ...] = (
     _same_database,
     _hidden_rows,
@@ -377,4 +393,5 @@ GUARDS: tuple[Callable[[Plan, Policy], Iterator[_Objection]], ...] = (
     _local_writes,
     _mass_change,
     _partial,
+    _outside,
 )

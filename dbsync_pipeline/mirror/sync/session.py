@@ -10,6 +10,7 @@ Whatever fails before the commit leaves the target as it was: `close` rolls back
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import SettingsError
@@ -18,6 +19,7 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.ledger import Publish, Term
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.outside import orphans
 from dbsync_pipeline.mirror.report.file import Report
 from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_table
@@ -178,6 +180,8 @@ class Session:
                     report.new_table(table)
             self._comparisons[table.name] = comparison
         plan = plan_of(task, opened, self._comparisons)
+        changed = [table for table in task.tables if not plan.tables[table.name].empty]
+        plan = replace(plan, orphans=tuple(orphans(opened.source, opened.target, changed)))
         findings = guard.review(plan, task.policy)
         if report is not None:
             report.end(plan, findings)
