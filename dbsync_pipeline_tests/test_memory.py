@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(
 MOST_MB = 56
 """What a sync may take beyond what the program has when it begins; each test moves more, even as the bytes alone."""
 
+ROWS = 100_000
+"""How many rows of a report differ."""
+
 # The peak of the program's own memory: getrusage would count the process that it was forked from.
 SYNC = """
 import re, sys
@@ -34,6 +37,23 @@ def peak():
 before = peak()
 changed = sync(source, target, settings=patient).changed
 print(changed, peak() - before)
+"""
+
+
+REPORT = """
+import re, sys
+from pathlib import Path
+import sqlalchemy as sa
+from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.report.file import opened
+from dbsync_pipeline_tests.worlds import session
+source, target = (Database(name, sa.make_url(url)) for name, url in zip(("windows", "linux"), sys.argv[1:]))
+def peak():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+before = peak()
+with opened(Path(sys.argv[3]), with_values=True, targets=1) as report, session(source, target) as one:
+    plan, _ = one.plan(report)
+print(plan.tables["users"].update, peak() - before)
 """
 
 
@@ -81,3 +101,32 @@ def test_a_large_table_within_one_engine_and_all_of_it_changed(new_database: New
     execute(source, "UPDATE users SET name = 'changed' WHERE id % 2 = 0")
     changed, taken = synced(source, target)
     assert (changed, taken < MOST_MB) == (80_000, True)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.sql", "r.html"])
+def test_a_report_of_many_rows_that_differ(
+    name: str, new_database: NewDatabase, tmp_path: Path
+) -> None:
+    """Every row differs, and its values are written from both sides."""
+    source, target = (
+        new_database("postgresql", "windows"),
+        new_database("postgresql", "linux", server=1),
+    )
+    for database in (source, target):
+        prepare(database, {})
+        execute(
+            database,
+            f"INSERT INTO users SELECT n, repeat('e', 100) || n, '{database.name}', repeat('h', 255), true, NULL, now(), NULL "
+            f"FROM generate_series(1, {ROWS}) n",
+        )
+    urls = [database.url.render_as_string(hide_password=False) for database in (source, target)]
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT, *urls, str(tmp_path / name)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    differing, taken = map(int, done.stdout.split())
+    print(f"{name}: {differing} rows, {taken} MB")
+    assert (differing, taken < MOST_MB) == (ROWS, True), taken
