@@ -6,6 +6,7 @@ import pytest
 
 from dbsync_pipeline.errors import StructureError
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import TableResult
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.reflect.read import load, read
 from dbsync_pipeline.mirror.rescue.undo import undo
@@ -41,6 +42,10 @@ def state(database: Database, model: Model) -> dict[str, list[str]]:
         }
 
 
+def counts(result: TableResult) -> tuple[int, int, int]:
+    return result.inserted, result.updated, result.deleted
+
+
 @pytest.mark.parametrize(
     ("owner", "engine"),
     [
@@ -63,7 +68,10 @@ def test_an_owners_database_is_mirrored_edited_verified_and_undone(
     assert 0 < second.changed < first.changed / 5
     assert_equal(source, target, model)
     assert sync(source, target, model=model).changed == 0
-    assert undo(target, model, second.run_id, by="undo", settings=SETTINGS).changed
+    undone = undo(target, model, second.run_id, by="undo", settings=SETTINGS)
+    assert {name: counts(result) for name, result in undone.tables.items()} == {
+        name: counts(result)[::-1] for name, result in second.tables.items()
+    }
     assert state(target, model) == before
     sync(source, target, model=model, policy=ANYTHING)
     assert_equal(source, target, model)

@@ -280,7 +280,7 @@ def _put_back(
             )
         rows = written.get(table.name, Written(0, 0))
         gone, come = rows.deleted, rows.inserted
-        replaced = 0 if table.keyless else min(gone, come)
+        replaced = min(gone, come, entry.tables[table.name].updated)
         results[table.name] = TableResult(
             rows=now.total,
             inserted=come - replaced,
