@@ -173,9 +173,9 @@ def _opened(babelfish: bool, locks: bool = False) -> tuple[MSSQL, Recorder]:
     connection: Any = SimpleNamespace(
         connection=SimpleNamespace(driver_connection=raw),
         closed=True,
-        info={"server": Server((15,), 3, babelfish)},
+        info={"server": Server((15,), 3, babelfish), "label": "dbsync run 1234"},
         begin=lambda: transaction,
-        get_execution_options=lambda: {"dbsync_label": "dbsync run 1234", "dbsync_locks": locks},
+        get_execution_options=lambda: {"dbsync_locks": locks},
         engine=SimpleNamespace(raw_connection=lambda: raw),
         get_transaction=lambda: transaction,
     )
