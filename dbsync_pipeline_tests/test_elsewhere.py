@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from dbsync_pipeline.defs.run_tags import PROGRESS_TAG, launcher_of
+from dbsync_pipeline.defs.run_tags import PROGRESS_TAG, ROUND_TAG, launcher_of
 from dbsync_pipeline_tests import process_launcher
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.http_server import serving
@@ -83,7 +83,7 @@ def test_a_command_follows_its_runs_in_the_processes_of_the_launcher(
         own = {int(run.tags[PROCESS_TAG]) for run in launched.values()}
         assert len(own) == 2 and process.pid not in own
         assert {launcher_of(run) for run in launched.values()} == {"command line"}
-        assert len({run.tags["dbsync/round"] for run in launched.values()}) == 1
+        assert len({run.tags[ROUND_TAG] for run in launched.values()}) == 1
 
 
 def test_a_refusal_over_there_is_the_exit_status_here(places: Places) -> None:

@@ -18,7 +18,7 @@ from dbsync_pipeline.cli.render.progress import MOST_LINES, Block, Rows
 from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import ROOT
-from dbsync_pipeline_tests.worlds import content, execute
+from dbsync_pipeline_tests.worlds import MODEL, content, execute
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
@@ -127,6 +127,18 @@ def test_without_a_terminal_it_asks_nothing(words: list[str], places: Places) ->
     )
     assert (done.returncode, done.stderr) == ((0, "") if words else (2, ""))
     assert ("equal to windows" if words else "Usage: dbsync") in done.stdout
+
+
+def test_in_a_log_the_progress_is_one_line_for_each_table_and_target(places: Places) -> None:
+    done = subprocess.run(
+        [*forked.python(), *PROGRAM, "sync"],
+        env=places.environment(ROOT),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    lines = [f"{target}  {table}" for target in ("linux", "azure") for table in MODEL.names]
+    assert done.returncode == 0 and sorted(done.stderr.splitlines()) == sorted(lines)
 
 
 def test_the_block_shows_rows_and_rate_of_the_tables_that_moved_last() -> None:

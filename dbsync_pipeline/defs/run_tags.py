@@ -21,9 +21,9 @@ from dbsync_pipeline.defs.keys import table_keys
 
 SOURCE_TAG = "dbsync/source"
 TARGET_TAG = "dbsync/target"
-ROUND_TAG = "dbsync/round"
-"""The same for the runs of one request, one schedule tick or one backfill, one run per target."""
 # Dagster's pages hide tags that begin with `.dagster/`.
+ROUND_TAG = ".dagster/dbsync_round"
+"""The same for the runs of one request, one schedule tick or one backfill, one run per target."""
 ALIVE_TAG = ".dagster/dbsync_alive_at"
 """When the run's process last wrote that it is alive."""
 SILENT = timedelta(minutes=3)
