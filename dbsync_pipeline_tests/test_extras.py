@@ -71,7 +71,7 @@ def test_a_command_without_its_extra_says_how_to_install_it(
     places: Places, missing: list[str], words: list[str], extra: str
 ) -> None:
     if extra == "mssql":
-        places.set(DBSYNC_AZURE_URL="mssql://u:p@localhost/app")
+        places.set(DBSYNC_AZURE_URL="mssql://u:p@localhost/app", DBSYNC_PRIMARY="azure")
     if extra == "postgres-storage":
         places.set(DBSYNC_DAGSTER_STORAGE_URL="postgresql://u:p@localhost/dagster")
     places.set(DBSYNC_API_TOKEN="x" * 20)
