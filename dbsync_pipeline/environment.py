@@ -16,10 +16,10 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
 
+from dbsync_pipeline import dialects
 from dbsync_pipeline.errors import SettingsError
 
 FIRST = ("windows", "linux", "azure")
@@ -39,8 +39,6 @@ _OTHERS = re.compile(
     r"|(\w+_)?PORT(_\d+_[A-Z]+(_PROTO|_PORT|_ADDR)?)?)$"
 )
 """Not misspelt: the test suite's own, and what Kubernetes sets for services named `dbsync…`."""
-
-_DEFAULT_PORTS = {"postgresql": 5432, "mssql": 1433}
 
 
 def read(settings: Iterable[str], secrets: Iterable[str]) -> dict[str, str]:
@@ -163,7 +161,7 @@ def urls(variables: Mapping[str, str], settings: Iterable[str]) -> dict[str, str
 def _refuse_same(named: Mapping[str, str]) -> None:
     places: dict[tuple[object, ...], str] = {}
     for name, url in sorted(named.items(), key=_order):
-        place = _place(url)
+        place = dialects.place(url)
         if place and place in places:
             first, second = (f"{PREFIX}{same.upper()}_URL" for same in (places[place], name))
             raise SettingsError(
@@ -174,27 +172,9 @@ def _refuse_same(named: Mapping[str, str]) -> None:
         places[place] = name
 
 
-def _place(url: str) -> tuple[object, ...]:
-    """Return where a URL's database is, without the user and the driver; empty if not known.
-
-    A URL that gives its place in parameters, as ODBC strings do, is compared as a whole.
-    """
-    try:
-        parts = urlsplit(url)
-        engine, port = parts.scheme.partition("+")[0], parts.port
-    except ValueError:
-        return ()
-    if engine == "sqlite":
-        path = unquote(parts.path)[1:]
-        return ("sqlite", os.path.realpath(path)) if path else ()
-    if not parts.hostname:
-        return (engine, parts.path, parts.query) if parts.path or parts.query else ()
-    return (engine, parts.hostname.lower(), port or _DEFAULT_PORTS.get(engine), parts.path.lower())
-
-
 def embedded(home: Path) -> dict[str, str]:
-    """Return the URLs of the three SQLite files that are used if no URL is set."""
-    return {name: f"sqlite:///{(home / f'{name}.db').absolute()}" for name in FIRST}
+    """Return the URLs of the three files that are used if no URL is set."""
+    return {name: dialects.file_url(home, name) for name in FIRST}
 
 
 def _order(item: tuple[str, str]) -> tuple[int, str]:

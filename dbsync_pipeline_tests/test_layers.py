@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dbsync_pipeline.dialects import ENGINES
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parent.parent
@@ -25,3 +28,20 @@ def test_a_file_imports_only_from_floors_below_its_own() -> None:
 def test_the_mirror_runs_without_dagster() -> None:
     program = "import sys, dbsync_pipeline.mirror.sync.session, dbsync_pipeline.mirror.status; sys.exit('dagster' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+WRITES_MODELS = {"mirror/reflect/render.py", "mirror/reflect/portable.py"}
+"""They write models for each engine, in which SQLAlchemy's names of the engines stand."""
+DAGSTERS_OWN = {"defs/storage.py"}
+
+
+def test_an_engine_is_named_in_its_folder_and_in_the_registry_alone() -> None:
+    package = ROOT / "dbsync_pipeline"
+    naming = {
+        file.relative_to(package).as_posix()
+        for file in package.rglob("*.py")
+        if "dialects" not in file.relative_to(package).parts
+        for part in ast.walk(ast.parse(file.read_text()))
+        if isinstance(part, ast.Constant) and part.value in (*ENGINES, 5432, 1433)
+    }
+    assert naming <= WRITES_MODELS | DAGSTERS_OWN

@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects import place
 from dbsync_pipeline.dialects.postgresql.connection import PINS
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.verify import verify
@@ -161,3 +162,28 @@ def test_a_process_has_one_engine_per_database_and_uses_no_session_twice(
     with database.connect() as dialect:
         assert dialect.connection.scalar(sa.text("SHOW statement_timeout")) == "0"
         assert dialect.connection.engine is database.engine()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("postgres://app@h/d", "postgresql+psycopg2://owner:x@H:5432/d"),
+        ("mssql://app@h/d", "mssql+pyodbc://app@h:1433/D?driver=x"),
+        ("sqlite:///a/../b.db", "sqlite:///b.db"),
+        ("mssql+pyodbc:///?odbc_connect=x", "mssql+pyodbc:///?odbc_connect=x"),
+    ],
+)
+def test_two_urls_of_one_database_are_recognised(one: str, other: str) -> None:
+    assert place(one) == place(other) != ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("postgresql://h/d", "postgresql://h:5433/d"),
+        ("postgresql://h/d", "mssql://h/d"),
+        ("sqlite:///a.db", "sqlite:///b.db"),
+    ],
+)
+def test_two_urls_of_two_databases_are_told_apart(one: str, other: str) -> None:
+    assert place(one) != place(other)

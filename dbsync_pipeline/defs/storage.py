@@ -17,6 +17,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from dbsync_pipeline import extras
 from dbsync_pipeline.defs.sqlite_storage import SqliteStorage
+from dbsync_pipeline.dialects import normalized_url
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.settings import load
 
@@ -80,7 +81,7 @@ def with_driver(url: str) -> str:
     if it is malformed.
     """
     try:
-        parsed = sa.make_url(url.replace("postgres://", "postgresql://", 1))
+        parsed = sa.make_url(normalized_url(url))
     except (sa.exc.ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.get_backend_name() != "postgresql":

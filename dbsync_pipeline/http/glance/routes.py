@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from dbsync_pipeline import redact
+from dbsync_pipeline.dialects import ENGINES
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.http.glance.facts import Reader
 from dbsync_pipeline.http.glance.sessions import (
@@ -36,7 +37,7 @@ PATHS = frozenset({"/", "/sign-in", "/sign-out"})
 
 COOKIE = "dbsync-session"
 LANGUAGE_COOKIE = "dbsync-language"
-ENGINES = {"postgresql": "PostgreSQL", "mssql": "SQL Server", "sqlite": "SQLite"}
+
 _YEAR = 365 * 86_400
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLE = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ class Glance:
             quoted=_quoted,
             short=_short,
             outcome=outcome,
-            engine=lambda name: ENGINES.get(name, name),
+            engine=lambda name: ENGINES[name].label,
             first_line=lambda text: text.splitlines()[0],
         )
 
