@@ -30,6 +30,32 @@ def test_the_mirror_runs_without_dagster() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
+CONTRACT = ROOT / "dbsync_pipeline" / "dialects" / "contract"
+
+
+def classes(file: Path) -> list[ast.ClassDef]:
+    return [part for part in ast.parse(file.read_text()).body if isinstance(part, ast.ClassDef)]
+
+
+def test_each_role_of_an_engine_is_below_80_lines() -> None:
+    lines = {
+        role.name: (role.end_lineno or 0) - role.lineno + 1
+        for file in CONTRACT.glob("*.py")
+        for role in classes(file)
+    }
+    assert len(lines) >= 10 and {name: n for name, n in lines.items() if n >= 80} == {}
+
+
+def test_what_an_engine_lacks_is_a_role_that_it_does_not_take() -> None:
+    """So mypy sees a call that some engines cannot serve."""
+    calls = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "dbsync_pipeline").rglob("*.py")
+        if "NotImplementedError" in file.read_text()
+    ]
+    assert calls == []
+
+
 WRITES_MODELS = {"mirror/reflect/render.py", "mirror/reflect/portable.py"}
 """They write models for each engine, in which SQLAlchemy's names of the engines stand."""
 DAGSTERS_OWN = {"defs/storage.py"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Dialect, Partitioned
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.errors import DatabaseError, StructureError
 from dbsync_pipeline.mirror import outcome
@@ -36,6 +36,7 @@ def ensure(source: Dialect, target: Dialect, database: Database, model: Model) -
         target, database, lambda again: not missing(source, again, model), operation=_OPERATION
     ):
         for table, partitions in lacking.items():
+            assert isinstance(target, Partitioned), "else it lacks none"
             try:
                 target.create_partitions(partitions)
             except DatabaseError as error:
@@ -70,6 +71,8 @@ def _divided(
 ) -> Iterator[tuple[str, Partitioning, Partitioning]]:
     """Yield (table, the source's partitioning, the target's) of tables that both divide alike."""
     if source.engine_name != target.engine_name:
+        return
+    if not (isinstance(source, Partitioned) and isinstance(target, Partitioned)):
         return
     there = source.partitions(model.tables)
     here: Mapping[str, Partitioning] = target.partitions(model.tables) if there else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine.reflection import ObjectKind, ObjectScope
 
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Addressed, Dialect
 from dbsync_pipeline.dialects.foreign_keys import lacks_parent
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.mirror.model import Model
@@ -189,7 +189,7 @@ def other_keys(dialect: Dialect, table: Table) -> list[str]:
     can.
     """
     if table.sa.primary_key.columns or table.key_names is None:
-        if table.keyless and not dialect.addresses_rows:
+        if table.keyless and not isinstance(dialect, Addressed):
             return [
                 f"it has no key, and {dialect.engine_name} does not tell equal rows apart: give it "
                 "a primary key, or a unique key of columns that are NOT NULL"

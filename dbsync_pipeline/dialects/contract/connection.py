@@ -122,9 +122,12 @@ class Connection(Session):
         """From now on wait at most this long for locks. Call it outside of transactions."""
         assert not self.connection.in_transaction()
 
-    @abstractmethod
     def commit(self) -> None:
         """Commit the open transaction."""
+        transaction = self.connection.get_transaction()
+        assert transaction is not None
+        with self.doing("commit"):
+            transaction.commit()
 
     @contextmanager
     def attempt(self) -> Iterator[None]:

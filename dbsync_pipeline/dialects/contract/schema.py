@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.contract.connection import Connection
 from dbsync_pipeline.dialects.generated import Generated
-from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table, undecorated
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Schema(Connection):
-    """Structure: read, compared, created, and altered by Alembic's operations."""
+    """Structure: read, compared and created."""
 
     ledger_schema: ClassVar[str | None]
     """The schema of the project's own tables; None if they have a prefix instead."""
@@ -51,19 +50,6 @@ class Schema(Connection):
         """Return the structure of these tables, read in the open transaction."""
         return reflection.reflect(self.connection, tables)
 
-    def partitions(self, tables: Sequence[Table]) -> dict[str, Partitioning]:
-        """Return by name how tables are divided, of those that are and whose partitions a sync
-        creates. Read in the open transaction.
-        """
-        return {}
-
-    def create_partitions(self, missing: Sequence[Partition]) -> None:
-        """In the open transaction, create partitions that `partitions` of another database named.
-
-        Each comes after the one that it divides.
-        """
-        raise NotImplementedError(f"{self.engine_name} has no partitions of tables")
-
     def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
         """Return by table and column how columns are computed, on an engine that writes one
         expression always in the same way; empty on others. Read in the open transaction.
@@ -87,6 +73,22 @@ class Schema(Connection):
         """
         return None
 
+    @abstractmethod
+    def create_like(self, name: str, table: Table) -> None:
+        """Create a table of before-images beside the ledger's tables, for the open transaction.
+
+        Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
+        an uncommitted table makes others wait commits it at once.
+        """
+
+    @abstractmethod
+    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        """Return about how many bytes a value takes."""
+
+
+class Migration(Connection):
+    """Structure altered by Alembic's operations, without losing a row."""
+
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
         """In the open transaction, run one of Alembic's operations without losing a row."""
         from alembic.operations import Operations
@@ -101,18 +103,6 @@ class Schema(Connection):
         then.
         """
         yield
-
-    @abstractmethod
-    def create_like(self, name: str, table: Table) -> None:
-        """Create a table of before-images beside the ledger's tables, for the open transaction.
-
-        Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
-        an uncommitted table makes others wait commits it at once.
-        """
-
-    @abstractmethod
-    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        """Return about how many bytes a value takes."""
 
 
 class Script(Connection):

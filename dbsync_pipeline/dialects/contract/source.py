@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 class Source(Connection):
     """Reading: one snapshot, digests computed where the data lives, rows by key."""
 
-    addresses_rows: ClassVar[bool] = True
-    """Whether rows have addresses that hold within a transaction, which keyless tables need."""
     own_format_is_sha256: ClassVar[bool] = False
     """Whether the engine's own digests are SHA-256 and not a faster, weaker hash."""
 

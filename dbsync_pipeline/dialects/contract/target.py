@@ -6,12 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract.source import Source
 from dbsync_pipeline.dialects.counters import Counter
-from dbsync_pipeline.dialects.digests import Digests, Form
+from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.staging import Moved, Written
 from dbsync_pipeline.dialects.table import RowKeys, Table
 
@@ -57,14 +56,6 @@ class Staging(Source):
         everything = sa.select(*(live.c[key] for key in keys))
         self.connection.execute(gone.insert().from_select(keys, everything))
 
-    def stage_equal(self, table: Table, stored_in: str, publish: int) -> None:
-        """Stage the addresses of live rows that equal the rows which that publish inserted.
-
-        Of a keyless table, whose inserted rows are kept whole in the table of before-images
-        `stored_in`. Equal rows are staged as often as they were inserted, at most.
-        """
-        raise NotImplementedError(f"{self.engine_name} gives rows no addresses")
-
     @abstractmethod
     def delete_staged(self, table: Table) -> int:
         """Delete the live rows whose keys are staged; return their number."""
@@ -76,9 +67,6 @@ class Staging(Source):
 
 class Target(Staging):
     """Writing: lock, publish in one transaction, prove."""
-
-    proves_before_writing: ClassVar[bool] = False
-    """Whether staged changes are proved before they are written, since writes make readers wait."""
 
     @abstractmethod
     def begin(self, tables: Sequence[Table], *, wait_seconds: float) -> None:
@@ -106,20 +94,6 @@ class Target(Staging):
     @abstractmethod
     def prove_constraints(self, tables: Sequence[Table]) -> None:
         """Raise NotProved if a foreign key of these tables, or to them, does not hold."""
-
-    def digests_as_written(self, table: Table, form: Form, only: np.ndarray) -> Digests:
-        """Return the digests of these buckets as they will be after `write_staged`.
-
-        For an engine that `proves_before_writing`.
-        """
-        raise NotImplementedError
-
-    def holds_staged(self, table: Table, form: Form) -> bool:
-        """Return whether the live table holds every staged row exactly, after `write_staged`.
-
-        For an engine that `proves_before_writing`.
-        """
-        raise NotImplementedError
 
     def prepare_fill(self, table: Table, source: Dialect, form: Form) -> None:
         """Carry the rows for a `fill` of this table as far as possible without making readers wait.

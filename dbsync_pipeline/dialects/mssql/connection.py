@@ -227,13 +227,6 @@ class MSSQLConnection(Dialect):
                 remedy=errors.GRANT,
             )
 
-    @translated
-    def commit(self) -> None:
-        """Commit the open transaction."""
-        transaction = self.connection.get_transaction()
-        assert transaction is not None
-        transaction.commit()
-
     def _isolate(self, level: str, *settings: str) -> None:
         """Set the isolation level and more, between transactions.
 

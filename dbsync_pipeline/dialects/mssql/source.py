@@ -32,8 +32,6 @@ _IN_MEMORY = 16 * 1024 * 1024
 class MSSQLSource(MSSQLConnection):
     """Reads one state of the database, and compares it. Writes nothing."""
 
-    addresses_rows = False
-
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._snapshot: object = None

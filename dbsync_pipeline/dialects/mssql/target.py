@@ -19,7 +19,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
-from dbsync_pipeline.dialects.contract import Dialect, translated
+from dbsync_pipeline.dialects.contract import Dialect, ProvesFirst, translated
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.dialects.foreign_keys import (
     held,
@@ -50,11 +50,10 @@ class _WouldCascade(Exception):
     """A delete would change or delete rows that the plan leaves as they are."""
 
 
-class MSSQLTarget(MSSQLSource):
+class MSSQLTarget(MSSQLSource, ProvesFirst):
     """Writes to the database: one transaction from `begin` to `commit`, and staging beside it."""
 
     keys_per_load = 50_000
-    proves_before_writing = True
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)

@@ -47,10 +47,13 @@ DENIED_SCHEMAS = """
 SELECT nspname FROM pg_namespace
 WHERE nspname = ANY(%s::text[]) AND NOT has_schema_privilege(oid, 'USAGE')"""
 
-NOT_DEFERRABLE = """
+_MIRRORED = """
 WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
 mirrored AS (
-  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
+  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))"""
+"""The tables of that list, with their partitions."""
+
+NOT_DEFERRABLE = f"""{_MIRRORED}
 SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass) FROM pg_constraint
 WHERE contype = 'f' AND conparentid = 0
   AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype <> 'a')
@@ -63,10 +66,7 @@ SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewri
 WHERE ev_enabled IN ('O', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
 """Foreign keys, triggers and rules that SET CONSTRAINTS does not suspend."""
 
-FIRE_FOR_REPLICAS = """
-WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
-mirrored AS (
-  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
+FIRE_FOR_REPLICAS = f"""{_MIRRORED}
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
 WHERE NOT tgisinternal AND tgenabled IN ('R', 'A') AND tgrelid IN (SELECT oid FROM mirrored)
 UNION ALL
@@ -74,10 +74,7 @@ SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewri
 WHERE ev_enabled IN ('R', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
 """Triggers and rules that session_replication_role does not suspend."""
 
-OUTSIDE_KEYS = """
-WITH named AS (SELECT unnest(%s::text[]::regclass[]) AS oid),
-mirrored AS (
-  SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))
+OUTSIDE_KEYS = f"""{_MIRRORED}
 SELECT f.conname, f.conrelid::regclass::text, f.confrelid::regclass::text,
        array_agg(quote_ident(c.attname) ORDER BY k.n),
        array_agg(quote_ident(p.attname) ORDER BY k.n)

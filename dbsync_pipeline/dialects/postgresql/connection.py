@@ -199,13 +199,6 @@ class PostgreSQLConnection(Dialect):
         self.connection.begin()
 
     @translated
-    def commit(self) -> None:
-        """Commit the open transaction."""
-        transaction = self.connection.get_transaction()
-        assert transaction is not None
-        transaction.commit()
-
-    @translated
     def size_bytes(self) -> int:
         """Return the size of the database on the server's disk."""
         return int(self._first_row("SELECT pg_database_size(current_database())")[0])

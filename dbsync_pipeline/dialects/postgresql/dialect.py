@@ -16,7 +16,7 @@ import psycopg2.errors
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.contract import Partitioned, translated
 from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
 from dbsync_pipeline.dialects.postgresql import catalog, partitions, reflection
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _ADDS_VALUE = re.compile(r"\s*ALTER\s+TYPE\s.+\sADD\s+VALUE\s", re.IGNORECASE | re.DOTALL)
 
 
-class PostgreSQL(PostgreSQLTarget):
+class PostgreSQL(PostgreSQLTarget, Partitioned):
     """One open connection to a PostgreSQL database, in every role."""
 
     @translated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -19,26 +19,27 @@ from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_tabl
 from dbsync_pipeline.dialects.postgresql.errors import without_value
 from dbsync_pipeline.dialects.postgresql.expressions import FENCE
 from dbsync_pipeline.dialects.postgresql.source import PostgreSQLSource
-from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import RowKeys, Table
+from dbsync_pipeline.dialects.temporary import TemporaryStaging
 from dbsync_pipeline.errors import Busy, NotProved, StructureError
 
 _LOCK = 0x6462_7379_6E63
 """The key of the target's advisory lock: "dbsync"."""
 
 
-_ADDRESSES = ("dbsync_table", "dbsync_place")
-_ADDRESS = "tableoid AS dbsync_table, ctid AS dbsync_place"
-_PLACE = "tableoid, ctid,"
+_ADDRESS = {"dbsync_table": "tableoid", "dbsync_place": "ctid"}
+_PLACE = "tableoid, ctid"
 """What identifies a row of a keyless table within a transaction that keeps writers out."""
 
 
-class PostgreSQLTarget(PostgreSQLSource):
+class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
     """A database that is locked, staged into and published to."""
+
+    temporary_schema = "pg_temp"
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
-        self._staging: dict[str, int] = {}
         self._replica = False
 
     # -- the lock
@@ -159,7 +160,8 @@ class PostgreSQLTarget(PostgreSQLSource):
     def create_staging(self, table: Table) -> None:
         """Create empty temporary tables for rows and keys; they go at the transaction's end."""
         number = self._staging.setdefault(table.name, len(self._staging))
-        keys = _ADDRESS if table.keyless else names(table.key)
+        address = ", ".join(f"{part} AS {column}" for column, part in _ADDRESS.items())
+        keys = address if table.keyless else names(table.key)
         for name, columns in (
             (f"dbsync_new_{number}", names(table.columns)),
             (f"dbsync_gone_{number}", keys),
@@ -173,9 +175,7 @@ class PostgreSQLTarget(PostgreSQLSource):
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         """Carry the rows with these keys from the source's snapshot into staging."""
-        return self._load(
-            f"pg_temp.dbsync_new_{self._staging[table.name]}", table, source, keys, form
-        )
+        return self._load(self._new(table), table, source, keys, form)
 
     @translated
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
@@ -184,40 +184,20 @@ class PostgreSQLTarget(PostgreSQLSource):
         texts = iter(keys) if as_they_are else map(self._converter(table, table.key), keys)
         copy.copy_in(
             self._raw,
-            f"COPY pg_temp.dbsync_gone_{self._staging[table.name]} FROM STDIN",
+            f"COPY {self._gone(table)} FROM STDIN",
             copy.Lines(map(copy.line, texts), Moved()),
         )
 
-    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
-        """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
-        number = self._staging[table.name]
-        gone = f"dbsync_gone_{number}"
-        if table.keyless:
-            address = sa.table(gone, *map(sa.column, _ADDRESSES), schema="pg_temp")
-        else:
-            address = staging_table("pg_temp", gone, table.key)
-        return staging_table("pg_temp", f"dbsync_new_{number}", table.columns), address
-
-    def same_row(
-        self, table: Table, staged: sa.FromClause, live: sa.FromClause
-    ) -> sa.ColumnElement[bool]:
-        """Return the condition that the staging table of keys has the live row `t`."""
-        if not table.keyless:
-            return super().same_row(table, staged, live)
-        return sa.and_(
-            staged.c.dbsync_table == sa.literal_column("t.tableoid"),
-            staged.c.dbsync_place == sa.literal_column("t.ctid"),
-        )
+    def address(self, table: Table) -> Mapping[str, str]:
+        """Return the table or partition of a row, and its place there."""
+        return _ADDRESS
 
     @translated
     def stage_everything(self, table: Table) -> None:
         """Stage the keys of all live rows, to be deleted."""
         if not table.keyless:
             return super().stage_everything(table)
-        self._run(
-            f"INSERT INTO pg_temp.dbsync_gone_{self._staging[table.name]} "
-            f"SELECT {_ADDRESS} FROM {self._from(table)}"
-        )
+        self._run(f"INSERT INTO {self._gone(table)} SELECT {_PLACE} FROM {self._from(table)}")
 
     @translated
     def stage_equal(self, table: Table, stored_in: str, publish: int) -> None:
@@ -226,9 +206,9 @@ class PostgreSQLTarget(PostgreSQLSource):
             f"{self.ledger_schema}.{quote(stored_in)} t "
             f"WHERE dbsync_publish = {publish} AND dbsync_change = 'inserted'"
         )
-        live = self._copies(table, f"{self._from(table)} t", _PLACE)
+        live = self._copies(table, f"{self._from(table)} t", f"{_PLACE},")
         self._run(
-            f"INSERT INTO pg_temp.dbsync_gone_{self._staging[table.name]} SELECT tableoid, ctid "
+            f"INSERT INTO {self._gone(table)} SELECT {_PLACE} "
             f"FROM ({live}) l JOIN ({self._copies(table, stored)}) s USING (a, b, n)"
         )
 
@@ -249,10 +229,9 @@ class PostgreSQLTarget(PostgreSQLSource):
             f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key
         )
         if table.keyless:
-            same = "t.tableoid = g.dbsync_table AND t.ctid = g.dbsync_place"
+            same = " AND ".join(f"t.{part} = g.{column}" for column, part in _ADDRESS.items())
         return self._run(
-            f"DELETE FROM {self._from(table)} t "
-            f"USING pg_temp.dbsync_gone_{self._staging[table.name]} g WHERE {same}"
+            f"DELETE FROM {self._from(table)} t USING {self._gone(table)} g WHERE {same}"
         )
 
     @translated
@@ -261,7 +240,7 @@ class PostgreSQLTarget(PostgreSQLSource):
         columns = names(table.columns)
         return self._run(
             f"INSERT INTO {quote_table(table.sa)} ({columns}) OVERRIDING SYSTEM VALUE "
-            f"SELECT {columns} FROM pg_temp.dbsync_new_{self._staging[table.name]}"
+            f"SELECT {columns} FROM {self._new(table)}"
         )
 
     # -- loading

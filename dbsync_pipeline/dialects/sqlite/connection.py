@@ -143,13 +143,6 @@ class SQLiteConnection(Dialect):
         return dt.datetime.now(dt.UTC)
 
     @translated
-    def commit(self) -> None:
-        """Commit the open transaction."""
-        transaction = self.connection.get_transaction()
-        assert transaction is not None
-        transaction.commit()
-
-    @translated
     def size_bytes(self) -> int:
         """Return the size of the file."""
         pages, size = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,8 +15,9 @@ from dbsync_pipeline.dialects.foreign_keys import violated_key
 from dbsync_pipeline.dialects.sqlite import errors, sql
 from dbsync_pipeline.dialects.sqlite.source import SQLiteSource
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
-from dbsync_pipeline.dialects.staging import Moved, staging_table
+from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import RowKeys, Table
+from dbsync_pipeline.dialects.temporary import TemporaryStaging
 from dbsync_pipeline.errors import StructureError
 
 _WAIT_SECONDS = 1.0
@@ -26,12 +27,13 @@ SELECT DISTINCT m.name, k."table" FROM sqlite_master m, pragma_foreign_key_list(
 WHERE m.type = 'table'"""
 
 
-class SQLiteTarget(SQLiteSource):
+class SQLiteTarget(TemporaryStaging, SQLiteSource):
     """A file that is locked, staged into and published to."""
+
+    temporary_schema = "temp"
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
-        self._staging: dict[str, int] = {}
         self._changing: Sequence[Table] = ()
         self._lost_before: set[tuple[str, str, Any]] = set()
 
@@ -138,38 +140,23 @@ class SQLiteTarget(SQLiteSource):
     @translated
     def stage_rows(self, table: Table, source: Dialect, keys: RowKeys, form: Form) -> Moved:
         """Carry the rows with these keys from the source's snapshot into staging."""
-        return self._load(f"temp.dbsync_new_{self._staging[table.name]}", table, source, keys, form)
+        return self._load(self._new(table), table, source, keys, form)
 
     @translated
     def stage_keys(self, table: Table, keys: RowKeys, form: Form) -> None:
         """Stage the keys of live rows that are deleted or replaced."""
-        staging = f"temp.dbsync_gone_{self._staging[table.name]}"
+        gone = self._gone(table)
         if table.keyless:
-            self._raw.executemany(f"INSERT INTO {staging} VALUES (?)", keys)
+            self._raw.executemany(f"INSERT INTO {gone} VALUES (?)", keys)
             return
         self._raw.executemany(
-            f"INSERT INTO {staging} VALUES ({sql.marks(table.key)})",
+            f"INSERT INTO {gone} VALUES ({sql.marks(table.key)})",
             map(self._converter_to(table, table.key, form), keys),
         )
 
-    def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
-        """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
-        number = self._staging[table.name]
-        gone = f"dbsync_gone_{number}"
-        if table.keyless:
-            address = sa.table(gone, sa.column("dbsync_place"), schema="temp")
-        else:
-            address = staging_table("temp", gone, table.key)
-        return staging_table("temp", f"dbsync_new_{number}", table.columns), address
-
-    def same_row(
-        self, table: Table, staged: sa.FromClause, live: sa.FromClause
-    ) -> sa.ColumnElement[bool]:
-        """Return the condition that the staging table of keys has the live row `t`."""
-        if not table.keyless:
-            return super().same_row(table, staged, live)
-        place: sa.ColumnElement[Any] = sa.literal_column(f"t.{sql.address(table)}")
-        return staged.c.dbsync_place == place
+    def address(self, table: Table) -> Mapping[str, str]:
+        """Return the number of a row. Raise StructureError if columns have all names for it."""
+        return {"dbsync_place": sql.address(table)}
 
     @translated
     def stage_everything(self, table: Table) -> None:
@@ -177,7 +164,7 @@ class SQLiteTarget(SQLiteSource):
         if not table.keyless:
             return super().stage_everything(table)
         self._raw.execute(
-            f"INSERT INTO temp.dbsync_gone_{self._staging[table.name]} "
+            f"INSERT INTO {self._gone(table)} "
             f"SELECT {sql.address(table)} FROM main.{quote(table.sa.name)}"
         )
 
@@ -197,7 +184,7 @@ class SQLiteTarget(SQLiteSource):
             f"FROM main.{quote(stored_in)} WHERE dbsync_publish = ? AND dbsync_change = 'inserted')"
         )
         self._raw.execute(
-            f"INSERT INTO temp.dbsync_gone_{self._staging[table.name]} "
+            f"INSERT INTO {self._gone(table)} "
             f"SELECT l.p FROM ({live}) l JOIN ({images}) i USING (d, n)",
             (publish,),
         )
@@ -219,12 +206,12 @@ class SQLiteTarget(SQLiteSource):
         if table.keyless:
             return self._raw.execute(
                 f"DELETE FROM main.{quote(table.sa.name)} WHERE {sql.address(table)} IN "
-                f"(SELECT dbsync_place FROM temp.dbsync_gone_{self._staging[table.name]})"
+                f"(SELECT dbsync_place FROM {self._gone(table)})"
             ).rowcount
         keys = names(table.key)
         return self._raw.execute(
             f"DELETE FROM main.{quote(table.sa.name)} WHERE ({keys}) IN "
-            f"(SELECT {keys} FROM temp.dbsync_gone_{self._staging[table.name]})"
+            f"(SELECT {keys} FROM {self._gone(table)})"
         ).rowcount
 
     @translated
@@ -233,7 +220,7 @@ class SQLiteTarget(SQLiteSource):
         columns = names(table.columns)
         return self._raw.execute(
             f"INSERT INTO main.{quote(table.sa.name)} ({columns}) "
-            f"SELECT {columns} FROM temp.dbsync_new_{self._staging[table.name]}"
+            f"SELECT {columns} FROM {self._new(table)}"
         ).rowcount
 
     @translated

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Addressed, Dialect
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.dialects.staging import Written
 from dbsync_pipeline.dialects.table import Table
@@ -243,6 +243,7 @@ def _stage_opposite(dialect: Dialect, table: Table, entry: Publish) -> None:
         stored = clause(dialect, stored_in[table.name], table)
         of_publish = stored.c.dbsync_publish == entry.number
         if table.keyless:
+            assert isinstance(dialect, Addressed), "else its structure is refused"
             dialect.stage_equal(table, stored_in[table.name], entry.number)
         else:
             # A join, since a rescue table has no index: look up each of its rows in the live

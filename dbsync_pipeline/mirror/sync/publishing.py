@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import Dialect
+from dbsync_pipeline.dialects.contract import Dialect, ProvesFirst
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.errors import NotProved, Refused
 from dbsync_pipeline.mirror import compare, outcome
@@ -52,7 +52,7 @@ class Publishing:
         filling = [comparison for comparison in changing if comparison.fills]
         for comparison in staged:
             save(target, self.numbering.number, comparison.table)
-            if target.proves_before_writing:
+            if isinstance(target, ProvesFirst):
                 self._prove_changed(comparison)
         for comparison in filling:
             with comparison.timed():
@@ -188,13 +188,13 @@ class Publishing:
     def _prove_changed(self, comparison: Comparison) -> None:
         """Digest every changed bucket as it is now, or as it will be after it is written."""
         target, touched = self.opened.target, np.array(comparison.touched, np.int64)
-        digest = target.digests_as_written if target.proves_before_writing else target.digests
+        digest = target.digests_as_written if isinstance(target, ProvesFirst) else target.digests
         present = digest(comparison.table, comparison.form, touched)
         self._require_equal(comparison, comparison.source.replaced(touched, present))
 
     def _prove_written(self, comparison: Comparison) -> None:
         target = self.opened.target
-        if not target.proves_before_writing:
+        if not isinstance(target, ProvesFirst):
             self._prove_changed(comparison)
         elif not target.holds_staged(comparison.table, comparison.form):
             raise NotProved(
