@@ -294,7 +294,8 @@ def test_a_cancelled_load_ends_within_seconds_whichever_reader_it_waits_for(pair
                 cancelled.cancel()
                 thread.join(20)
                 assert not thread.is_alive()
-            assert [type(failure) for failure in failures] == [Unavailable]
+            (failure,) = failures  # the statement was cancelled, or its session ended before
+            assert isinstance(failure, Unavailable | DatabaseError)
             ended()
             free_after(source, target, 15)
 
