@@ -252,12 +252,13 @@ def test_a_trigger_is_refused_by_name_where_the_role_cannot_hold_it_off(
     assert content(target) == before
 
 
-def test_a_trigger_on_sqlite_is_refused_by_name(files: Pair) -> None:
+@pytest.mark.parametrize("table", ["users", "USERS"])
+def test_a_trigger_on_sqlite_is_refused_by_name(files: Pair, table: str) -> None:
     source, target = files
-    _trigger(target)
+    _trigger(target, table)
     before = content(target)
     execute(source, users.update().where(users.c.id < 5).values(name="new"))
-    with pytest.raises(StructureError, match="the trigger note_it of users cannot be suspended"):
+    with pytest.raises(StructureError, match=f"the trigger note_it of {table} cannot be suspended"):
         sync(source, target)
     assert content(target) == before
 

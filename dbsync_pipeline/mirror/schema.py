@@ -262,6 +262,8 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
             "rename or drop what has its name; then "
             f"`dbsync tables create --database {dialect.name}` creates the table"
         )
+    if texts[0].startswith(NAMED):
+        return "write the name in the models as the database has it, or rename the table there"
     try:
         pending = revisions.pending(dialect, model)
         left_alone = revisions.standing_back(dialect, model)
@@ -294,6 +296,8 @@ MISSING = "missing"
 """The only difference of a table that does not exist."""
 NO_TABLE = "a view, or a table of another server, has its name here"
 """The only difference of a table in whose place there is something else."""
+NAMED = "its name is"
+"""How the only difference of a table begins whose name has other capital letters here."""
 
 
 def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
@@ -314,6 +318,9 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         for name in replaced:
             differing[name].append(NO_TABLE)
         absent += replaced
+        for name, text in _written_otherwise(dialect, model).items():
+            differing[name].append(text)
+            absent.append(name)
         for name, text in structure.column_differences(dialect, model):
             if name in differing and name not in absent:
                 differing[name].append(text)
@@ -348,6 +355,23 @@ def _views(dialect: Dialect, model: Model) -> list[str]:
         ]
     }
     return [table.name for table in model.tables if (table.sa.schema, table.sa.name) in others]
+
+
+def _written_otherwise(dialect: Dialect, model: Model) -> dict[str, str]:
+    """Return by name the difference of tables that an engine finds whatever the case of letters.
+
+    Catalogs, counters and triggers have the name as it was written.
+    """
+    inspector = sa.inspect(dialect.connection)
+    differences: dict[str, str] = {}
+    for schema in {table.sa.schema for table in model.tables}:
+        here = _table_names(inspector, schema)
+        folded = {name.casefold(): name for name in here}
+        for table in model.tables:
+            name = table.sa.name
+            if table.sa.schema == schema and name not in here and name.casefold() in folded:
+                differences[table.name] = f"{NAMED} {folded[name.casefold()]} here"
+    return differences
 
 
 def missing(dialect: Dialect, model: Model) -> list[str]:

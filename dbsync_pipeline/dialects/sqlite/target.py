@@ -65,13 +65,13 @@ class SQLiteTarget(TemporaryStaging, SQLiteSource):
 
         `begin` has switched foreign keys off; triggers cannot be.
         """
-        table_names = {table.name for table in tables}
+        table_names = {str(table.sa.name).casefold() for table in tables}
         triggers = [
             f"the trigger {name} of {table}"
             for name, table in self._raw.execute(
                 "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
             )
-            if table in table_names
+            if table.casefold() in table_names  # a trigger keeps the name as its statement wrote it
         ]
         if triggers:
             raise StructureError(
