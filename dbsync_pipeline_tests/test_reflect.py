@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import SettingsError, Transient
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import ready, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import SAMPLE, Model, configured_model, load_model
 from dbsync_pipeline.mirror.reflect import keep
@@ -121,6 +121,28 @@ def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) 
     assert all(table.equal for table in verify(windows, linux, model))
     back = sync(linux, windows, model=model, policy=ANYTHING).tables["film"]
     assert (back.rows, back.inserted, back.updated, back.deleted) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("numbering", ["PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT"])
+@pytest.mark.parametrize("engine", ["postgresql", "sqlite"])
+def test_a_standby_numbers_the_rows_that_a_sqlite_primary_numbers(
+    new_database: NewDatabase, numbering: str, engine: str
+) -> None:
+    windows, linux = new_database("sqlite", "windows"), new_database(engine, "linux")
+    run(
+        windows,
+        f"CREATE TABLE pet (id INTEGER {numbering}, name TEXT NOT NULL);"
+        "INSERT INTO pet VALUES (1, 'a'), (4000000000, 'b')",
+    )
+    model = Model(load(structure(windows).source, "pet"))
+    sync(windows, linux, model=model)
+    with linux.connect() as dialect:
+        assert ready.judge(ready.read(dialect, model), 3600).reasons == {}
+    run(linux, "INSERT INTO pet (name) VALUES ('of the standby')")
+    with linux.connect() as dialect:
+        number = dialect.connection.exec_driver_sql("SELECT max(id) FROM pet").scalar()
+    follows = engine == "sqlite" and numbering == "PRIMARY KEY"
+    assert number >= (4_000_000_001 if follows else 4_000_100_001)
 
 
 # What is kept -----------------------------------------------------------------------------------

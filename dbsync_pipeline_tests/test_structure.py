@@ -76,6 +76,34 @@ def test_a_view_with_the_name_of_a_table_is_called_a_view(
     sync(source, target, model=model)
 
 
+def test_a_table_whose_name_has_other_capitals_is_refused_with_its_name(
+    new_database: NewDatabase,
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux", server=1)
+    for database, name in ((source, "Users"), (target, "users")):
+        with database.connect(create=True) as dialect, dialect.connection.begin():
+            dialect.connection.exec_driver_sql(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY)")
+    model = Model(load(structure(source).source, "Users"))
+    assert schema.check(target, model) == {"Users": ["its name is users here"]}
+    with pytest.raises(StructureError, match="its name is users here") as refused:
+        sync(source, target, model=model)
+    assert "write the name in the models" in (refused.value.remedy or "")
+    execute(target, "ALTER TABLE users RENAME TO moved", 'ALTER TABLE moved RENAME TO "Users"')
+    sync(source, target, model=model)
+
+
+def test_the_word_autoincrement_counts_only_where_sqlite_reads_it(
+    new_database: NewDatabase,
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux", server=1)
+    create = "CREATE TABLE t (id INTEGER PRIMARY KEY, is_autoincrement INT /* AUTOINCREMENT */)"
+    with source.connect(create=True) as dialect, dialect.connection.begin():
+        dialect.connection.exec_driver_sql(create)
+    sync(source, target, model=(model := Model(load(structure(source).source, "t"))))
+    with target.connect() as dialect:
+        assert [counter.movable for counter in dialect.counters(model.tables)] == [False]
+
+
 def test_a_table_that_lost_its_key_is_refused_with_the_cause(
     pair: tuple[Database, Database],
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,6 +9,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.reflection import Place, Reflection
+from dbsync_pipeline.dialects.sqlite import sql
 
 _TYPES = "SELECT name, type FROM pragma_table_xinfo(:table)"
 
@@ -26,11 +26,6 @@ SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger')
 
 
 _CREATE = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :table"
-_TOKEN = re.compile(
-    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|\w+|\s+|.""",
-    re.DOTALL,
-)
-
 
 _DEPTH = {"(": 1, ")": -1}
 
@@ -40,7 +35,7 @@ def expressions(create: str) -> dict[str, str]:
 
     SQLite has them nowhere else, and `GENERATED ALWAYS` may be left out.
     """
-    tokens = ["" if token[:2] in ("--", "/*") else token for token in _TOKEN.findall(create)]
+    tokens = sql.tokens(create)
     depth, definition, computed = 0, list[str](), dict[str, str]()
     for token in tokens[tokens.index("(") + 1 :] if "(" in tokens else ():
         depth += _DEPTH.get(token, 0)
@@ -52,6 +47,11 @@ def expressions(create: str) -> dict[str, str]:
         else:
             definition.append(token)
     return computed
+
+
+def _is_numbered(table: sa.Table) -> bool:
+    """Whether SQLite numbers the rows in the key, an INTEGER, as an alias of the rowid."""
+    return len(table.primary_key) == 1 and table.dialect_options["sqlite"].get("with_rowid", True)
 
 
 def _expression(definition: list[str]) -> dict[str, str]:
@@ -85,12 +85,15 @@ def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
     for table in result.metadata.tables.values():
         named = {"table": table.name}
         create = str(connection.scalar(sa.text(_CREATE), named))
+        table.dialect_options["sqlite"]["autoincrement"] = sql.has_autoincrement(create)
         for column, expression in expressions(create).items():
             computed = table.c[column].computed
             if computed is not None:
                 computed.sqltext = sa.text(expression.replace(":", "\\:"))
         for column, type_ in connection.execute(sa.text(_TYPES), named):
             result.types[table.key, column] = type_
+            if type_.upper() == "INTEGER" and table.c[column].primary_key:
+                table.c[column].autoincrement = _is_numbered(table)
         for name, create in connection.execute(sa.text(_INDEXES), named):
             table.indexes -= {index for index in table.indexes if index.name == name}
             result.then(table.key, [create])

@@ -188,7 +188,7 @@ class SQLiteSource(SQLiteConnection):
         definition = self._raw.execute(
             "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table.sa.name,)
         ).fetchone()
-        return definition is not None and "AUTOINCREMENT" in definition[0].upper()
+        return definition is not None and sql.has_autoincrement(definition[0])
 
     # -- rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy.dialects import sqlite
@@ -12,6 +13,22 @@ from dbsync_pipeline.errors import StructureError
 
 _PREPARER = sqlite.dialect().identifier_preparer
 _MOST_ROWS = 20_000
+_TOKEN = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|\w+|\s+|.""",
+    re.DOTALL,
+)
+
+
+def tokens(statement: str) -> list[str]:
+    """Return the words, quoted names and texts, blanks and signs of a statement; a comment is an
+    empty one.
+    """
+    return ["" if token[:2] in ("--", "/*") else token for token in _TOKEN.findall(statement)]
+
+
+def has_autoincrement(create: str) -> bool:
+    """Return whether a CREATE TABLE says that numbers are never given again."""
+    return any(token.upper() == "AUTOINCREMENT" for token in tokens(create))
 
 
 def quote(name: str) -> str:

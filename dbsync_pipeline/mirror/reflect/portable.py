@@ -157,7 +157,12 @@ _PORTABLE: tuple[tuple[Any, Callable[[Any, str, bool, bool], str | None]], ...] 
     (postgresql.DOMAIN, _domain),
     (sa.BigInteger, lambda _type, _engine, is_key, _unique: "Key" if is_key else "sa.BigInteger()"),
     (sa.SmallInteger, _plain("sa.SmallInteger()")),
-    (sa.Integer, _plain("sa.Integer()")),
+    (
+        sa.Integer,  # of SQLite, a numbered key has 64 bits
+        lambda _type, engine, is_key, _unique: (
+            "Key" if is_key and engine == "sqlite" else "sa.Integer()"
+        ),
+    ),
     (sa.Boolean, _plain("sa.Boolean()")),
     (sa.Float, _float),
     (sa.Numeric, _numeric),

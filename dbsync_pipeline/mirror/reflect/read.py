@@ -13,6 +13,7 @@ from dbsync_pipeline.dialects.reflection import Reflection, key
 from dbsync_pipeline.dialects.table import Kind, kind_of
 from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror.reflect import render
+from dbsync_pipeline.mirror.reflect.portable import default_source
 from dbsync_pipeline.mirror.selection import TableFilter, add_outside, described, mirrored_tables
 
 
@@ -44,7 +45,7 @@ def read(dialect: Dialect, schemas: Sequence[str], selection: TableFilter) -> St
         reflection = dialect.reflect([places[name] for name in names])
         add_outside(reflection.metadata)
         _bind_checks(reflection.metadata, dialect.engine_name)
-        own = reflection.notes
+        own = [*_only_here(reflection, dialect), *reflection.notes]
         reflection.notes = [*_left_out(skipped), *own]
         opaque = _opaque(load(_module(reflection, dialect), "the structure"), reflection, dialect)
         reflection.notes = [*_left_out(skipped), *opaque, *own]
@@ -78,11 +79,32 @@ def _left_out(skipped: Mapping[str, str]) -> list[str]:
 def _opaque(metadata: sa.MetaData, reflection: Reflection, dialect: Dialect) -> list[str]:
     return [
         f"{table.key}.{column.name} to another engine than {dialect.engine_name}: "
-        f"{reflection.types.get((table.key, column.name), column.type)} has no equal there"
+        f"{reflection.types.get((table.key, column.name), column.type) or 'no type'} has no equal"
         for table in mirrored_tables(metadata)
         for column in table.columns
         if column.computed is None and kind_of(column.type) is Kind.OPAQUE
     ]
+
+
+def _only_here(reflection: Reflection, dialect: Dialect) -> list[str]:
+    """Name the defaults and rules of each table that only this engine reads."""
+    engine, notes = dialect.engine_name, []
+    for table in mirrored_tables(reflection.metadata):
+        defaults = [
+            column.name
+            for column in table.columns
+            if (default_source(column, engine) or "").startswith("default_on")
+        ]
+        checks = any(isinstance(each, sa.CheckConstraint) for each in table.constraints)
+        parts = [
+            f"the default of {', '.join(defaults)}" * bool(defaults),
+            "its CHECK constraints" * checks,
+            "the statements of its after_create" * (table.key in reflection.after),
+        ]
+        if any(parts):
+            without = ", ".join(filter(None, parts))
+            notes.append(f"{table.key} to another engine than {engine}: without {without}")
+    return notes
 
 
 def _module(reflection: Reflection, dialect: Dialect) -> str:
