@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from dbsync_pipeline.errors import SettingsError, Transient
+from dbsync_pipeline.columns import Key
+from dbsync_pipeline.errors import SettingsError, Transient, Unrepresentable
 from dbsync_pipeline.mirror import ready, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import SAMPLE, Model, configured_model, load_model
@@ -121,6 +124,72 @@ def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) 
     assert all(table.equal for table in verify(windows, linux, model))
     back = sync(linux, windows, model=model, policy=ANYTHING).tables["film"]
     assert (back.rows, back.inserted, back.updated, back.deleted) == (1, 0, 0, 0)
+
+
+_AS_DJANGO_WRITES = """
+CREATE TABLE "shop_user" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "name" varchar(80) NOT NULL);
+CREATE TABLE "shop_thing" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "uid" char(32) NOT NULL UNIQUE,
+  "ratio" real NOT NULL, "flag" bool NOT NULL, "day" date NOT NULL, "at" datetime NOT NULL, "clock" time NOT NULL,
+  "span" bigint NOT NULL, "blob" BLOB NOT NULL, "data" text NULL CHECK ((JSON_VALID("data") OR "data" IS NULL)),
+  "ip" char(39) NOT NULL, "small" smallint NOT NULL, "positive" integer unsigned NOT NULL CHECK ("positive" >= 0),
+  "least" integer NOT NULL CHECK ("least" > 1), "owner_id" integer NOT NULL REFERENCES "shop_user" ("id")
+  DEFERRABLE INITIALLY DEFERRED, "other_id" integer REFERENCES "shop_user" ("id") NOT DEFERRABLE);
+CREATE INDEX "shop_thing_owner_id" ON "shop_thing" ("owner_id");
+INSERT INTO shop_user (name) VALUES ('Ünï');
+INSERT INTO shop_thing VALUES (1, '0123456789abcdef0123456789abcdef', 0.14285714285714285, 1, '2026-01-01',
+  '2026-01-01 00:00:01.000001', '12:00:07', 86400000000, x'00', '{"a": 2.50}', '::1', 7, 8, 9, 1, NULL);
+"""
+
+
+def test_a_database_that_django_made_in_sqlite_reaches_postgresql(
+    new_database: NewDatabase,
+) -> None:
+    windows, linux = new_database("sqlite", "windows"), new_database("postgresql", "linux")
+    run(windows, _AS_DJANGO_WRITES)
+    found = structure(windows)
+    assert found.notes == (
+        "shop_thing to another engine than sqlite: without its CHECK constraints",
+    )
+    model = Model(load(found.source, "django"))
+    assert {
+        key.column_keys[0]: (key.deferrable, key.initially)
+        for key in model.table("shop_thing").sa.foreign_key_constraints
+    } == {"owner_id": (True, "DEFERRED"), "other_id": (None, None)}
+    assert sync(windows, linux, model=model).tables["shop_thing"].inserted == 1
+    assert all(table.equal for table in verify(windows, linux, model))
+
+
+def test_a_float_that_32_bits_do_not_hold_is_refused_by_its_key(new_database: NewDatabase) -> None:
+    windows, linux = new_database("sqlite", "windows"), new_database("postgresql", "linux")
+    run(windows, "CREATE TABLE t (id INTEGER PRIMARY KEY, v REAL)")
+    run(windows, "INSERT INTO t VALUES (1, 0.5), (2, 0.1)")
+    metadata = sa.MetaData()
+    sa.Table("t", metadata, sa.Column("id", Key, primary_key=True), sa.Column("v", sa.REAL()))
+    with pytest.raises(Unrepresentable, match=r"column v of the row with key \(2\).*32 bits"):
+        sync(windows, linux, model=Model(metadata))
+
+
+def test_one_structure_has_one_text_in_every_process(new_database: NewDatabase) -> None:
+    windows = new_database("sqlite", "windows")
+    run(windows, _AS_DJANGO_WRITES)
+    script = (
+        "import sys, sqlalchemy as sa\n"
+        "from dbsync_pipeline.mirror.database import Database\n"
+        "from dbsync_pipeline.mirror.reflect.read import read\n"
+        "from dbsync_pipeline.mirror.selection import TableFilter\n"
+        "gaps = [object() for _ in range(int(sys.argv[2]))]\n"
+        "with Database('windows', sa.make_url(sys.argv[1])).connect() as dialect:\n"
+        "    print(read(dialect, (), TableFilter()).source)\n"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(windows.url), str(number)],
+            capture_output=True,
+            check=True,
+        ).stdout
+        for number in (0, 100, 1_000, 10_000)
+    }
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("numbering", ["PRIMARY KEY", "PRIMARY KEY AUTOINCREMENT"])

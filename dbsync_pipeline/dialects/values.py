@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,7 +116,21 @@ def checked(column: Column) -> Convert | None:
         return _digits(int(column.type.precision), column.scale)  # type: ignore[attr-defined]
     if column.kind is Kind.TEXT:
         return _characters(column.length)
+    if column.kind is Kind.FLOAT and is_single(column):
+        return _single
     return None
+
+
+def is_single(column: Column) -> bool:
+    """Return whether the column's floats have 32 bits, as REAL and FLOAT(24) have on servers."""
+    precision = getattr(column.type, "precision", None)
+    return isinstance(column.type, sa.REAL) or (precision is not None and precision <= 24)
+
+
+def _single(value: float) -> float:
+    if value == value and struct.unpack("f", struct.pack("f", value))[0] != value:
+        raise Cannot("it does not fit in a float of 32 bits")
+    return value
 
 
 def _within(bits: int) -> Convert:

@@ -33,7 +33,7 @@ def column_differences(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
             for difference in compare_metadata(context, model.metadata)
             for operation in (difference if isinstance(difference, list) else [difference])
         ]
-        if not dialect.defers_keys:
+        if not dialect.shows_deferral:
             operations = but_for_deferral(operations)
         left_out = {_place(key) for key in keys_without_parent(dialect, model)}
         operations = [

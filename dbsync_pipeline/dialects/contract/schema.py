@@ -24,8 +24,9 @@ class Schema(Connection):
 
     ledger_schema: ClassVar[str | None]
     """The schema of the project's own tables; None if they have a prefix instead."""
-    defers_keys: ClassVar[bool] = True
-    """Whether the engine supports DEFERRABLE foreign keys; else they are created without it."""
+    shows_deferral: ClassVar[bool] = True
+    """Whether SQLAlchemy reads of every foreign key whether it is deferrable; if not, it is not
+    compared."""
     system_schemas: ClassVar[frozenset[str]] = frozenset({"information_schema"})
     """Schemas with tables of the engine itself."""
 

@@ -95,7 +95,7 @@ class MSSQLConnection(Dialect):
     own_format_is_sha256 = True
     driver_errors: ClassVar[Any] = errors.DriverErrors()
     ledger_schema = "dbsync"
-    defers_keys = False
+    shows_deferral = False
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)

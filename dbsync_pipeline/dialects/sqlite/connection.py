@@ -38,6 +38,7 @@ class SQLiteConnection(Dialect):
     own_format_is_sha256 = True
     driver_errors = errors.DRIVER_ERRORS
     ledger_schema = None
+    shows_deferral = False
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import sqlalchemy as sa
@@ -35,23 +35,52 @@ def expressions(create: str) -> dict[str, str]:
 
     SQLite has them nowhere else, and `GENERATED ALWAYS` may be left out.
     """
+    computed: dict[str, str] = {}
+    for definition in _definitions(create):
+        computed |= _expression(definition)
+    return computed
+
+
+def deferrable(create: str) -> dict[str, str]:
+    """Return by column `DEFERRED` or `IMMEDIATE`, as its deferrable foreign key is initially.
+
+    Of the keys that a column declares; SQLAlchemy reads those that the table declares.
+    """
+    keys: dict[str, str] = {}
+    for definition in _definitions(create):
+        words = [token.upper() for token in definition if token.strip()]
+        place = words.index("DEFERRABLE") if "DEFERRABLE" in words else 0
+        if "REFERENCES" in words[:place] and words[place - 1] != "NOT":
+            column = _bare(next(token for token in definition if token.strip()))
+            deferred = words[place + 1 : place + 3] == ["INITIALLY", "DEFERRED"]
+            keys[column] = "DEFERRED" if deferred else "IMMEDIATE"
+    return keys
+
+
+def _definitions(create: str) -> Iterator[list[str]]:
+    """Yield the tokens of each column and each rule in a CREATE TABLE."""
     tokens = sql.tokens(create)
-    depth, definition, computed = 0, list[str](), dict[str, str]()
+    depth, definition = 0, list[str]()
     for token in tokens[tokens.index("(") + 1 :] if "(" in tokens else ():
         depth += _DEPTH.get(token, 0)
         if depth < 0 or (token == "," and depth == 0):
-            computed |= _expression(definition)
+            yield definition
             definition = []
             if depth < 0:
-                break
+                return
         else:
             definition.append(token)
-    return computed
 
 
 def _is_numbered(table: sa.Table) -> bool:
     """Whether SQLite numbers the rows in the key, an INTEGER, as an alias of the rowid."""
     return len(table.primary_key) == 1 and table.dialect_options["sqlite"].get("with_rowid", True)
+
+
+def _defer(table: sa.Table, initially: Mapping[str, str]) -> None:
+    for key in table.foreign_key_constraints:
+        if len(key.columns) == 1 and (first := initially.get(key.column_keys[0])):
+            key.deferrable, key.initially = True, first
 
 
 def _expression(definition: list[str]) -> dict[str, str]:
@@ -90,6 +119,7 @@ def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
             computed = table.c[column].computed
             if computed is not None:
                 computed.sqltext = sa.text(expression.replace(":", "\\:"))
+        _defer(table, deferrable(create))
         for column, type_ in connection.execute(sa.text(_TYPES), named):
             result.types[table.key, column] = type_
             if type_.upper() == "INTEGER" and table.c[column].primary_key:

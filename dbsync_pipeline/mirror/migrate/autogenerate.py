@@ -231,7 +231,7 @@ class Draft:
         actions = [(action or "NO ACTION").upper() for action in (key.ondelete, key.onupdate)]
         deferral = (
             (bool(key.deferrable), (key.initially or "IMMEDIATE").upper())
-            if self._dialect.defers_keys
+            if self._dialect.shows_deferral
             else ()
         )
         return (child, parent, *columns, *referred, *actions, *deferral)

@@ -45,7 +45,14 @@ def type_source(
         return f"EngineType({engine!r}, '')"
     portable, specific = _portable(type_, engine, is_key=is_key, unique=unique), _specific(type_)
     candidates = [portable, specific]
-    if portable and specific and kind_of(eval(portable, dict(_NAMES))) is kind_of(type_):
+    if (
+        portable
+        and specific
+        and (
+            isinstance(type_, (sa.CHAR, sa.NCHAR))
+            or kind_of(eval(portable, dict(_NAMES))) is kind_of(type_)
+        )
+    ):
         candidates.insert(1, f"{portable}.with_variant({specific}, {engine!r})")
     for source in filter(None, candidates):
         if _same(source, type_, dialect):
@@ -87,7 +94,7 @@ def _portable(type_: TypeEngine[Any], engine: str, *, is_key: bool, unique: bool
 
 
 def _text(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
-    if isinstance(type_, (sa.CHAR, sa.NCHAR)):
+    if isinstance(type_, (sa.CHAR, sa.NCHAR)) and engine != "sqlite":  # which pads no text
         return None
     if isinstance(type_, sa.Text) or "TEXT" in type(type_).__name__:
         source = "sa.UnicodeText()"
@@ -137,8 +144,9 @@ def _json(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
     return "sa.JSON()"
 
 
-def _float(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str:
-    return "sa.REAL()" if isinstance(type_, sa.REAL) else "sa.Float(53)"
+def _float(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
+    single = isinstance(type_, sa.REAL) and engine != "sqlite"  # where it has 64 bits
+    return "sa.REAL()" if single else "sa.Float(53)"
 
 
 def _domain(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:

@@ -160,19 +160,23 @@ def _constraints(table: sa.Table) -> Iterator[str]:
     key = table.primary_key
     if key.columns:
         yield f"sa.PrimaryKeyConstraint({_arguments(key)})"
-    for constraint in sorted(table.constraints, key=_order):
-        match constraint:
-            case sa.ForeignKeyConstraint():
-                yield _foreign_key(constraint)
-            case sa.UniqueConstraint():
-                yield f"sa.UniqueConstraint({_arguments(constraint)})"
-            case sa.CheckConstraint():
-                yield _check(constraint)
+    others = (
+        (type(constraint).__name__, str(constraint.name), source)
+        for constraint in table.constraints
+        if (source := _constraint(constraint))
+    )
+    yield from (source for *_, source in sorted(others))  # a table has them in no order
 
 
-def _order(constraint: Any) -> tuple[str, str, list[str]]:
-    columns = [column.name for column in getattr(constraint, "columns", ())]
-    return type(constraint).__name__, str(constraint.name), columns
+def _constraint(constraint: sa.Constraint) -> str | None:
+    match constraint:
+        case sa.ForeignKeyConstraint():
+            return _foreign_key(constraint)
+        case sa.UniqueConstraint():
+            return f"sa.UniqueConstraint({_arguments(constraint)})"
+        case sa.CheckConstraint():
+            return _check(constraint)
+    return None
 
 
 def _arguments(constraint: Any) -> str:
