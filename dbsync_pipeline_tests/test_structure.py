@@ -10,6 +10,7 @@ import pytest
 from dbsync_pipeline.errors import Refused, StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.reflect.read import Structure, load, read
 from dbsync_pipeline.mirror.selection import TableFilter
@@ -102,6 +103,19 @@ def test_the_word_autoincrement_counts_only_where_sqlite_reads_it(
     sync(source, target, model=(model := Model(load(structure(source).source, "t"))))
     with target.connect() as dialect:
         assert [counter.movable for counter in dialect.counters(model.tables)] == [False]
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "sqlite"])
+def test_a_source_without_a_ledger_gets_one_with_its_first_sync(
+    engine: str, new_database: NewDatabase
+) -> None:
+    source, target = new_database(engine, "windows"), new_database(engine, "linux", server=1)
+    with source.connect(create=True) as dialect, dialect.connection.begin():
+        dialect.connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    model = Model(load(structure(source).source, "t"))
+    assert sync(source, target, model=model).numbered
+    with source.connect() as dialect:
+        assert Ledger(dialect).number() == 1
 
 
 def test_a_table_that_lost_its_key_is_refused_with_the_cause(

@@ -83,7 +83,9 @@ def _problems(place: DatabaseStatus, places: Sequence[DatabaseStatus], configure
     if place.last_publish and not place.last_publish.numbered:
         say(
             f"{place.name}: its source, {place.last_publish.source}, could not record the number of"
-            " the publish, so an older source will not be detected"
+            " the publish, so an older source will not be detected\nRemedy: `dbsync tables create"
+            f" --database {place.last_publish.source}` creates its ledger; docs/security.md lists"
+            " the rights"
         )
 
 

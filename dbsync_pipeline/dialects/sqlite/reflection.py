@@ -48,11 +48,11 @@ def deferrable(create: str) -> dict[str, str]:
     """
     keys: dict[str, str] = {}
     for definition in _definitions(create):
-        words = [token.upper() for token in definition if token.strip()]
-        place = words.index("DEFERRABLE") if "DEFERRABLE" in words else 0
-        if "REFERENCES" in words[:place] and words[place - 1] != "NOT":
+        tokens = [token.upper() for token in definition if token.strip()]
+        place = tokens.index("DEFERRABLE") if "DEFERRABLE" in tokens else 0
+        if "REFERENCES" in tokens[:place] and tokens[place - 1] != "NOT":
             column = _bare(next(token for token in definition if token.strip()))
-            deferred = words[place + 1 : place + 3] == ["INITIALLY", "DEFERRED"]
+            deferred = tokens[place + 1 : place + 3] == ["INITIALLY", "DEFERRED"]
             keys[column] = "DEFERRED" if deferred else "IMMEDIATE"
     return keys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from functools import cached_property
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
-from dbsync_pipeline.errors import DbsyncError, StructureError
+from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, StructureError
 from dbsync_pipeline.mirror import compare, computed, partitions, schema
 from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
@@ -21,6 +22,8 @@ from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.task import Task
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Opening:
         if not structure.equal:
             with self._naming_own_revisions():
                 schema.require(source, task.model)
+                self._give_source_ledger()
                 created = schema.ensure_on(target, task.target, task.model)
             target = self._opened_again(target)
             computed.require_equal(source, target, task.model)
@@ -179,6 +183,21 @@ class Opening:
         except StructureError as error:
             error.cause += revisions.of_both_sides(task.source, task.target, task.model)
             raise
+
+    def _give_source_ledger(self) -> None:
+        """Create the source's ledger, if it has none and its role may.
+
+        A source without one can be restored from a backup unnoticed, and a sync reads all its rows.
+        It is committed by a connection of its own: a source may be one that is only read.
+        """
+        task = self._task
+        try:
+            with task.source.at_once.connect(task.label) as source:
+                source.limit_lock_wait(task.settings.lock_seconds)
+                source.prepare()
+                schema.create_ledger(source, task.source, task.model, equal=True)
+        except (DatabaseError, Busy) as error:
+            _log.warning("%s: it cannot get a ledger: %s", task.source.name, error.cause)
 
     def _connect(self, *, create: bool = False) -> tuple[Dialect, Dialect]:
         """Open both; `create` as in `Database.open`, for the target. The source is closed last."""
