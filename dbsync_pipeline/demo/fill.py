@@ -47,7 +47,7 @@ def fill(database: Database, model: Model) -> DemoReport:
     tables = [model.table(name) for name in COUNTS]
     with database.connect("dbsync demo") as dialect, dialect.doing("write the demo's data"):
         present = {table.name: dialect.count(table) for table in tables}
-        dialect.connection.rollback()
+        dialect.rollback()
         if any(present.values()):
             return DemoReport(False, present, 0)
         dialect.begin(tables, wait_seconds=database.connect_seconds)

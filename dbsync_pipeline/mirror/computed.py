@@ -28,7 +28,7 @@ def require_equal(source: Dialect, target: Dialect, model: Model) -> None:
         return
     there, here = source.generated(tables), target.generated(tables)
     for side in (source, target):
-        side.connection.rollback()
+        side.rollback()
     for (table, column), generated in there.items():
         other = here.get((table, column))
         if other is not None and other.expression != generated.expression:

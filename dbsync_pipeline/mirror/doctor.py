@@ -63,7 +63,7 @@ def _reading(dialect: Dialect, model: Model) -> Iterator[Check]:
     yield differs or Check("structure", dialect.name, "ok", "equal to the models")
     if absent := structure.keys_without_parent(dialect, model):
         yield _without_parents(dialect, absent)
-    dialect.connection.rollback()
+    dialect.rollback()
     if differs is None:
         yield _tried("read rights", dialect, lambda: _read(dialect, model)) or Check(
             "read rights", dialect.name, "ok", "every table can be read"
@@ -89,7 +89,7 @@ def _isolation_and_clock(dialect: Dialect) -> Check:
     """A snapshot is what isolation is needed for; it has the database's time."""
     try:
         there, here = dialect.snapshot(), dt.datetime.now(dt.UTC)
-        dialect.connection.rollback()
+        dialect.rollback()
     except DbsyncError as error:
         return _failed("isolation", dialect.name, error)
     seconds = abs((there - here).total_seconds())
@@ -106,7 +106,7 @@ def _isolation_and_clock(dialect: Dialect) -> Check:
 
 def _read(dialect: Dialect, model: Model) -> None:
     hidden = dialect.hidden(model.tables)
-    dialect.connection.rollback()
+    dialect.rollback()
     if hidden:
         raise DatabaseError(
             f"rows of {', '.join(hidden)} may be hidden from this role",
@@ -116,7 +116,7 @@ def _read(dialect: Dialect, model: Model) -> None:
     for table in model.tables:
         with dialect.doing("read", table.name):
             dialect.connection.execute(sa.select(sa.literal(1)).select_from(table.sa).limit(1))
-        dialect.connection.rollback()
+        dialect.rollback()
 
 
 def _write_rights(dialect: Dialect, model: Model) -> Check:
@@ -128,7 +128,7 @@ def _write_rights(dialect: Dialect, model: Model) -> Check:
     except DbsyncError as error:
         return _failed("write rights", dialect.name, error)
     finally:
-        dialect.connection.rollback()
+        dialect.rollback()
     if not Ledger(dialect).exists():
         return Check(
             "write rights",
@@ -148,7 +148,7 @@ def _write(dialect: Dialect, model: Model) -> None:
     ledger = Ledger(dialect)
     if ledger.exists():
         ledger.note(_FACT, "checked")
-    dialect.connection.rollback()
+    dialect.rollback()
     if refused := tuple(trial.refusals(dialect, model)):
         raise DatabaseError(
             "; ".join(refused),
@@ -164,7 +164,7 @@ def _tried(name: str, dialect: Dialect, work: Callable[[], None]) -> Check | Non
     except DbsyncError as error:
         return _failed(name, dialect.name, error)
     finally:
-        dialect.connection.rollback()
+        dialect.rollback()
     return None
 
 

@@ -45,7 +45,7 @@ class KnownStructure:
             marks = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         equal = marks is not None and Ledger(target).fact(_FACT) == marks
         for side in (source, target):
-            side.connection.rollback()
+            side.rollback()
         return cls(marks, equal)
 
     def note(self, ledger: Ledger) -> None:

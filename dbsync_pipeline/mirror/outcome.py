@@ -49,7 +49,7 @@ def transaction(
         try:
             yield
         except BaseException:
-            dialect.connection.rollback()
+            dialect.rollback()
             raise
     commit(dialect, database, recorded, operation=operation)
 

@@ -31,7 +31,7 @@ def ensure(source: Dialect, target: Dialect, database: Database, model: Model) -
         return []
     surplus = _surplus(source, target, model)
     for side in (source, target):
-        side.connection.rollback()
+        side.rollback()
     with outcome.transaction(
         target, database, lambda again: not missing(source, again, model), operation=_OPERATION
     ):
@@ -62,7 +62,7 @@ def missing(source: Dialect, target: Dialect, model: Model) -> dict[str, list[Pa
         if absent:
             lacking[table] = absent
     for side in (source, target):
-        side.connection.rollback()
+        side.rollback()
     return lacking
 
 

@@ -203,7 +203,7 @@ def read(dialect: Dialect, model: Model) -> Facts:
     orphans = tuple(_orphans(dialect, model))
     counters = dialect.counters(model.tables)
     taken = tuple(counter.name for counter in counters if counter.next_is_taken)
-    dialect.connection.rollback()
+    dialect.rollback()
     unwritable = tuple(trial.refusals(dialect, model, counters))
     return Facts((), orphans, taken, unwritable, last, age, held)
 
@@ -212,7 +212,7 @@ def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
     """The last publish, and why the database is paused."""
     ledger = Ledger(dialect)
     facts = ledger.last(), pausing.reason(ledger)
-    dialect.connection.rollback()
+    dialect.rollback()
     return facts
 
 

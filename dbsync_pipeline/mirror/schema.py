@@ -41,7 +41,7 @@ def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
     absent = missing(dialect, model)
     if absent and len(absent) < len(model.tables):
         revisions.require_none_pending(dialect, model)
-    dialect.connection.rollback()
+    dialect.rollback()
     if absent:
         _require_meant(model, dialect.name)
     _require_types(dialect, [model.table(name) for name in absent])
@@ -85,7 +85,7 @@ def create_ledger(
         return Ledger(again).is_current() and not (equal and _lacks_note(again, model))
 
     done = recorded(dialect)
-    dialect.connection.rollback()
+    dialect.rollback()
     if done:
         return
     with outcome.transaction(dialect, database, recorded, operation="create the ledger"):
@@ -190,7 +190,7 @@ def _require_no_views(dialect: Dialect, model: Model) -> None:
             schema: set(inspector.get_view_names(schema))
             for schema in {table.sa.schema for table in model.tables}
         }
-    dialect.connection.rollback()
+    dialect.rollback()
     for table in model.tables:
         if table.sa.name in views[table.sa.schema]:
             raise StructureError(
@@ -269,7 +269,7 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
         left_alone = revisions.standing_back(dialect, model)
     except DbsyncError:  # a role that may not read the ledger sees the structure all the same
         pending, left_alone = (), ""
-    dialect.connection.rollback()
+    dialect.rollback()
     if pending:
         return f"`dbsync migrate --database {dialect.name}`"
     if left_alone and texts != [MISSING]:
@@ -303,7 +303,7 @@ NAMED = "its name is"
 def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
     """Do what `check` does, on an open connection. Leaves no transaction open."""
     differences = differences_within(dialect, model)
-    dialect.connection.rollback()
+    dialect.rollback()
     return differences
 
 

@@ -39,7 +39,7 @@ def refusals(
     since another session is writing to it.
     """
     read_only = dialect.read_only_by_default()
-    dialect.connection.rollback()
+    dialect.rollback()
     if read_only:
         yield from (f"table {name}: sessions are read-only by default" for name in model.names)
         return
@@ -53,7 +53,7 @@ def refusals(
         except Busy:
             reason = None
         finally:
-            dialect.connection.rollback()
+            dialect.rollback()
         if reason is not None:
             yield f"table {table.name}: {reason}"
 

@@ -129,6 +129,11 @@ class Connection(Session):
         with self.doing("commit"):
             transaction.commit()
 
+    def rollback(self) -> None:
+        """Roll back the open transaction; without one do nothing."""
+        with self.doing("roll back"):
+            self.connection.rollback()
+
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """Undo what ran within if it fails; the open transaction stays usable."""

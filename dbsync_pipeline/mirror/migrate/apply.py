@@ -86,7 +86,7 @@ def migrate(
             return ()
         absent, noted = schema.missing(dialect, model), revisions.noted(dialect)
         pending = revisions.pending(dialect, model)
-        dialect.connection.rollback()
+        dialect.rollback()
         if noted is None and len(absent) == len(model.tables):
             schema.ensure(database, model)
             return ()

@@ -50,7 +50,7 @@ def read(dialect: Dialect, schemas: Sequence[str], selection: TableFilter) -> St
         opaque = _opaque(load(_module(reflection, dialect), "the structure"), reflection, dialect)
         reflection.notes = [*_left_out(skipped), *opaque, *own]
         source = _module(reflection, dialect)
-    dialect.connection.rollback()
+    dialect.rollback()
     return Structure(source, tuple(names), skipped, tuple(reflection.notes))
 
 
