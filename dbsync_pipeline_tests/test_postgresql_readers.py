@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.contract import SharesSnapshots
 from dbsync_pipeline.dialects.postgresql import readers
 from dbsync_pipeline.errors import DatabaseError, Unavailable
 from dbsync_pipeline.mirror.database import Database
@@ -377,13 +378,23 @@ def test_a_role_that_may_open_two_connections_reads_over_two(pair: Pair, roles: 
     assert content(target) == content(source)
 
 
+def test_the_server_shows_all_readers_as_the_same_run(pair: Pair) -> None:
+    with pair[0].connect("dbsync run 7") as one:
+        other = one.another()  # type: ignore[attr-defined]
+        shown = sa.text("SELECT current_setting('application_name')")
+        assert other.connection.scalar(shown) == one.connection.scalar(shown) == "dbsync run 7"
+        other.close()
+
+
 def test_a_snapshot_that_is_not_there_is_not_imported(pair: Pair) -> None:
     """As behind a balancer that leads to another server."""
     with pair[0].connect() as one, pair[0].connect() as other:
+        assert isinstance(one, SharesSnapshots) and isinstance(other, SharesSnapshots)
         one.snapshot()
-        name = one.export_snapshot()  # type: ignore[attr-defined]
-        other.import_snapshot(name, MODEL.table("users"))  # type: ignore[attr-defined]
+        name = one.export_snapshot()
+        other.import_snapshot(name, [MODEL.table("users")])
         assert other.count(MODEL.table("users")) == 300
         one.close()
     with pair[0].connect() as late, pytest.raises(DatabaseError):
-        late.import_snapshot(name, MODEL.table("users"))  # type: ignore[attr-defined]
+        assert isinstance(late, SharesSnapshots)
+        late.import_snapshot(name, [MODEL.table("users")])

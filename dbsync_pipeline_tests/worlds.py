@@ -16,6 +16,7 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Publish
 from dbsync_pipeline.mirror.model import Model, load_model
+from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
@@ -39,6 +40,7 @@ def session(
     settings: Settings = SETTINGS,
     run_id: str | None = None,
     round_id: str | None = None,
+    shared: Round | None = None,
 ) -> Session:
     run_id = run_id or f"run-{next(_runs)}-{uuid.uuid4().hex[:8]}"
     return Session(
@@ -50,6 +52,7 @@ def session(
         settings=settings,
         policy=policy,
         round_id=round_id,
+        shared=shared,
     )
 
 
@@ -63,6 +66,7 @@ def sync(
     settings: Settings = SETTINGS,
     run_id: str | None = None,
     round_id: str | None = None,
+    shared: Round | None = None,
 ) -> Publish:
     """A whole sync, as the ops do it."""
     with session(
@@ -74,6 +78,7 @@ def sync(
         settings=settings,
         run_id=run_id,
         round_id=round_id,
+        shared=shared,
     ) as one:
         one.ensure_schema()
         for table in model.select(tables):

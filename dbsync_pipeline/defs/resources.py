@@ -35,6 +35,7 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.reflect import keep
+from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.mirror.sync.session import Observer, Session, TableDiff
 from dbsync_pipeline.policy import Overrides
 from dbsync_pipeline.settings import Settings
@@ -42,6 +43,8 @@ from dbsync_pipeline.settings import Settings
 OBSERVER: ContextVar[Observer | None] = ContextVar("dbsync_observer", default=None)
 """Receives the session's progress; the command line sets it around a run in its own process."""
 
+ROUND: ContextVar[Round | None] = ContextVar("dbsync_round", default=None)
+"""The source's state that the syncs of one request in this process share."""
 
 SYNC = "sync"
 """The key of the resource."""
@@ -96,6 +99,7 @@ class Sync(ConfigurableResource[None]):
                 policy=overrides.applied_to(settings.policy),
                 observe=progress or OBSERVER.get(),
                 round_id=round_id,
+                shared=ROUND.get(),
             )
         self._ended = watch(context, self._work, progress)
         return self._work

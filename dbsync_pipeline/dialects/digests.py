@@ -80,6 +80,10 @@ class Digests:
             (self.rows != other.rows) | (self.first != other.first) | (self.second != other.second)
         )
 
+    def equals(self, other: Digests) -> bool:
+        """Return whether these are of the same form, and no bucket differs."""
+        return self.form == other.form and not self.differing(other).size
+
     def replaced(self, buckets: np.ndarray, other: Digests) -> Digests:
         """Return these digests with the given buckets taken from `other`."""
         rows, first, second = self.rows.copy(), self.first.copy(), self.second.copy()

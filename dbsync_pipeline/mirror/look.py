@@ -127,13 +127,59 @@ class Survey:
         """The number of rows in the whole table now."""
         return int(self.written.rows.sum()) if self.written else self.look.digests.total
 
+    @property
+    def again(self) -> Survey:
+        """The same for somebody else, whom it costs nothing."""
+        return replace(self, look=replace(self.look, effort=Effort(0, 0)))
+
+
+class Looks:
+    """What was found at one state, by table and form, for all who look at that state."""
+
+    def __init__(self) -> None:
+        self._surveys: dict[tuple[str, Form], Survey] = {}
+        self._complete: dict[tuple[str, Form], Survey] = {}
+        self._young = 0
+
+    def keep(self, table: Table, survey: Survey) -> None:
+        """Remember what was found; of all tables at most as many rows as one look may read."""
+        key = table.name, survey.look.digests.form
+        if survey.written is None:
+            self._complete[key] = survey
+            return
+        young = len(survey.written.young or ())
+        if self._young + young <= _YOUNG_ROWS:
+            self._young += young
+            self._surveys[key] = survey
+
+    def find(self, table: Table, form: Form, known: Known | None) -> Survey | None:
+        """What was found, if it serves somebody who knows `known`.
+
+        What was written since a moment serves all who know equal digests of that moment.
+        """
+        survey = self._surveys.get((table.name, form))
+        if survey and known and known.digests.equals(survey.look.digests):
+            return survey.again
+        complete = self.complete(table, form)
+        return complete and complete.again
+
+    def complete(self, table: Table, form: Form) -> Survey | None:
+        """The complete look in that form; None if there is none."""
+        return self._complete.get((table.name, form))
+
+    def rows(self, table: Table) -> int | None:
+        """The number of rows of that table, if somebody found it."""
+        surveys = (self._surveys | self._complete).items()
+        return next((survey.rows for (name, _), survey in surveys if name == table.name), None)
+
 
 @dataclass(frozen=True)
 class Vantage:
     """What looks at the tables of one open transaction need to know of it, read once.
 
     `moment` is the state that the transaction sees; `fingerprints` are by table. All rows are
-    hashed if that was last done `full_every` before `now` (UTC).
+    hashed if that was last done `full_every` before `now` (UTC). `looks` are those at the same
+    state so far, if others look at it too.
     """
 
     dialect: Dialect
@@ -143,10 +189,15 @@ class Vantage:
     fingerprints: Mapping[str, str]
     now: dt.datetime
     full_every: dt.timedelta
+    looks: Looks | None = None
 
     @classmethod
     def of(
-        cls, dialect: Dialect, tables: Sequence[Table], full_every: dt.timedelta = dt.timedelta.max
+        cls,
+        dialect: Dialect,
+        tables: Sequence[Table],
+        full_every: dt.timedelta = dt.timedelta.max,
+        looks: Looks | None = None,
     ) -> Vantage:
         """Read the vantage of the open transaction. All rows are hashed at least every
         `full_every`; without it, only if something else requires it.
@@ -155,7 +206,7 @@ class Vantage:
         moment = stamps.moment() if stamps else None
         fingerprints = stamps.fingerprints(tables) if stamps and moment else {}
         now = dt.datetime.now(dt.UTC)
-        return cls(dialect, tables, stamps, moment, fingerprints, now, full_every)
+        return cls(dialect, tables, stamps, moment, fingerprints, now, full_every, looks)
 
     def look(self, table: Table, form: Form, known: Known | None = None) -> Look:
         """The digests of `table` in `form`; `known` are digests that held earlier.
@@ -164,11 +215,25 @@ class Vantage:
         """
         return self.complete(table, self.survey(table, form, known))
 
+    def count(self, table: Table) -> int:
+        """The number of rows of `table`."""
+        rows = self.looks.rows(table) if self.looks else None
+        return self.dialect.count(table) if rows is None else rows
+
     def survey(self, table: Table, form: Form, known: Known | None = None) -> Survey:
         """The first part of a look: all of it, unless row headers show that rows were written.
 
         Reads these rows, too, if they are few.
         """
+        earlier = self.looks.find(table, form, known) if self.looks else None
+        if earlier is not None:
+            return earlier
+        survey = self._survey(table, form, known)
+        if self.looks is not None:
+            self.looks.keep(table, survey)
+        return survey
+
+    def _survey(self, table: Table, form: Form, known: Known | None) -> Survey:
         started = time.monotonic()
         fingerprint = self.fingerprints.get(table.name)
         if self.stamps is None or self.moment is None or fingerprint is None:
@@ -190,10 +255,17 @@ class Vantage:
         if written is None:
             return look
         started, form = time.monotonic(), look.digests.form
+        if self.looks and (complete := self.looks.complete(table, form)):
+            return complete.again.look
         present = self.dialect.digests(table, form, written.buckets)
         digests, hashed = look.digests.replaced(written.buckets, present), written.buckets.size
         effort = self.effort(table, 1, digests.total, hashed / form.buckets, started)
-        return replace(look, digests=digests, digested=int(hashed), effort=look.effort.plus(effort))
+        whole = replace(
+            look, digests=digests, digested=int(hashed), effort=look.effort.plus(effort)
+        )
+        if self.looks is not None:
+            self.looks.keep(table, Survey(whole))
+        return whole
 
     def effort(self, table: Table, passes: int, rows: int, share: float, started: float) -> Effort:
         """The effort since `started` (`time.monotonic`), as in `Effort.of`."""

@@ -31,6 +31,7 @@ from dagster import (
 from dbsync_pipeline.defs.alerts import RETRY_TAG
 from dbsync_pipeline.defs.failures import GUARDS, UNKNOWN
 from dbsync_pipeline.defs.run_tags import (
+    ROUND_TAG,
     is_sync,
     launcher_of,
     overrides_of,
@@ -81,7 +82,8 @@ class Run:
     the ledger nor Dagster knows; `unknown` is true if the run itself could not find out, because it
     lost the reply to its COMMIT. `transient` is true if it failed and a retry can help. `verdicts`
     are the guards' refusals, each with `guard`, `table`, `found` and `remedy`. `allowed` are the
-    overrides of the run. `undoes` is the number of the publish that an undo restored.
+    overrides of the run. `undoes` is the number of the publish that an undo restored. `round` is
+    the same for all targets of one request, schedule tick or backfill.
     """
 
     run_id: str
@@ -101,6 +103,7 @@ class Run:
     undoes: int | None = None
     unknown: bool = False
     transient: bool = False
+    round: str | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -241,6 +244,7 @@ def _run(instance: DagsterInstance, record: RunRecord) -> Run:
         launched_by=launcher_of(run),
         unknown=any(UNKNOWN in metadata for metadata in _failure_metadata(events)),
         transient=run.status == DagsterRunStatus.FAILURE and run.tags.get(RETRY_TAG) == "true",
+        round=run.tags.get(ROUND_TAG),
     )
 
 
@@ -354,4 +358,5 @@ def _of_ledger(publish: Publish) -> Run:
         number=publish.number,
         phases=dict(publish.seconds),
         undoes=publish.undoes,
+        round=publish.round,
     )

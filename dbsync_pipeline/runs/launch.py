@@ -21,7 +21,7 @@ from filelock import FileLock
 from dbsync_pipeline import signals
 from dbsync_pipeline.defs.failover import REPORT
 from dbsync_pipeline.defs.keys import asset_keys
-from dbsync_pipeline.defs.resources import OBSERVER
+from dbsync_pipeline.defs.resources import OBSERVER, ROUND
 from dbsync_pipeline.defs.run_tags import (
     COMMAND_LINE,
     INTERFACE_TAG,
@@ -31,6 +31,7 @@ from dbsync_pipeline.defs.run_tags import (
     TARGET_TAG,
 )
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.mirror.sync.session import Observer
 from dbsync_pipeline.mirror.sync.task import ignore_progress
 from dbsync_pipeline.policy import Overrides
@@ -92,16 +93,17 @@ def sync_all(
 ) -> list[history.Run]:
     """Run one sync per target to its end, and return their records in the order of the targets.
 
-    In this process the targets have their turns; the deployment's own run launcher may run them at
-    once. The failure of one does not stop the others. `watch` returns the observer of a target,
-    `launched_by` is what history shows.
+    In this process the targets have their turns, and get the same state of a PostgreSQL source; the
+    deployment's own run launcher may run them at once. The failure of one does not stop the others.
+    `watch` returns the observer of a target, `launched_by` is what history shows.
     Raise KeyboardInterrupt after Ctrl-C, and what `elsewhere.run_all` raises.
     """
     if not elsewhere.runs_elsewhere(instance):
-        return [
-            sync(instance, request, target, watch(target), launched_by)
-            for target in request.targets
-        ]
+        with _round(request):
+            return [
+                sync(instance, request, target, watch(target), launched_by)
+                for target in request.targets
+            ]
     assets = list(asset_keys(request.tables).values())
     return elsewhere.run_all(
         instance,
@@ -115,6 +117,20 @@ def sync_all(
             for target in request.targets
         ],
     )
+
+
+@contextmanager
+def _round(request: SyncRequest) -> Iterator[None]:
+    """Let the syncs of several targets share the source's state."""
+    if len(request.targets) == 1:
+        yield
+        return
+    with Round() as shared:
+        token = ROUND.set(shared)
+        try:
+            yield
+        finally:
+            ROUND.reset(token)
 
 
 def sync(

@@ -5,7 +5,7 @@
     target      Staging holds rows beside the live tables; Target is locked and published to
     schema      Schema is read and compared, Migration alters it; Script writes values for people
 
-Three more are only for engines that can do it: `optional`.
+Four more are only for engines that can do it: `optional`.
 
 A `Dialect` is one open connection to one database, and fills all eight. Everything that differs
 between engines is in a dialect; no module above knows an engine.
@@ -17,7 +17,12 @@ never a driver's own exception: every public method of a dialect is `translated`
 from __future__ import annotations
 
 from dbsync_pipeline.dialects.contract.connection import LABEL, labelled
-from dbsync_pipeline.dialects.contract.optional import Addressed, Partitioned, ProvesFirst
+from dbsync_pipeline.dialects.contract.optional import (
+    Addressed,
+    Partitioned,
+    ProvesFirst,
+    SharesSnapshots,
+)
 from dbsync_pipeline.dialects.contract.schema import Migration, Schema, Script
 from dbsync_pipeline.dialects.contract.target import Target
 from dbsync_pipeline.dialects.contract.translated import translated
@@ -28,6 +33,7 @@ __all__ = [
     "Dialect",
     "Partitioned",
     "ProvesFirst",
+    "SharesSnapshots",
     "labelled",
     "translated",
 ]

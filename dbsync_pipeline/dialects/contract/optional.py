@@ -35,6 +35,25 @@ class Addressed(ABC):
         """
 
 
+class SharesSnapshots(ABC):
+    """Several sessions can read the same state, for as long as one of them keeps it open."""
+
+    @abstractmethod
+    def export_snapshot(self) -> str:
+        """Return the name of the open snapshot, which others can import until it ends."""
+
+    @abstractmethod
+    def import_snapshot(self, name: str, tables: Sequence[Table]) -> None:
+        """Begin a transaction like that of `snapshot`, in the snapshot that has this name.
+
+        Does not wait for locks. Raise DatabaseError or Transient if it cannot be imported.
+        """
+
+    @abstractmethod
+    def is_waited_for(self) -> bool:
+        """Return whether another session waits for a lock of this one."""
+
+
 class ProvesFirst(ABC):
     """Staged changes are proved before they are written, since writes make readers wait."""
 

@@ -237,6 +237,10 @@ FROM tree JOIN pg_class c ON c.oid = tree.oid LEFT JOIN pg_am a ON a.oid = c.rel
 """(pages of the largest part, bytes in all, whether all rows have an address); children included.
 """
 
+IS_WAITED_FOR = """
+SELECT EXISTS (SELECT FROM pg_locks
+               WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"""
+
 COLUMN_TYPES = """
 SELECT attname, format_type(atttypid, -1) FROM pg_attribute
 WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""

@@ -192,6 +192,8 @@ class PostgreSQLConnection(Dialect):
         return moment.astimezone(dt.UTC)
 
     def _begin_reading(self) -> None:
+        if self.connection.in_transaction():
+            self.connection.rollback()
         self._raw.rollback()  # the driver opens a transaction for any statement
         self.connection.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True

@@ -92,7 +92,7 @@ def _open_others(
         while len(source.others) + 1 < connections:
             reader = source.another()
             closing.callback(reader.close)
-            reader.import_snapshot(snapshot, table)
+            reader.import_snapshot(snapshot, [table])
             source.others.append(reader)
     except (DatabaseError, Transient) as error:  # one connection is enough
         return error.cause

@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values, watchdog
-from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.contract import SharesSnapshots, labelled, translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
 from dbsync_pipeline.dialects.foreign_keys import is_outside
@@ -29,7 +29,7 @@ _ColumnCounter = tuple[Table, str, str, int, int, bool, bool]
 unique index."""
 
 
-class PostgreSQLSource(PostgreSQLConnection):
+class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
     """A database that is read in one snapshot."""
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
@@ -194,22 +194,30 @@ class PostgreSQLSource(PostgreSQLConnection):
 
     @translated
     def another(self) -> Self:
-        """Return another session of the same database, which the caller must close."""
-        return type(self)(self.name, self.connection.engine.connect())
+        """Return another session of the same database and label, which the caller must close."""
+        with labelled(str(self._raw.get_parameter_status("application_name"))):
+            return type(self)(self.name, self.connection.engine.connect())
 
     @translated
     def export_snapshot(self) -> str:
-        """Return the name of the open snapshot, which others can import until it ends."""
+        """Return the name of the open snapshot."""
         return str(self._first_row("SELECT pg_export_snapshot()")[0])
 
     @translated
-    def import_snapshot(self, name: str, table: Table) -> None:
-        """Begin a read-only transaction that sees that snapshot, and lock the table as `snapshot`
-        does. Raise Busy at once if somebody waits to alter it: the exporter's lock is in his way.
+    def import_snapshot(self, name: str, tables: Sequence[Table]) -> None:
+        """Begin a read-only transaction in that snapshot, and lock the tables as `snapshot` does.
+
+        Raise Busy at once if somebody waits to alter one: the exporter's lock is in his way.
         """
         self._begin_reading()
         self._run("SET TRANSACTION SNAPSHOT %s", (name,))
-        self._run(f"LOCK TABLE {quote_table(table.sa)} IN ACCESS SHARE MODE NOWAIT")
+        named = ", ".join(quote_table(table.sa) for table in tables)
+        self._run(f"LOCK TABLE {named} IN ACCESS SHARE MODE NOWAIT")
+
+    @translated
+    def is_waited_for(self) -> bool:
+        """Return whether another session waits for a lock of this one."""
+        return bool(self._first_row(catalog.IS_WAITED_FOR)[0])
 
     # -- counters
 

@@ -165,7 +165,7 @@ def _shows_changes(source: Survey, target: Survey) -> bool:
 
 def _counted(opened: Opened, table: Table) -> Comparison:
     """Compare by digests of all rows, unless the target has none."""
-    rows = compare.both(lambda: opened.source.count(table), lambda: opened.target.count(table))
+    rows = compare.both(lambda: opened.source_view.count(table), lambda: opened.target.count(table))
     form = _form(opened, table, max(rows))
     comparison = Comparison.of(table, form, *rows)
     if not comparison.plan.target_rows:

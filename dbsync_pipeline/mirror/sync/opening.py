@@ -18,7 +18,7 @@ from dbsync_pipeline.mirror import compare, computed, partitions, schema
 from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
-from dbsync_pipeline.mirror.look import Vantage
+from dbsync_pipeline.mirror.look import Looks, Vantage
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.sync.task import Task
@@ -130,6 +130,8 @@ class Opening:
         target, open the source's snapshot; return the names of what was created.
         """
         task = self._task
+        if task.shared is not None:
+            task.shared.make_way()
         compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
         source, target = self._connect(create=True)
         structure, created = KnownStructure.read(task.model, source, target), list[str]()
@@ -236,7 +238,7 @@ def _read(
 ) -> Opened:
     """Begin the source's snapshot and read what must be known before anything is compared."""
     digest_format = compare.digest_format_of(source, target, task.tables)
-    snapshot_at = source.snapshot(task.tables)
+    snapshot_at, looks = _begin_snapshot(task, source, target)
     mark = secrets.randbits(62)
     source.set_marker(mark)
     same_database = type(source) is type(target) and target.sees_marker(mark)
@@ -261,13 +263,23 @@ def _read(
         source_ledger,
         target_ledger,
         tuple((side.name, table) for side, tables in sides for table in side.hidden(tables)),
-        Vantage.of(source, task.tables, full_every),
+        Vantage.of(source, task.tables, full_every, looks),
         Vantage.of(target, present, full_every),
         stamps,
         claims,
         tuple(table.name for table in task.tables),
         structure,
     )
+
+
+def _begin_snapshot(
+    task: Task, source: Dialect, target: Dialect
+) -> tuple[dt.datetime, Looks | None]:
+    """Begin the source's snapshot; return its time, and the looks that others share."""
+    if task.shared is None:
+        return source.snapshot(task.tables), None
+    snapshot_at = task.shared.begin(task.source, source, target, task.tables)
+    return snapshot_at, task.shared.looks
 
 
 def _claims(ledger: Ledger, stamps: Iterable[Stamp]) -> frozenset[str]:

@@ -27,6 +27,7 @@ from dbsync_pipeline.mirror.sync.confirming import Confirming
 from dbsync_pipeline.mirror.sync.opening import Opened, Opening
 from dbsync_pipeline.mirror.sync.publishing import Publishing, move_counters
 from dbsync_pipeline.mirror.sync.reviewing import plan_of, require_allowed
+from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline.mirror.sync.task import Observer, Phases, TableDiff, Task, ignore_progress
 from dbsync_pipeline.policy import Policy
@@ -58,6 +59,7 @@ class Session:
         fence: Dialect | None = None,
         new_term: Term | None = None,
         round_id: str | None = None,
+        shared: Round | None = None,
     ) -> None:
         if source.name == target.name:
             raise SettingsError(
@@ -78,6 +80,7 @@ class Session:
             fence,
             new_term,
             round_id or run_id,
+            shared,
         )
         self._opening = Opening(self._task)
         self._comparisons: dict[str, Comparison] = {}

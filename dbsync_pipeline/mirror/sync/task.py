@@ -12,6 +12,7 @@ from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Term
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.policy import Policy
 from dbsync_pipeline.settings import Settings
 
@@ -32,7 +33,8 @@ class Task:
 
     `fence` is a transaction of the caller that keeps writers out of the source; the publish's
     number is recorded in it. `new_term` is the term that the target accepts with the publish;
-    without it the target accepts the source's. `round_id` is that of the request.
+    without it the target accepts the source's. `round_id` is that of the request, and `shared` its
+    state of the source, if several targets have their turns in this process.
     """
 
     source: Database
@@ -46,6 +48,7 @@ class Task:
     fence: Dialect | None = None
     new_term: Term | None = None
     round_id: str | None = None
+    shared: Round | None = None
 
     @property
     def label(self) -> str:
