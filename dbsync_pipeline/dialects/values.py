@@ -117,7 +117,7 @@ def checked(column: Column) -> Convert | None:
     if column.kind is Kind.TEXT:
         return _characters(column.length)
     if column.kind is Kind.FLOAT and is_single(column):
-        return _single
+        return single
     return None
 
 
@@ -127,9 +127,10 @@ def is_single(column: Column) -> bool:
     return isinstance(column.type, sa.REAL) or (precision is not None and precision <= 24)
 
 
-def _single(value: float) -> float:
+def single(value: float) -> float:
+    """Return a float that 32 bits hold, or NaN. Raise Cannot, or OverflowError, for any other."""
     if value == value and struct.unpack("f", struct.pack("f", value))[0] != value:
-        raise Cannot("it does not fit in a float of 32 bits")
+        raise Cannot("the column is REAL and keeps 24 bits of it")
     return value
 
 

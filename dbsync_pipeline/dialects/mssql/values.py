@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 import sys
 
 from dbsync_pipeline.dialects import values
@@ -25,7 +24,8 @@ def _mssql(column: Column, type_name: str, code_page: int | None) -> values.Conv
         case Kind.TEXT:
             return _code_page(code_page, column.length) if code_page else _utf16(column.length)
         case Kind.FLOAT:
-            return _single if _is_real(column, type_name) else _normal
+            real = type_name == "REAL" or values.is_single(column)
+            return _single if real else _normal
         case Kind.INSTANT | Kind.DATETIME:
             return _kept(type_name, _within_years)
         case Kind.TIME:
@@ -77,11 +77,6 @@ def _code_page(code_page: int, length: int | None) -> values.Convert:
     return check
 
 
-def _is_real(column: Column, type_name: str) -> bool:
-    precision = getattr(column.type, "precision", None)
-    return type_name == "REAL" or (precision is not None and precision <= 24)
-
-
 _LEAST_DOUBLE = sys.float_info.min
 _LEAST_SINGLE = 2.0**-126
 """The least normal numbers. SQL Server counts smaller ones as invalid: DBCC CHECKDB reports them
@@ -97,9 +92,7 @@ def _normal(value: float, least: float = _LEAST_DOUBLE) -> float:
 
 
 def _single(value: float) -> float:
-    if struct.unpack("f", struct.pack("f", _normal(value, _LEAST_SINGLE)))[0] != value:
-        raise values.Cannot("the column is REAL and keeps 24 bits of it")
-    return value
+    return values.single(_normal(value, _LEAST_SINGLE))
 
 
 def _kept(type_name: str, within: values.Convert) -> values.Convert:
