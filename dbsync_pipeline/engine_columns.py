@@ -20,6 +20,10 @@ from dbsync_pipeline.dialects.foreign_keys import OUTSIDE as OUTSIDE
 __all__ = ["OUTSIDE", "EngineType", "after_create", "before_create", "default_on"]
 
 
+_NO_ENGINE = "default"
+"""SQLAlchemy's name for the dialect in which it writes a type as text: `str(type_)`."""
+
+
 class EngineType(UserDefinedType[Any]):
     """A type of one engine, as that engine writes it: `EngineType("postgresql", "tsvector")`.
 
@@ -39,7 +43,7 @@ class EngineType(UserDefinedType[Any]):
 
 @compiles(EngineType)
 def _type(type_: EngineType, compiler: Any, **_: Any) -> str:
-    if compiler.dialect.name != type_.engine:
+    if compiler.dialect.name not in (type_.engine, _NO_ENGINE):
         raise sa.exc.CompileError(f"{type_.name} is a type of {type_.engine}")
     return type_.name
 

@@ -77,6 +77,27 @@ def test_an_owners_database_is_mirrored_edited_verified_and_undone(
     assert_equal(source, target, model)
 
 
+def test_a_table_with_values_of_a_composite_type_is_changed_and_undone(
+    new_database: NewDatabase,
+) -> None:
+    source = new_database("postgresql", "windows")
+    target = new_database("postgresql", "linux", server=1)
+    run(
+        source,
+        "CREATE TYPE pair AS (x int, y int)",
+        "CREATE TABLE places (id int PRIMARY KEY, at pair, visited pair[])",
+        "INSERT INTO places SELECT n, (n, n)::pair, ARRAY[(n, 1)::pair] FROM generate_series(1, 9) n",
+    )
+    model = reflected(source)
+    sync(source, target, model=model)
+    before = state(target, model)
+    run(source, "UPDATE places SET at = (0, 0)::pair, visited = '{}' WHERE id = 1")
+    changed = sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+    undo(target, model, changed.run_id, by="undo", settings=SETTINGS)
+    assert state(target, model) == before
+
+
 def test_what_another_engine_cannot_hold_is_refused_by_name_and_the_rest_is_mirrored(
     new_database: NewDatabase,
 ) -> None:

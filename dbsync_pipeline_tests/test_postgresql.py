@@ -19,9 +19,10 @@ from dbsync_pipeline.errors import StructureError, Unrepresentable
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.save import save
+from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
-from dbsync_pipeline_tests.worlds import ANYTHING, content, execute, prepare, sync
+from dbsync_pipeline_tests.worlds import ANYTHING, SETTINGS, content, execute, prepare, sync
 
 Pair = tuple[Database, Database]
 
@@ -306,6 +307,9 @@ INHERITANCE = (
 )
 
 
+KEYLESS_CHILD = "CREATE TABLE loose_child (n int) INHERITS (loose)"
+
+
 def test_a_table_and_those_that_inherit_from_it_have_their_own_rows(two: Ready) -> None:
     source, target, model = two(*INHERITANCE)
     run(source, "INSERT INTO base VALUES (1, 'b')", "INSERT INTO child VALUES (2, 'c', 9)")
@@ -314,6 +318,26 @@ def test_a_table_and_those_that_inherit_from_it_have_their_own_rows(two: Ready) 
     sync(source, target, model=model, policy=ANYTHING)
     for table in ("ONLY base", "child"):
         assert rows(target, table) == rows(source, table)
+
+
+def test_before_images_of_a_table_have_no_rows_of_those_that_inherit_from_it(two: Ready) -> None:
+    """PostgreSQL lets both have a row of one key."""
+    source, target, model = two(*INHERITANCE, "CREATE TABLE loose (v text)", KEYLESS_CHILD)
+    run(
+        source,
+        "INSERT INTO base VALUES (1, 'b')",
+        "INSERT INTO child VALUES (1, 'c', 9)",
+        "INSERT INTO loose VALUES ('l')",
+        "INSERT INTO loose_child VALUES ('l', 1)",
+    )
+    sync(source, target, model=model)
+    tables = ("ONLY base", "child", "ONLY loose", "loose_child")
+    before = [rows(target, table) for table in tables]
+    run(source, "UPDATE ONLY base SET v = 'x'", "DELETE FROM child", "DELETE FROM ONLY loose")
+    changed = sync(source, target, model=model, policy=ANYTHING)
+    assert [len(rows(target, table)) for table in tables] == [1, 0, 0, 1]
+    assert undo(target, model, changed.run_id, by="undo", settings=SETTINGS).changed == 3
+    assert [rows(target, table) for table in tables] == before
 
 
 def test_a_table_that_inherits_and_is_not_in_the_models_is_refused(two: Ready) -> None:

@@ -40,18 +40,25 @@ class Staging(Source):
     def staged(self, table: Table) -> tuple[sa.TableClause, sa.TableClause]:
         """Return the staging tables of rows and of keys, for SQLAlchemy statements."""
 
+    def live(self, table: Table) -> sa.FromClause:
+        """Return the live table as `t`, for SQLAlchemy statements.
+
+        It has no rows of tables that inherit from it.
+        """
+        return table.clause.alias("t")
+
     def same_row(
         self, table: Table, staged: sa.FromClause, live: sa.FromClause
     ) -> sa.ColumnElement[bool]:
         """Return the condition that `staged`, the staging table of keys, has the live row.
 
-        `live` is the table's clause with the alias `t`.
+        `live` is what the method of that name returns.
         """
         return sa.and_(*(staged.c[column.name] == live.c[column.name] for column in table.key))
 
     def stage_everything(self, table: Table) -> None:
         """Stage the keys of all live rows, to be deleted."""
-        live, (_, gone) = table.clause, self.staged(table)
+        live, (_, gone) = self.live(table), self.staged(table)
         keys = [column.name for column in table.key]
         everything = sa.select(*(live.c[key] for key in keys))
         self.connection.execute(gone.insert().from_select(keys, everything))

@@ -192,6 +192,14 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
         """Return the table or partition of a row, and its place there."""
         return _ADDRESS
 
+    def live(self, table: Table) -> sa.FromClause:
+        """Return the live table as `t`, without rows of tables that inherit from it."""
+        if self._from(table) == quote_table(table.sa):
+            return super().live(table)
+        columns = [*map(sa.column, _ADDRESS.values()), *table.clause.c]
+        rows = sa.select(*columns).with_hint(table.clause, "ONLY", "postgresql")
+        return rows.subquery("t")
+
     @translated
     def stage_everything(self, table: Table) -> None:
         """Stage the keys of all live rows, to be deleted."""

@@ -90,11 +90,12 @@ class _TableMerge:
     @property
     def _is_taken(self) -> sa.ColumnElement[bool]:
         """The condition that a live row has the key of the before-image."""
+        live = self.dialect.live(self.live)
         same_key = (
-            self.live.clause.c[column.name] == stored
+            live.c[column.name] == stored
             for column, stored in zip(self.live.key, self.images.key, strict=True)
         )
-        return sa.exists(sa.select(sa.literal(1)).select_from(self.live.clause).where(*same_key))
+        return sa.exists(sa.select(sa.literal(1)).select_from(live).where(*same_key))
 
     def _insert_one_by_one(self, keys: Sequence[RowKey]) -> set[RowKey]:
         """Insert single rows, in rounds until a round inserts none: a row may refer to another one

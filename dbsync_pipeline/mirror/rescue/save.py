@@ -51,7 +51,7 @@ def prune(dialect: Dialect, settings: Settings) -> None:
 
 def _changed_rows(dialect: Dialect, publish: int, table: Table) -> sa.Select[tuple[object, ...]]:
     """The live rows that will be deleted or replaced, as they are now."""
-    live, (new, gone) = table.clause.alias("t"), dialect.staged(table)
+    live, (new, gone) = dialect.live(table), dialect.staged(table)
     columns = (live.c[column.name] for column in table.columns)
     rows: sa.FromClause = live
     change: sa.ColumnElement[str] = sa.literal(DELETED)

@@ -231,7 +231,7 @@ def _stage_opposite(dialect: Dialect, table: Table, entry: Publish) -> None:
     replaced or inserted.
     """
     dialect.create_staging(table)
-    live, (new, gone) = table.clause, dialect.staged(table)
+    live, (new, gone) = dialect.live(table), dialect.staged(table)
     keys, names = [column.name for column in table.key], [column.name for column in table.columns]
     with dialect.doing("undo"):
         if entry.tables[table.name].filled:
