@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from dbsync_pipeline.errors import StructureError
+from dbsync_pipeline.errors import StructureError, Transient
+from dbsync_pipeline.mirror import compare
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.verify import verify
@@ -161,4 +163,32 @@ def test_a_standby_that_is_divided_otherwise_keeps_its_partitions(
     )
     run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
     sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+
+
+def test_a_partition_that_is_attached_while_its_table_is_read_publishes_no_part_of_it(
+    two: Ready,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its rows are in the snapshot from that moment, since they were committed before it."""
+    bounds = "FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')"
+    source, target, model = two(*EVENTS, f"CREATE TABLE part_old PARTITION OF part {bounds}")
+    fill = "INSERT INTO part SELECT n, '{}', 'x' FROM generate_series(1, 1000) n"
+    run(source, fill.format("2024-05-05"), "ALTER TABLE part DETACH PARTITION part_old")
+    run(source, fill.format("2025-05-05"))
+    sync(source, target, model=model)
+    before = rows(target, "part")
+    run(source, "DELETE FROM part WHERE id IN (1, 500)")  # their groups are read row by row
+    read = compare.row_digests
+
+    def attach_and_read(*of: Any) -> Any:
+        run(source, f"ALTER TABLE part ATTACH PARTITION part_old {bounds}")
+        return read(*of)
+
+    monkeypatch.setattr(compare, "row_digests", attach_and_read)
+    with pytest.raises(Transient, match="a partition was attached while the table was read"):
+        sync(source, target, model=model)
+    assert rows(target, "part") == before
+    monkeypatch.undo()
+    sync(source, target, model=model)
     assert_equal(source, target, model)

@@ -82,3 +82,10 @@ class Partitioned(ABC):
 
         Each comes after the one that it divides.
         """
+
+    @abstractmethod
+    def attached_since_snapshot(self, tables: Sequence[Table]) -> list[str]:
+        """Return the names of the tables that got a partition since the open snapshot began.
+
+        The engine shows the rows of such a partition in the snapshot, from then on.
+        """

@@ -131,6 +131,12 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
             for statement in partition.statements[1:]:
                 self._run(statement)
 
+    @translated
+    def attached_since_snapshot(self, tables: Sequence[Table]) -> list[str]:
+        """Return the tables that got a partition: no lock of a reader prevents ATTACH."""
+        names = {quote_table(table.sa): table.name for table in tables}
+        return [names[name] for (name,) in self._all(partitions.ATTACHED, (list(names),))]
+
     script_begins = ("BEGIN;", "SET CONSTRAINTS ALL DEFERRED;")
     with_numbers = " OVERRIDING SYSTEM VALUE"
 

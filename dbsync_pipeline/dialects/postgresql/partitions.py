@@ -69,6 +69,21 @@ ORDER BY r.root, 4"""
 list of columns, or a partition's own.
 """
 
+ATTACHED = """
+WITH RECURSIVE roots AS (
+  SELECT n AS name, c.oid FROM unnest(%s::text[]) n JOIN pg_class c ON c.oid = n::regclass
+  WHERE c.relkind = 'p'
+), tree AS (
+  SELECT name, oid FROM roots
+  UNION ALL SELECT t.name, i.inhrelid FROM tree t JOIN pg_inherits i ON i.inhparent = t.oid)
+SELECT DISTINCT r.name FROM roots r CROSS JOIN pg_partition_tree(r.oid) p
+WHERE NOT EXISTS (SELECT FROM tree t WHERE t.name = r.name AND t.oid = p.relid) ORDER BY 1"""
+"""Partitioned tables with a partition that the transaction's snapshot does not have.
+
+A query of pg_inherits reads it in that snapshot; pg_partition_tree reads it as it is now, and so
+does the server when it plans a query of the table.
+"""
+
 
 def read(connection: sa.Connection, tables: Mapping[int, str]) -> dict[str, Partitioning]:
     """Return how the partitioned ones of these tables are divided; `tables` has names by oid."""

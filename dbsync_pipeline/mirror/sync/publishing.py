@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dbsync_pipeline.dialects.contract import Dialect, ProvesFirst
+from dbsync_pipeline.dialects.contract import Dialect, Partitioned, ProvesFirst
 from dbsync_pipeline.dialects.digests import Digests
-from dbsync_pipeline.errors import NotProved, Refused
+from dbsync_pipeline.errors import NotProved, Refused, Transient
 from dbsync_pipeline.mirror import compare, outcome
 from dbsync_pipeline.mirror.ledger import Ledger, Publish, TableResult
 from dbsync_pipeline.mirror.look import Effort, Look
@@ -70,7 +70,8 @@ class Publishing:
 
         Every bucket of a filled table and every changed bucket of another one is digested again;
         of a table that was proved before it was written, only the rows that were. Foreign keys of
-        all tables must hold.
+        all tables must hold. Raise Transient if the source's
+        snapshot got rows meanwhile.
         """
         self._prove_filled([table for table in self.changing if table.fills], stripped)
         for comparison in self.changing:
@@ -78,6 +79,7 @@ class Publishing:
                 self._prove_written(comparison)
         if self.changing:
             self.opened.target.prove_constraints(self.task.model.tables)
+        self._require_one_state()
 
     def record(self, phases: Phases) -> Publish:
         """Write the publish into the target's ledger, and delete before-images that are too old."""
@@ -203,6 +205,24 @@ class Publishing:
                 database=target.name,
                 table=comparison.table.name,
                 remedy=_REMEDY,
+            )
+
+    def _require_one_state(self) -> None:
+        """Raise Transient if rows came into the source's snapshot while it was read."""
+        source = self.opened.source
+        attached = (
+            source.attached_since_snapshot([comparison.table for comparison in self.comparisons])
+            if isinstance(source, Partitioned)
+            else []
+        )
+        if attached:
+            raise Transient(
+                "a partition was attached while the table was read, so its rows may have been read "
+                "in part",
+                operation="publish",
+                database=source.name,
+                table=attached[0],
+                remedy="run the sync again",
             )
 
     def _require_equal(self, comparison: Comparison, present: Digests) -> None:
