@@ -18,7 +18,7 @@ from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.rescue.read import rescued_rows
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline_tests.conftest import ENGINES, PAIRS, NewDatabase
-from dbsync_pipeline_tests.roles import Roles, administer, name, one
+from dbsync_pipeline_tests.roles import administer, one
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     SETTINGS,
@@ -371,31 +371,6 @@ def test_a_parent_that_is_replaced_keeps_its_children_though_deletes_cascade(pai
         )
 
     walk(pair, CASCADE, lambda: _family(source), change)
-
-
-def test_a_cascade_is_refused_by_name_where_the_role_cannot_hold_it_off(
-    two_servers: Pair, roles: Roles
-) -> None:
-    source, target = two_servers
-    schema.ensure(source, CASCADE)
-    _family(source)
-    sync(source, target, model=CASCADE)
-    before = content(target, CASCADE)
-    owner = roles.new(target)
-    for table in ("parents", "children"):
-        administer(target, f"ALTER TABLE {table} OWNER TO {name(owner)}")
-    administer(
-        target,
-        f"GRANT ALL ON SCHEMA dbsync, public TO {name(owner)}",
-        f"GRANT ALL ON ALL TABLES IN SCHEMA dbsync TO {name(owner)}",
-    )
-    execute(source, parents.update().where(parents.c.id == 1).values(name="b"))
-    with pytest.raises(
-        StructureError, match="the foreign key fk_cascading of children cannot be suspended"
-    ) as refused:
-        sync(source, owner, model=CASCADE)
-    assert "GRANT SET ON PARAMETER session_replication_role" in str(refused.value)
-    assert content(target, CASCADE) == before
 
 
 def test_with_foreign_keys_held_off_a_selection_that_would_leave_orphans_is_refused(

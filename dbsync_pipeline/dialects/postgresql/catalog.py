@@ -53,18 +53,39 @@ mirrored AS (
   SELECT oid FROM named UNION SELECT relid FROM named CROSS JOIN pg_partition_tree(named.oid))"""
 """The tables of that list, with their partitions."""
 
-NOT_DEFERRABLE = f"""{_MIRRORED}
-SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass) FROM pg_constraint
+_STAYS_ON = """
 WHERE contype = 'f' AND conparentid = 0
   AND (NOT condeferrable OR confdeltype <> 'a' OR confupdtype <> 'a')
-  AND (conrelid IN (SELECT oid FROM mirrored) OR confrelid IN (SELECT oid FROM mirrored))
-UNION ALL
+  AND (conrelid IN (SELECT oid FROM mirrored) OR confrelid IN (SELECT oid FROM mirrored))"""
+
+_FIRES = """
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
 WHERE NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgrelid IN (SELECT oid FROM mirrored)
 UNION ALL
 SELECT format('the rule %%s of %%s', rulename, ev_class::regclass) FROM pg_rewrite
 WHERE ev_enabled IN ('O', 'A') AND ev_class IN (SELECT oid FROM mirrored)"""
+
+NOT_DEFERRABLE = f"""{_MIRRORED}
+SELECT format('the foreign key %%s of %%s', conname, conrelid::regclass)
+FROM pg_constraint {_STAYS_ON} UNION ALL {_FIRES}"""
 """Foreign keys, triggers and rules that SET CONSTRAINTS does not suspend."""
+
+FIRING = f"{_MIRRORED} {_FIRES}"
+"""The triggers and rules among these."""
+
+STAYING_KEYS = f"""{_MIRRORED}
+SELECT conrelid::regclass::text, conrelid, confrelid,
+       ARRAY(SELECT quote_ident(attname) FROM unnest(conkey) WITH ORDINALITY k (num, n)
+             JOIN pg_attribute ON attrelid = conrelid AND attnum = num ORDER BY n),
+       ARRAY(SELECT attname::text FROM unnest(confkey) WITH ORDINALITY k (num, n)
+             JOIN pg_attribute ON attrelid = confrelid AND attnum = num ORDER BY n),
+       confdeltype NOT IN ('a', 'r'), confupdtype NOT IN ('a', 'r'),
+       confrelid IN (SELECT oid FROM mirrored)
+FROM pg_constraint {_STAYS_ON}"""
+"""(table, its oid, that of the table to which it refers, columns, columns there, whether rows
+follow a delete, and an update, whether the table there is mirrored or a partition of one) of the
+foreign keys among these; the table and its columns are quoted.
+"""
 
 FIRE_FOR_REPLICAS = f"""{_MIRRORED}
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger

@@ -18,8 +18,9 @@ from dbsync_pipeline.dialects.postgresql import catalog, copy, readers
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.errors import without_value
 from dbsync_pipeline.dialects.postgresql.expressions import FENCE
+from dbsync_pipeline.dialects.postgresql.one_statement import OneStatement
 from dbsync_pipeline.dialects.postgresql.source import PostgreSQLSource
-from dbsync_pipeline.dialects.staging import Moved
+from dbsync_pipeline.dialects.staging import Moved, Written
 from dbsync_pipeline.dialects.table import RowKeys, Table
 from dbsync_pipeline.dialects.temporary import TemporaryStaging
 from dbsync_pipeline.errors import Busy, NotProved, StructureError
@@ -41,6 +42,7 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         self._replica = False
+        self._one_statement: OneStatement | None = None
 
     # -- the lock
 
@@ -100,7 +102,8 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
     def suspend_constraints(self, tables: Sequence[Table]) -> None:
         """Defer foreign keys; if one cannot be deferred or a trigger would fire, act as a replica.
 
-        Raise StructureError if this role may do neither.
+        If this role may not, leave the keys that cannot be deferred on: see `write_staged`. Raise
+        StructureError if that cannot do.
         """
         obstacles = self._named(catalog.NOT_DEFERRABLE, tables)
         if not obstacles:
@@ -110,14 +113,12 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
             with self.connection.begin_nested():
                 self._run("SET LOCAL session_replication_role = replica")
         except (psycopg2.errors.InsufficientPrivilege, sa.exc.ProgrammingError):
-            raise StructureError(
-                f"{', '.join(obstacles)} cannot be suspended until the commit",
-                database=self.name,
-                operation="publish",
-                remedy="declare the foreign keys DEFERRABLE without ON DELETE and ON UPDATE "
-                "actions and disable the triggers, or "
-                "GRANT SET ON PARAMETER session_replication_role to this role",
-            ) from None
+            self._one_statement = OneStatement.of(self, tables)
+            if self._one_statement is None:
+                why = "cannot be suspended until the commit"
+                raise self._not_suspended(obstacles, why) from None
+            self._run("SET CONSTRAINTS ALL DEFERRED")
+            return
         self._replica = True
         if remaining := self._named(catalog.FIRE_FOR_REPLICAS, tables):
             raise StructureError(
@@ -127,6 +128,16 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
                 remedy="on the standby, disable it or let it fire for origins only: "
                 "ALTER TABLE ... ENABLE TRIGGER",
             )
+
+    def _not_suspended(self, obstacles: Sequence[str], why: str) -> StructureError:
+        return StructureError(
+            f"{', '.join(obstacles)} {why}",
+            database=self.name,
+            operation="publish",
+            remedy="declare the foreign keys DEFERRABLE without ON DELETE and ON UPDATE actions "
+            "and disable the triggers, or GRANT SET ON PARAMETER session_replication_role to this "
+            "role",
+        )
 
     @translated
     def prove_constraints(self, tables: Sequence[Table]) -> None:
@@ -233,23 +244,46 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
     @translated
     def delete_staged(self, table: Table) -> int:
         """Delete the live rows whose keys are staged; return their number."""
-        same = " AND ".join(
-            f"t.{quote(column.name)} = g.{quote(column.name)}" for column in table.key
-        )
-        if table.keyless:
-            same = " AND ".join(f"t.{part} = g.{column}" for column, part in _ADDRESS.items())
-        return self._run(
-            f"DELETE FROM {self._from(table)} t USING {self._gone(table)} g WHERE {same}"
-        )
+        return self._run(self._deleting(table))
 
     @translated
     def insert_staged(self, table: Table) -> int:
         """Insert the staged rows into the live table; return their number."""
+        return self._run(self._inserting(table))
+
+    def _deleting(self, table: Table) -> str:
+        live, gone = self._from(table), self._gone(table)
+        return f"DELETE FROM {live} t USING {gone} g WHERE {self._same(table, 't', 'g')}"
+
+    def _same(self, table: Table, live: str, staged: str) -> str:
+        """The condition that two aliases have the same key, or the same address."""
+        parts = _ADDRESS if table.keyless else {part.name: quote(part.name) for part in table.key}
+        return " AND ".join(
+            f"{live}.{part} = {staged}.{quote(column)}" for column, part in parts.items()
+        )
+
+    def _inserting(self, table: Table) -> str:
         columns = names(table.columns)
-        return self._run(
+        return (
             f"INSERT INTO {quote_table(table.sa)} ({columns}) OVERRIDING SYSTEM VALUE "
             f"SELECT {columns} FROM {self._new(table)}"
         )
+
+    @translated
+    def write_staged(self, tables: Sequence[Table]) -> dict[str, Written]:
+        """Apply the staged changes; where foreign keys stay on, in one statement.
+
+        Raise StructureError if the keys refuse that: see `one_statement`.
+        """
+        if self._one_statement is None:
+            return super().write_staged(tables)
+        written = self._one_statement.write(tables)
+        if written is None:
+            raise self._not_suspended(
+                self._named(catalog.NOT_DEFERRABLE, tables),
+                "cannot be suspended until the commit, and a constraint refuses to write meanwhile",
+            )
+        return written
 
     # -- loading
 
