@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from mssql import Trips, administer
 
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
+from dbsync_pipeline.dialects.mssql.watched import WatchedConnection
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -271,7 +272,7 @@ def nocount(places: Places) -> None:
     """Are publishes numbered where the server's option switches NOCOUNT on?"""
 
     def switch_on(connection: Any, _record: object) -> None:
-        if type(connection).__module__.startswith(("mssql_python", "pyodbc")):
+        if isinstance(connection, WatchedConnection):
             connection.cursor().execute("SET NOCOUNT ON")
 
     sa.event.listen(sa.Pool, "connect", switch_on)

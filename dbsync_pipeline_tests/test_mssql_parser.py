@@ -17,7 +17,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 
-from dbsync_pipeline.dialects.mssql.connection import DDL, PINS
+from dbsync_pipeline.dialects.mssql import watched
+from dbsync_pipeline.dialects.mssql.connection import _SERVER, DDL, PINS
 from dbsync_pipeline_tests.test_mssql_statements import SYNCS, statements_of_a_sync
 from dbsync_pipeline_tests.worlds import MODEL
 
@@ -29,6 +30,16 @@ pytestmark = [
     pytest.mark.skipif(
         shutil.which("mono") is None, reason="mono runs the parser, and is not here"
     ),
+]
+
+
+OF_THE_WATCHDOG = [
+    *(
+        question.format(whose.format(51, "2026-11-26T08:12:43.340", 4711))
+        for question in (watched._ACTIVITY, watched._EXISTS)
+        for whose in (watched._SESSION, watched._OTHERS)
+    ),
+    "KILL 51",
 ]
 
 
@@ -46,7 +57,7 @@ def parse(statements: Iterable[str], file: Path) -> subprocess.CompletedProcess[
 def test_every_statement_of_every_sync(tmp_path: Path) -> None:
     dialect = mssql.dialect(deprecate_large_types=True)  # type: ignore[no-untyped-call]
     dialect.ddl_compiler = DDL
-    statements = [*PINS]
+    statements = [*PINS, _SERVER, *OF_THE_WATCHDOG]
     statements += [str(sa.schema.CreateTable(t.sa).compile(dialect=dialect)) for t in MODEL.tables]
     for sync in SYNCS:
         model, digest_format = sync.values

@@ -12,11 +12,13 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.mssql.connection import Server
 from dbsync_pipeline.dialects.mssql.dialect import MSSQL
+from dbsync_pipeline.dialects.mssql.watched import WatchedConnection
 from dbsync_pipeline.errors import DatabaseError
+from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
-from dbsync_pipeline_tests.worlds import content, execute, prepare, small_world, sync
+from dbsync_pipeline_tests.worlds import MODEL, content, execute, prepare, small_world, sync
 
 HOSTILE = (
     "SET NOCOUNT ON",
@@ -46,7 +48,7 @@ def hostile_sessions() -> Iterator[None]:
     """Open each session on SQL Server with hostile settings, before the mirror sets its own."""
 
     def set_all(connection: Any, _record: object) -> None:
-        if type(connection).__module__.split(".")[0] not in ("mssql_python", "pyodbc"):
+        if not isinstance(connection, WatchedConnection):
             return
         for setting in HOSTILE:
             with contextlib.suppress(Exception):  # Babelfish does not know all of them
@@ -107,6 +109,21 @@ def test_the_version_is_read_whatever_the_server_calls_itself(
         server = connection.info["server"]
         assert server.version == connection.dialect.server_version_info
         assert isinstance(server.version[0], int)
+
+
+@mssql_only
+def test_tables_in_another_schema_than_the_default_one(
+    engine: str, new_database: NewDatabase
+) -> None:
+    """Taken for missing, they would get a second, empty set beside them."""
+    database = new_database(engine, "linux")
+    names = [f"EXEC('CREATE TABLE app.{table} (id bigint)')" for table in MODEL.names]
+    execute(database, "EXEC('CREATE SCHEMA app')", *names)
+    with pytest.raises(DatabaseError, match="its tables are in schema app,") as refusal:
+        schema.ensure(database, MODEL)
+    assert "DEFAULT_SCHEMA = [app]" in str(refusal.value)
+    execute(database, "EXEC('DROP TABLE app.users')")
+    assert schema.ensure(database, MODEL) == list(MODEL.names)
 
 
 @mssql_only

@@ -33,6 +33,7 @@ from dbsync_pipeline.dialects.mssql import catalog, drivers, source, tsql
 from dbsync_pipeline.dialects.mssql.connection import DDL, Server
 from dbsync_pipeline.dialects.mssql.dialect import MSSQL
 from dbsync_pipeline.dialects.mssql.values import to_mssql
+from dbsync_pipeline.dialects.mssql.watched import WatchedConnection
 from dbsync_pipeline.dialects.table import Kind, Row, Table, kind_of
 from dbsync_pipeline.dialects.values import converter
 from dbsync_pipeline.errors import (
@@ -92,7 +93,7 @@ class Recorder:
         self.statements: list[str] = []
         self.autocommit = False
         self.loaded: list[Row] = []
-        self.driver_connection = self
+        self.driver_connection, self.loading, self.waiting_since = self, None, None
 
     def cursor(self) -> _Cursor:
         return _Cursor(self)
@@ -111,6 +112,7 @@ class Recorder:
 
 
 ROWS: dict[str, list[Row]] = {
+    r"d.name = schema_name\(\)": [],
     r"sp_getapplock": [(0,)],
     r"@@TRANCOUNT": [(1,)],
     r"sysutcdatetime|count_big\(\*\) FROM|convert\(bigint, max": [(7,)],
@@ -170,8 +172,9 @@ class _Cursor:
 
 def _opened(babelfish: bool, locks: bool = False) -> tuple[MSSQL, Recorder]:
     raw, transaction = Recorder(), SimpleNamespace(commit=lambda: None)
+    watched = WatchedConnection(lambda timeout: raw, 60, timeout=4, port=None)
     connection: Any = SimpleNamespace(
-        connection=SimpleNamespace(driver_connection=raw),
+        connection=SimpleNamespace(driver_connection=watched),
         closed=True,
         info={"server": Server((15,), 3, babelfish), "label": "dbsync run 1234"},
         begin=lambda: transaction,

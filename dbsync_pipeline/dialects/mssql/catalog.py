@@ -7,6 +7,13 @@ SELECT compatibility_level, has_perms_by_name(quotename(db_name()), 'DATABASE', 
 FROM sys.databases WHERE name = db_name()"""
 """The compatibility level, and whether this user sees the catalog."""
 
+ELSEWHERE = """
+SELECT t.name, s.name FROM sys.tables t INNER JOIN sys.schemas s ON s.schema_id = t.schema_id
+WHERE t.name IN ({names}) AND NOT EXISTS (
+  SELECT 1 FROM sys.tables o INNER JOIN sys.schemas d ON d.schema_id = o.schema_id
+  WHERE o.name IN ({names}) AND d.name = schema_name())"""
+"""(table, schema) of tables with these names, if none of them is in the default schema."""
+
 FIRST_TABLE = """
 SELECT TOP (1) quotename(s.name) + '.' + quotename(t.name)
 FROM sys.tables t INNER JOIN sys.schemas s ON s.schema_id = t.schema_id

@@ -13,11 +13,14 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 from sqlalchemy.dialects.mssql.base import MSDDLCompiler
 
+from dbsync_pipeline.dialects import watchdog
 from dbsync_pipeline.dialects.contract import LABEL, Dialect, labelled, translated
 from dbsync_pipeline.dialects.mssql import babelfish, catalog, drivers, errors, tsql
-from dbsync_pipeline.dialects.mssql.tsql import literal, quote_table
+from dbsync_pipeline.dialects.mssql.tsql import literal, quote, quote_table
+from dbsync_pipeline.dialects.mssql.watched import WatchedConnection
 from dbsync_pipeline.dialects.staging import BATCH_BYTES
 from dbsync_pipeline.dialects.table import Row, Table
+from dbsync_pipeline.dialects.watchdog import Watched
 from dbsync_pipeline.errors import DatabaseError
 
 PINS = (
@@ -76,7 +79,9 @@ _SERVER = """
 SELECT convert(nvarchar(40), serverproperty('ProductVersion')),
        convert(int, serverproperty('EngineEdition')),
        CASE WHEN convert(nvarchar(10), serverproperty('Babelfish')) = '1' THEN 1 ELSE 0 END,
-       schema_name()"""
+       schema_name(), @@SPID,
+       (SELECT convert(varchar(30), login_time, 126) FROM sys.dm_exec_sessions
+        WHERE session_id = @@SPID)"""
 """Babelfish and Aurora may report any text as their @@VERSION, so it is not read."""
 
 
@@ -100,13 +105,12 @@ class MSSQLConnection(Dialect):
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
         raw: Any = connection.connection.driver_connection
-        self._raw = raw
+        self._raw: WatchedConnection = raw
         server: Server = connection.info["server"]
         if server.is_too_old:
             connection.close()
             raise _too_old(name, server)
         self._babelfish, self._default_schema = server.babelfish, server.schema
-        self._running: Any = None
         self._in_call = threading.Lock()
         self._second: Any = None
         self._loaded: dict[str, str] = {}
@@ -123,32 +127,36 @@ class MSSQLConnection(Dialect):
     def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
         """Return an engine that pins each session; its `LABEL` is its CONTEXT_INFO.
 
-        A login waits at most `connect_seconds` (at least 2). Raise SettingsError where the URL or
-        the driver cannot work.
+        A login waits at most `connect_seconds` (at least 2). See `watchdog` for `silence_seconds`.
+        Raise SettingsError where the URL or the driver cannot work.
         """
         locks, complete = drivers.reads_under_locks(url), drivers.complete_url(url)
         drivers.import_driver(complete)
-        engine = sa.create_engine(
-            complete,
-            poolclass=sa.NullPool,
-            connect_args={"timeout": max(2, round(connect_seconds))},
-        )
+        engine = sa.create_engine(complete, poolclass=sa.NullPool)
         dialect: Any = engine.dialect
         dialect.ddl_compiler = DDL
         engine.update_execution_options(dbsync_locks=locks)
 
+        @sa.event.listens_for(engine, "do_connect")
+        def connect(_dialect: Any, _record: Any, given: Any, options: Any) -> WatchedConnection:
+            login = partial(dialect.connect, *given, **options)
+            timeout = max(2, round(connect_seconds))
+            return WatchedConnection(login, silence_seconds, timeout=timeout, port=url.port)
+
         # before SQLAlchemy's own listener, which would ask for the same by four statements
         @sa.event.listens_for(engine, "connect", insert=True)
-        def pin(connection: Any, record: Any) -> None:
+        def pin(connection: WatchedConnection, record: Any) -> None:
             label = record.info["label"] = LABEL.get()
             context = f"SET CONTEXT_INFO 0x{label.encode()[:128].hex()}"
             cursor = connection.cursor()
             cursor.execute("; ".join((*PINS, context, _SERVER)))
             while cursor.description is None and cursor.nextset():
                 pass
-            server = record.info["server"] = Server.of(*cursor.fetchone())
+            *facts, session, login_time = cursor.fetchone()
+            server = record.info["server"] = Server.of(*facts)
             cursor.close()
             connection.commit()
+            connection.identified_as(session, login_time or "", babelfish=server.babelfish)
             _describe(dialect, server)
 
         @sa.event.listens_for(engine, "do_executemany")
@@ -164,15 +172,23 @@ class MSSQLConnection(Dialect):
         return errors.translate(error, name, operation)
 
     def cancel(self) -> None:
-        """Stop the running statement, from another thread.
+        """Stop the running statement, or load; end the session if that does not end in time."""
+        for session in self._sessions():
+            watchdog.interrupt(session)
 
-        On Babelfish this does nothing: a statement there runs to its end, and the driver would
-        wait for it.
-        """
-        running = self._running
-        if running is not None and not self._babelfish:
-            with suppress(*self.driver_errors):  # it has just ended
-                drivers.cancel(running)
+    def ended_because(self) -> str | None:
+        """Return why the watchdog ended the session, or that of a load; None if it did not."""
+        reasons = (session.ended_because for session in self._sessions())
+        return next(filter(None, reasons), None)
+
+    def _sessions(self) -> Iterator[Watched]:
+        """Yield the session, the second one, and their last bulk load's."""
+        second = self._second
+        for connection in (self._raw, second and second.driver_connection):
+            if connection is not None:
+                yield connection
+                if connection.loading is not None:
+                    yield connection.loading
 
     def close(self) -> None:
         """Roll back, close both connections and drop this run's staging tables.
@@ -180,9 +196,10 @@ class MSSQLConnection(Dialect):
         Stop a statement that another thread runs, and wait until its call has returned: the driver
         would crash otherwise. A second call does nothing.
         """
-        self.cancel()
+        if any(session.waiting_since is not None for session in self._sessions()):
+            self.cancel()
         with self._in_call, suppress(*self.driver_errors):
-            drivers.roll_back_and_leave(self._raw)
+            self._raw.roll_back_and_leave()
         super().close()
         if self._second is not None:
             with suppress(*self.driver_errors):  # what remains, the next run drops
@@ -190,6 +207,12 @@ class MSSQLConnection(Dialect):
                     self._run_aside(f"DROP TABLE {name}")
             self._second.close()
             self._second = None
+
+    @translated
+    def end(self) -> None:
+        """End the session, on the server too if this user may; return when it is gone."""
+        self._raw.end_on_server()
+        self.close()
 
     @property
     def _flavour(self) -> tsql.Flavour:
@@ -203,13 +226,30 @@ class MSSQLConnection(Dialect):
 
     @translated
     def require_visible(self, tables: Sequence[Table]) -> None:
-        """Raise DatabaseError where this user does not see the whole catalog.
+        """Raise DatabaseError where this user does not see the whole catalog, or where all tables
+        of the models are in another schema than its default one.
 
         Without VIEW DEFINITION a user sees neither all tables nor the policies that hide rows. A
         database below compatibility level 130 has no OPENJSON.
         """
-        if self._babelfish:
-            return
+        if not self._babelfish:
+            self._require_catalog()
+        named = [table.sa.name for table in tables if table.sa.schema is None]
+        names = ", ".join(literal(name) for name in named)
+        elsewhere = self._catalog(catalog.ELSEWHERE.format(names=names)) if named else []
+        schemas = {schema for _, schema in elsewhere}
+        if len(schemas) == 1 and len(elsewhere) == len(named):
+            raise DatabaseError(
+                f"its tables are in schema {elsewhere[0][1]}, and the default schema of the "
+                f"mirror's user is {self._default_schema}",
+                operation="read the structure",
+                database=self.name,
+                remedy=f"ALTER USER … WITH DEFAULT_SCHEMA = {quote(elsewhere[0][1])}, or "
+                f"schema={elsewhere[0][1]!r} in the models; if these are other tables, "
+                f"schema={self._default_schema!r} in the models",
+            )
+
+    def _require_catalog(self) -> None:
         level, granted = self._catalog(catalog.VISIBLE)[0]
         if level < 130:
             raise DatabaseError(
@@ -277,11 +317,10 @@ class MSSQLConnection(Dialect):
 
     @contextmanager
     def _cursor(self) -> Iterator[Any]:
-        cursor = self._running = self._raw.cursor()
+        cursor = self._raw.cursor()
         try:
             yield cursor
         finally:
-            self._running = None
             cursor.close()
 
     def _run(self, sql: str, *parameters: str) -> None:

@@ -125,7 +125,8 @@ class MSSQLSource(MSSQLConnection):
 
         Raise DatabaseError where this user cannot see policies.
         """
-        self.require_visible(tables)
+        if not self._babelfish:
+            self._require_catalog()
         query = babelfish.HIDDEN if self._babelfish else catalog.HIDDEN
         matches = self._catalog_of(query, tables)
         return [table.name for table, rows in zip(tables, matches, strict=True) if rows[0][0]]

@@ -345,7 +345,7 @@ class MSSQLTarget(MSSQLSource, ProvesFirst):
                 without_bulk=self._warn_without_bulk,
             )
         except (RuntimeError, ValueError, TypeError) as error:  # what the bulk load raises
-            raise self.translate(error, self.name, "stage") from None
+            raise self._translation(error, "stage") from None
         return name
 
     def _warn_without_bulk(self, error: Exception) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions as extensions
 
-from dbsync_pipeline.dialects import watchdog
+from dbsync_pipeline.dialects import sockets, watchdog
 from dbsync_pipeline.dialects.watchdog import Activity, Watched
 
 _ACTIVITY = """
@@ -28,8 +25,6 @@ SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_s
 _END = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
-_TCP_INFO_BYTES_RECEIVED = slice(128, 136)
-"""Of Linux's struct tcp_info (linux/tcp.h): tcpi_bytes_received, an unsigned 64-bit number."""
 _CONNECT_SECONDS = 4
 _GONE_SECONDS = 4.0
 
@@ -66,12 +61,8 @@ class WatchedConnection(extensions.connection, Watched):
 
     def bytes_received(self) -> int:
         """See `Watched`. Known on Linux, over TCP."""
-        if sys.platform != "linux":
-            return 0
-        with contextlib.suppress(OSError, psycopg2.Error), self._socket() as connection:
-            if connection.family in (socket.AF_INET, socket.AF_INET6):
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
-                return int.from_bytes(info[_TCP_INFO_BYTES_RECEIVED], sys.byteorder)
+        with contextlib.suppress(OSError, psycopg2.Error):
+            return sockets.of_file(self.fileno()).bytes_received()
         return 0
 
     def activity(self) -> Activity:
@@ -102,18 +93,14 @@ class WatchedConnection(extensions.connection, Watched):
 
     def abandon(self) -> None:
         """See `Watched`."""
-        with contextlib.suppress(OSError, psycopg2.Error), self._socket() as connection:
-            connection.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError, psycopg2.Error):
+            sockets.of_file(self.fileno()).shut_down()
 
     def ping(self) -> None:
         """See `Watched`."""
         if self.info.transaction_status == extensions.TRANSACTION_STATUS_INTRANS:
             with contextlib.suppress(psycopg2.Error), self.cursor() as cursor:
                 cursor.execute("SELECT 1")
-
-    def _socket(self) -> socket.socket:
-        """A second handle of the connection's socket; closing it leaves the first one open."""
-        return socket.socket(fileno=os.dup(self.fileno()))
 
     def _exists(self, cursor: extensions.cursor) -> bool:
         cursor.execute(_ACTIVITY, self._identity)
