@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from dbsync_pipeline.mirror.look import Vantage
 from dbsync_pipeline.mirror.sync import stamping
 from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.servers import administer
 from dbsync_pipeline_tests.test_look import new_database, servers
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
@@ -48,6 +52,18 @@ def pair(new_database: NewDatabase) -> Pair:
     first = sync(source, target)
     assert proofs(first) == {"digests: nothing is known of an earlier state (source)"}
     return source, target
+
+
+@contextlib.contextmanager
+def restored(database: Database) -> Iterator[Database]:
+    """A copy of the database's files as they are now, under its name."""
+    name = f"{database.url.database}_backup"
+    administer(database.url.set(database="postgres"), _COPY.format(name, database.url.database))
+    yield replace(database, url=database.url.set(database=name))
+    administer(database.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_COPY = "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy"
 
 
 def proofs(publish: Publish) -> set[str]:
@@ -199,6 +215,34 @@ def test_a_source_that_was_restored_is_digested(pair: Pair) -> None:
     execute(source, "DELETE FROM dbsync.facts WHERE name = 'number' OR name ~ '^(state|claim) '")
     found = proofs(sync(source, target, policy=ANYTHING))
     assert found == {"digests: nothing is known of an earlier state (source)"}
+
+
+def test_a_source_restored_to_before_it_confirmed_what_it_had_earlier_is_refused(
+    pair: Pair,
+) -> None:
+    """It turned back to rows that it had published, so it sent no number after the backup."""
+    source, target = pair
+    name = "UPDATE users SET name = '{}' WHERE id = 1"
+    execute(source, "UPDATE users SET name = 'Ada' WHERE id = 1")
+    published = sync(source, target)
+    execute(source, name.format("Bea"))
+    with restored(source) as backup:
+        execute(source, name.format("Ada"))
+        assert sync(source, target).number == published.number
+        with pytest.raises(Refused, match="which windows does not know: windows was restored"):
+            sync(backup, target)
+        assert sync(target, backup, policy=ANYTHING).changed == 1
+        execute(backup, name.format("Cy"))
+        assert sync(backup, target).changed == 1
+
+
+def test_a_source_that_took_a_standbys_state_is_not_refused_as_restored(pair: Pair) -> None:
+    source, target = pair
+    execute(source, "CREATE TABLE other (id int)")
+    assert sync(source, target).confirmations == 1
+    sync(target, source)
+    rename(source, 1, "Bea")
+    assert sync(source, target).changed == 1
 
 
 def test_a_copy_of_the_source_that_lacks_its_claim_is_digested(pair: Pair) -> None:

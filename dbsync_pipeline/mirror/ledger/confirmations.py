@@ -24,7 +24,7 @@ _OF_THE_LOOK = ("proof", "rows_read", "bytes_read", "read_seconds")
 class Confirmation:
     """Of publish `number`, by the sync `run_id` of that `round`: the source's state of `at` (UTC)
     was equal. `count` counts those of this publish. `tables` says how each was compared. `up_to` is
-    the highest number that the source knew then.
+    the highest number that the source knew then, `renewed` as in `Publish`.
     """
 
     number: int
@@ -34,6 +34,7 @@ class Confirmation:
     round: str | None
     tables: dict[str, dict[str, Any]]
     up_to: int = 0
+    renewed: int = 0
 
 
 class Confirmed(Publishes):
@@ -68,7 +69,9 @@ class Confirmed(Publishes):
             for name, result in publish.tables.items()
         }
         at, count = publish.as_of.isoformat(), publish.confirmations
-        confirmation = Confirmation(publish.number, run_id, at, count, publish.round, tables, up_to)
+        confirmation = Confirmation(
+            publish.number, run_id, at, count, publish.round, tables, up_to, publish.renewed
+        )
         self.note(_FACT, json.dumps(asdict(confirmation)))
 
     def confirmed(self) -> Publish | None:
@@ -109,4 +112,5 @@ def _confirmed(publish: Publish, confirmation: Confirmation) -> Publish:
         confirmed_at=dt.datetime.fromisoformat(confirmation.at),
         confirmations=confirmation.count,
         round=confirmation.round,
+        renewed=confirmation.renewed,
     )

@@ -20,6 +20,10 @@ _UNKNOWN = "strange numbers"
 _CLAIM = "claim "
 """Followed by a target's name: the fact that names the last look at this database for it."""
 
+_RENEWED = "renewed "
+"""Followed by a target's name: the fact with the publish that this look confirmed there, and which
+of its confirmations it was. It outlives the claim."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -91,12 +95,22 @@ class Numbered(Confirmed):
 
         `newness` is what `held` returned with it there. Only the primary that confirmed it has sent
         a number that high. Of two standbys that were confirmed after the same number, the time of
-        the primary decides.
+        the primary decides, and so it does for a primary that lacks the record of having confirmed
+        it: that was restored from a backup, and may have taken the standby's state since.
         """
-        if confirmed.confirmed_at is None or not confirmed.numbered or self._sent() >= newness:
+        if confirmed.confirmed_at is None or not confirmed.numbered:
+            return False
+        if self._sent() >= newness and not self._lacks_renewal(confirmed):
             return False
         own, own_newness = self.held()
         return own is None or (own_newness, own.as_of) < (newness, confirmed.as_of)
+
+    def _lacks_renewal(self, confirmed: Publish) -> bool:
+        """Whether this database has lost its record of having confirmed that publish."""
+        if not confirmed.renewed or confirmed.source != self._dialect.name:
+            return False
+        recorded = (self.fact(f"{_RENEWED}{confirmed.target}") or "0 0").split()
+        return tuple(map(int, recorded)) < (confirmed.number, confirmed.renewed)
 
     def has_claim(self, claim: str) -> bool:
         """Return whether this database itself made the claim: it reserved the number, as
@@ -109,14 +123,16 @@ class Numbered(Confirmed):
         name = _given(int(claimed)) if claimed.isdigit() else f"{_CLAIM}{claimed}"
         return bool(value) and self.fact(name) == value
 
-    def renew_claim(self, target: str) -> Renewal:
-        """Record, in the open transaction, that this database was looked at for that target.
+    def renew_claim(self, confirmed: Publish) -> Renewal:
+        """Record, in the open transaction, that this database was looked at for the target of that
+        publish, and confirms it.
 
         Replaces the record of the last time; reserves no number.
         """
-        value = uuid.uuid4().hex
+        target, value = confirmed.target, uuid.uuid4().hex
         with self._dialect.doing("write the ledger"):
             self._put(f"{_CLAIM}{target}", value)
+            self._put(f"{_RENEWED}{target}", f"{confirmed.number} {confirmed.confirmations}")
             stamps = self._dialect.stamps()
             return Renewal(f"{target} {value}", stamps.transaction() if stamps else None)
 

@@ -83,6 +83,7 @@ class Publish:
     or backfill, in which the primary's state was copied; None in a ledger of a former version.
     Later syncs that found nothing to do are `confirmations`: the source's state of `confirmed_at`
     (UTC) was the same, and `round` is that of the last of them. Only the last publish has them.
+    `renewed` is the last of them of which the source has a record; 0 if it has none.
     """
 
     number: int
@@ -100,6 +101,7 @@ class Publish:
     round: str | None = None
     confirmed_at: dt.datetime | None = None
     confirmations: int = 0
+    renewed: int = 0
 
     @property
     def as_of(self) -> dt.datetime:

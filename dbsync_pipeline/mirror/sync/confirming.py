@@ -60,7 +60,6 @@ class Confirming:
         """Write the confirmation into the target's ledger, and delete before-images that are too
         old. Returns the publish as this run found it.
         """
-        stamping.renew(self.opened, self.comparisons, self._renewal())
         confirmed = replace(
             self.last,
             run_id=self.task.run_id,
@@ -70,6 +69,10 @@ class Confirming:
             confirmations=self.last.confirmations + 1,
             round=self.task.round_id,
         )
+        renewal = self._renewal(confirmed)
+        stamping.renew(self.opened, self.comparisons, renewal)
+        if renewal is not None:
+            confirmed = replace(confirmed, renewed=confirmed.confirmations)
         self._confirm(confirmed)
         self.opened.structure.note(self.opened.ledger)
         prune(self.opened.target, self.task.settings)
@@ -83,11 +86,11 @@ class Confirming:
             ledger.record_unknown(numbers)
         ledger.confirm(confirmed, self.task.run_id, up_to)
 
-    def _renewal(self) -> Renewal | None:
+    def _renewal(self, confirmed: Publish) -> Renewal | None:
         """A new claim of the source, if its stamps are of another moment than now."""
         looks = [look for comparison in self.comparisons if (look := comparison.source_look)]
         moved = any(look.stamp is not None and look.proof != SNAPSHOT for look in looks)
-        return numbering.renewed(self.task) if moved and self.last.numbered else None
+        return numbering.renewed(self.task, confirmed) if moved and self.last.numbered else None
 
     def commit(self) -> None:
         """Commit. If the reply is lost, the ledger decides whether the commit was made.

@@ -64,8 +64,9 @@ def claim(task: Task, opened: Opened, comparisons: Iterable[Comparison]) -> Numb
     )
 
 
-def renewed(task: Task) -> Renewal | None:
-    """Renew the source's claim for this target, in a transaction of its own.
+def renewed(task: Task, confirmed: Publish) -> Renewal | None:
+    """Renew the source's claim for this target, in a transaction of its own: it confirms that
+    publish once more.
 
     None if the source cannot be written, or if nobody can tell whether it was: its stamps are then
     as they were, or the next sync hashes its rows.
@@ -81,7 +82,7 @@ def renewed(task: Task) -> Renewal | None:
     ):
         source.limit_lock_wait(task.settings.lock_seconds)
         with outcome.transaction(source, task.source, recorded, operation="renew a claim"):
-            renewals.append(Ledger(source).renew_claim(task.target.name))
+            renewals.append(Ledger(source).renew_claim(confirmed))
         return renewals[0]
     return None
 
