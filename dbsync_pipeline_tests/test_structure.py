@@ -6,8 +6,9 @@ import contextlib
 
 import psycopg2
 import pytest
+import sqlalchemy as sa
 
-from dbsync_pipeline.errors import Refused, StructureError
+from dbsync_pipeline.errors import Refused, StructureError, Unavailable
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -132,3 +133,16 @@ def test_a_table_that_lost_its_key_is_refused_with_the_cause(
     with pytest.raises(Refused) as refused:
         sync(source, target, model=Model(load(structure(source).source, "t")))
     assert "the table's key is another one or is gone" in refused.value.cause
+
+
+def test_a_connection_that_is_lost_while_tables_are_listed_is_not_taken_for_a_missing_table(
+    pair: tuple[Database, Database],
+) -> None:
+    source, target = pair
+    run(source, "CREATE TABLE t (a int PRIMARY KEY)")
+    model = Model(load(structure(source).source, "t"))
+    with target.connect() as dialect:
+        process = dialect.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        run(target, f"SELECT pg_terminate_backend({process}, 5000)")
+        with pytest.raises(Unavailable, match="the connection was lost"):
+            schema.missing(dialect, model)

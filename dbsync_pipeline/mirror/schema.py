@@ -336,10 +336,9 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
 
 def _table_names(inspector: sa.Inspector, schema: str | None) -> list[str]:
     """Return the tables of a schema; none if the schema does not exist."""
-    try:
-        return list(inspector.get_table_names(schema))
-    except (sa.exc.NoSuchTableError, sa.exc.OperationalError):  # SQLite, for an unknown schema
+    if schema is not None and not inspector.has_schema(schema):
         return []
+    return list(inspector.get_table_names(schema))
 
 
 def _views(dialect: Dialect, model: Model) -> list[str]:
