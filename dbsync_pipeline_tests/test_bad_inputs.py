@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,11 @@ ARGUMENTS: list[tuple[str, str]] = [
     ("migrate --json list --yes", "migrate"),
     ("migrate new x --rename users=phone", "TABLE.OLD=NEW"),
     ("migrate new x --database mars", "no database 'mars'"),
+    *(  # a variable of a shell script that is not set
+        (f"{command} --database ''", "no database ''")
+        for command in ("migrate --yes", "migrate new x", "tables create", "undo run")
+    ),
+    ("history --target ''", "at least 1 character"),
     ("serve --port 0", "--port"),
     ("serve --port 65536", "--port"),
     ("serve --host not-an-address.invalid", "not-an-address.invalid"),
@@ -184,7 +190,7 @@ def test_a_wrong_argument_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DBSYNC_API_TOKEN", TOKEN)
-    done = dbsync(*line.split(), "--json")
+    done = dbsync(*shlex.split(line), "--json")
     error = done.json["error"]
     assert done.status in (1, 2) and cause in f"{error['cause']} {error['remedy']}"
     assert error["remedy"] and " at dbsync_pipeline/" not in error["cause"]

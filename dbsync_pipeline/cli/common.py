@@ -33,7 +33,7 @@ def configured(*, fresh: bool = False) -> tuple[Settings, Model]:
 
 def names(settings: Settings, only: str | None) -> tuple[str, ...]:
     """Return the named database, or all. Raise SettingsError if the name is unknown."""
-    return (settings.database(only).name,) if only else settings.names
+    return settings.names if only is None else (settings.database(only).name,)
 
 
 def chosen(settings: Settings, only: str | None) -> list[Database]:

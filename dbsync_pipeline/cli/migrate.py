@@ -152,7 +152,7 @@ def new(
     settings, model = configured(fresh=True)
     renamed = dict(_renamed(pair) for pair in rename or ())
     changes = None if empty else ColumnChanges(drop or (), renamed)
-    compared = database(settings, name or term.primary(settings))
+    compared = database(settings, term.primary(settings) if name is None else name)
     return WrittenRevision(write(compared, model, title, changes))
 
 
