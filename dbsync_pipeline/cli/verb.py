@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NoReturn, get_args
@@ -87,7 +87,7 @@ def fail(error: DbsyncError) -> NoReturn:
     sys.exit(2 if isinstance(error, SettingsError) else 1)
 
 
-def become(command: list[str] | tuple[str, ...] | Any, environment: Mapping[str, str]) -> NoReturn:
+def become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """Replace this process by the command, so that signals reach it directly.
 
     Windows cannot replace a process while the terminal waits for it; there the command is a child.
@@ -102,7 +102,7 @@ def become(command: list[str] | tuple[str, ...] | Any, environment: Mapping[str,
         os.dup2(2, 1)  # what the server prints is not JSON
     if os.name == "posix":
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.execve(command[0], command, environment)
+        os.execve(command[0], list(command), environment)
     sys.exit(subprocess.call(command, env=environment))
 
 

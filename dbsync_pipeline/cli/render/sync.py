@@ -179,7 +179,7 @@ def _taken_in(target: str, adoption: Adoption) -> None:
         good(
             f"{target}: taken in by publish {adoption.run.number}"
             f" ({count(adoption.run.changed, 'row')} changed, {adoption.run.bytes / MEGA:.1f} MB"
-            " moved); local writes are known from now on"
+            " moved); local writes are noticed from now on"
         )
     else:
         _failure(adoption.run)
