@@ -71,7 +71,7 @@ def pause(
     from dbsync_pipeline.mirror.database import database
 
     settings, _ = configured()
-    why = f"paused at {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC" + f": {reason}" * bool(
+    why = f"by hand at {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S} UTC" + f": {reason}" * bool(
         reason
     )
     return Paused(name, why, pausing.pause(database(settings, name), why))

@@ -49,7 +49,7 @@ def undone(result: Undone) -> None:
 def paused(result: Paused) -> None:
     """Print that the target is paused."""
     name = result.database
-    say(f"{name}: {result.reason}; `dbsync resume {name}` lets schedules sync it again")
+    say(f"{name}: paused {result.reason}; `dbsync resume {name}` lets schedules sync it again")
 
 
 def resumed(result: Resumed) -> None:
