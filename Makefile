@@ -21,7 +21,7 @@ help:
 	@echo "make check    style, types, and the tests that need no server: 20 seconds of tests"
 	@echo "make test     the whole suite; ARGS='-k name' runs a part"
 	@echo "make soak     a writer, syncs and kills for ten minutes, or SOAK_SECONDS; nothing may grow"
-	@echo "make prove    looks at a table that is written to, 50,000 or PROVE_ROUNDS, each compared with all its rows"
+	@echo "make prove    looks at a table that is written to, 50,000 or PROVE_ROUNDS, and a 50th as many syncs, each compared with all rows"
 	@echo "make lint     style, types"
 	@echo "make bench    a million rows between two PostgreSQL servers, beside psql; ARGS='--messages 100000' for less"
 	@echo "make ui       Dagster's web pages, on http://localhost:3000"
@@ -56,7 +56,7 @@ soak: $(INSTALLED)
 	@SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -n 0 -s dbsync_pipeline_tests/test_soak.py $(ARGS)
 
 prove: $(INSTALLED)
-	@PROVE_ROUNDS=$${PROVE_ROUNDS:-50000} $(BIN)/python -m pytest -n 0 dbsync_pipeline_tests/test_look.py $(ARGS)
+	@PROVE_ROUNDS=$${PROVE_ROUNDS:-50000} $(BIN)/python -m pytest -n 0 dbsync_pipeline_tests/test_look.py dbsync_pipeline_tests/test_differential.py $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/python -m ruff check .
