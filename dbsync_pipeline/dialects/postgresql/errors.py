@@ -116,6 +116,7 @@ _REASONS = (
     ("shutting down", "the server is shutting down"),
     ("too many connections for role", "the server accepts no further connections of this role"),
     ("too many clients", "the server accepts no further connections"),
+    ("connection slots", "the server accepts no further connections"),
     ("does not exist", "the database or the user does not exist there"),
     ("closed", "the connection was lost"),
 )
