@@ -97,7 +97,7 @@ def test_writes_at_random_reach_a_standby_whose_keys_stay_on(
     source: Database, target: Database
 ) -> None:
     chance, numbers = random.Random(11), itertools.count(1_000)
-    for turn in range(60):
+    for turn in range(30):
         before = content(target, MODEL)
         for _ in range(chance.randrange(1, 5)):
             execute(source, *_change(chance, next(numbers)))
