@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dbsync_pipeline.errors import StructureError, Transient
+from dbsync_pipeline.dialects.postgresql.dialect import PostgreSQL
+from dbsync_pipeline.errors import DatabaseError, StructureError, Transient
 from dbsync_pipeline.mirror import compare
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
@@ -189,6 +190,55 @@ def test_a_partition_that_is_attached_while_its_table_is_read_publishes_no_part_
     with pytest.raises(Transient, match="a partition was attached while the table was read"):
         sync(source, target, model=model)
     assert rows(target, "part") == before
+    monkeypatch.undo()
+    sync(source, target, model=model)
+    assert_equal(source, target, model)
+
+
+def test_a_table_that_has_the_name_of_a_partition_is_named(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(target, "CREATE TABLE part_2026 (id int)")
+    run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
+    with pytest.raises(StructureError, match="something else has the name") as refused:
+        sync(source, target, model=model)
+    assert "rename or drop part_2026 in linux" in (refused.value.remedy or "")
+    run(target, "ALTER TABLE part_2026 RENAME TO other")
+    sync(source, target, model=model)
+    assert_equal(source, target, model)
+
+
+def test_a_partition_that_another_sync_creates_meanwhile_is_not_in_the_way(
+    events: tuple[Database, Database, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, model = events
+    run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
+    create = PostgreSQL.create_partitions
+
+    def too_late(dialect: PostgreSQL, *missing: Any) -> None:
+        run(target, PART_2026)
+        create(dialect, *missing)
+
+    monkeypatch.setattr(PostgreSQL, "create_partitions", too_late)
+    sync(source, target, model=model)
+    assert_equal(source, target, model)
+
+
+def test_a_partition_that_is_created_after_the_structures_were_compared_needs_another_sync(
+    events: tuple[Database, Database, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target, model = events
+    begin = PostgreSQL.begin
+
+    def create_and_begin(dialect: PostgreSQL, *tables: Any, **wait: Any) -> None:
+        run(source, PART_2026, "INSERT INTO part VALUES (2, '2026-05-05', 'b')")
+        begin(dialect, *tables, **wait)
+
+    monkeypatch.setattr(PostgreSQL, "begin", create_and_begin)
+    with pytest.raises(DatabaseError) as failed:
+        sync(source, target, model=model)
+    assert "run the sync again" in (failed.value.remedy or "")
     monkeypatch.undo()
     sync(source, target, model=model)
     assert_equal(source, target, model)

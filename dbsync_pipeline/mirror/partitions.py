@@ -7,7 +7,7 @@ missing. What only the target has is left, and emptied as any rows are that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dbsync_pipeline.dialects.contract import Dialect, Partitioned
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
@@ -32,6 +32,23 @@ def ensure(source: Dialect, target: Dialect, database: Database, model: Model) -
     surplus = _surplus(source, target, model)
     for side in (source, target):
         side.rollback()
+    try:
+        _create(source, target, database, model, lacking, surplus)
+    except (DatabaseError, StructureError):
+        if missing(source, target, model):
+            raise
+        return []  # another sync created them meanwhile
+    return [partition.name for partitions in lacking.values() for partition in partitions]
+
+
+def _create(
+    source: Dialect,
+    target: Dialect,
+    database: Database,
+    model: Model,
+    lacking: Mapping[str, Sequence[Partition]],
+    surplus: Iterable[Partition],
+) -> None:
     with outcome.transaction(
         target, database, lambda again: not missing(source, again, model), operation=_OPERATION
     ):
@@ -41,7 +58,6 @@ def ensure(source: Dialect, target: Dialect, database: Database, model: Model) -
                 target.create_partitions(partitions)
             except DatabaseError as error:
                 raise _refused(error, table, target.name, source.name, surplus) from None
-    return [partition.name for partitions in lacking.values() for partition in partitions]
 
 
 def missing(source: Dialect, target: Dialect, model: Model) -> dict[str, list[Partition]]:

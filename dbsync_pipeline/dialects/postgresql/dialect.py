@@ -26,6 +26,7 @@ from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
 from dbsync_pipeline.dialects.postgresql.values import special, to_postgresql
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table
+from dbsync_pipeline.errors import StructureError
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -124,9 +125,22 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
 
     @translated
     def create_partitions(self, missing: Sequence[Partition]) -> None:
-        """In the open transaction, create partitions, and then what each has of its own."""
+        """In the open transaction, create partitions, and then what each has of its own.
+
+        Raise StructureError if something else has the name of one.
+        """
         for partition in missing:
-            self._run(partition.statements[0])
+            try:
+                self._run(partition.statements[0])
+            except psycopg2.errors.DuplicateTable:
+                raise StructureError(
+                    f"something else has the name of its partition {partition.name}",
+                    operation="create partitions",
+                    database=self.name,
+                    table=partition.parent,
+                    remedy=f"rename or drop {partition.name} in {self.name}; the next sync creates "
+                    "the partition",
+                ) from None
         for partition in missing:
             for statement in partition.statements[1:]:
                 self._run(statement)

@@ -17,6 +17,7 @@ GRANT = "grant it; docs/security.md lists what a role needs"
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _NO_RIGHT = "42501"
 _DISK_FULL = "53100"
+_CHECK = "23514"
 _DEPENDED_ON = "2BP01"
 _ENDED = ("57P", "08", "40")
 
@@ -60,8 +61,19 @@ def translate(error: BaseException, name: str, operation: str) -> Exception:
         f"{message} (SQLSTATE {code})" if code else message,
         operation=operation,
         database=name,
-        remedy="free space on the disk of its server" if code == _DISK_FULL else None,
+        remedy=_remedy(original, code),
     )
+
+
+def _remedy(error: Any, code: str) -> str | None:
+    if code == _DISK_FULL:
+        return "free space on the disk of its server"
+    if code == _CHECK and not error.diag.constraint_name:  # a row that no partition takes
+        return (
+            "run the sync again, which creates the partitions that the source has; a table that is "
+            "divided otherwise needs a partition for such rows"
+        )
+    return None
 
 
 def without_value(error: Any) -> str:
