@@ -164,6 +164,14 @@ def test_a_full_pass_is_made_when_it_is_due(pair: Pair) -> None:
     assert [table.rows_read for table in found.tables.values()] == _rows(found)
 
 
+def test_a_full_pass_is_made_whenever_that_is_set_also_after_one_by_a_clock_that_is_ahead(
+    pair: Pair,
+) -> None:
+    execute(pair[1], "UPDATE dbsync.stamps SET digested_at = now() + interval '1 minute'")
+    always = SETTINGS.model_copy(update={"full_every": 0})
+    assert proofs(sync(*pair, settings=always)) == {"digests: a full pass is due (source)"}
+
+
 @pytest.mark.parametrize(
     ("side", "days", "trusted"),
     [("source", 400, False), ("target", 400, False), ("source", 0.02, True), ("source", -6, True)],

@@ -307,7 +307,8 @@ class Vantage:
             return "the earlier state is of another database, or too many transactions ago"
         if known.stamp.fingerprint != now.fingerprint:
             return "the structure has changed"
-        if not -_CLOCKS_DIFFER < self.now - known.stamp.digested_at < self.full_every:
+        age = self.now - known.stamp.digested_at
+        if age <= -_CLOCKS_DIFFER or max(age, dt.timedelta()) >= self.full_every:
             return "a full pass is due"
         return ""
 
