@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import logging
 import random
@@ -24,6 +25,7 @@ from dbsync_pipeline.settings import load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     MODEL,
+    SETTINGS,
     content,
     execute,
     insert,
@@ -111,6 +113,49 @@ def test_the_source_is_read_once(source: Database, standbys: list[Database]) -> 
             assert {name: table.digest for name, table in other.tables.items()} == {
                 name: table.digest for name, table in first.tables.items()
             }
+
+
+def test_a_full_pass_that_is_due_for_one_standby_is_made_of_what_the_round_has_not_hashed(
+    source: Database, standbys: list[Database]
+) -> None:
+    """Its own rows are hashed; the source's were, at the date that the first standby's stamp says."""
+    first, second, _ = standbys
+    for standby in (first, second):
+        sync(source, standby)
+    execute(second, "UPDATE dbsync.stamps SET digested_at = digested_at - interval '30 days'")
+    execute(source, "UPDATE users SET name = 'new' WHERE id = 1")
+    with Round() as shared:
+        sync(source, first, shared=shared)
+        publish = sync(source, second, shared=shared)
+    assert {table.proof for table in publish.tables.values()} == {
+        "digests: a full pass is due (target)"
+    }
+    assert content(second) == content(source)
+    assert _hashed(second, "source") == _hashed(first, "source")
+    assert all(hashed > publish.snapshot_at for hashed in _hashed(second, "target").values())
+
+
+def _hashed(database: Database, side: str) -> dict[str, dt.datetime]:
+    query = "SELECT table_name, digested_at FROM dbsync.stamps WHERE side = :side"
+    with database.engine().connect() as connection:
+        return {name: at for name, at in connection.execute(sa.text(query), {"side": side})}
+
+
+def test_a_full_pass_that_is_due_for_all_is_made_once(
+    source: Database, standbys: list[Database]
+) -> None:
+    always = SETTINGS.model_copy(update={"full_every": 0})
+    for standby in standbys:
+        sync(source, standby)
+    execute(source, "UPDATE users SET name = 'new' WHERE id = 1")
+    with Round() as shared:
+        publishes = [sync(source, s, shared=shared, settings=always) for s in standbys]
+    for publish, standby in zip(publishes, standbys, strict=True):
+        assert {table.proof.split(" (")[0] for table in publish.tables.values()} == {
+            "digests: a full pass is due"
+        }
+        assert content(standby) == content(source)
+    assert {table.rows_read for table in publishes[2].tables.values()} == {0}
 
 
 def test_rounds_follow_each_other_while_rows_are_written_at_random(
