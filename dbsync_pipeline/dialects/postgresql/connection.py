@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -188,16 +188,34 @@ class PostgreSQLConnection(Dialect):
         if tables:
             named = ", ".join(quote_table(table.sa) for table in tables)
             self._run(f"LOCK TABLE {named} IN ACCESS SHARE MODE")  # takes no snapshot
-        moment: dt.datetime = self._first_row("SELECT clock_timestamp()")[0]
-        return moment.astimezone(dt.UTC)
+        moment, pid = self._first_row("SELECT clock_timestamp(), pg_backend_pid()")
+        self._require_same_server_session(pid)
+        return cast(dt.datetime, moment).astimezone(dt.UTC)
+
+    def _require_same_server_session(self, pid: int) -> None:
+        """Raise DatabaseError if the open transaction is in another process than the pins are.
+
+        A pooler that shares by transaction gives it any; the pins would be the application's there.
+        """
+        if pid != self._raw.pid:
+            self.connection.rollback()
+            raise DatabaseError(
+                "a pooler gave this transaction another connection to the server than the one "
+                "before it, without the settings that dbsync relies on",
+                operation="begin a transaction",
+                database=self.name,
+                remedy=f"let DBSYNC_{self.name.upper()}_URL lead to the server itself, or to a "
+                "pooler in session mode",
+            )
 
     def _begin_reading(self) -> None:
         if self.connection.in_transaction():
             self.connection.rollback()
+        self._begin(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def _begin(self, **options: Any) -> None:
         self._raw.rollback()  # the driver opens a transaction for any statement
-        self.connection.execution_options(
-            isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        self.connection.execution_options(**options)
         self.connection.begin()
 
     @translated

@@ -212,7 +212,8 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
         self._begin_reading()
         self._run("SET TRANSACTION SNAPSHOT %s", (name,))
         named = ", ".join(quote_table(table.sa) for table in tables)
-        self._run(f"LOCK TABLE {named} IN ACCESS SHARE MODE NOWAIT")
+        lock = f"LOCK TABLE {named} IN ACCESS SHARE MODE NOWAIT"
+        self._require_same_server_session(self._first_row(f"{lock}; SELECT pg_backend_pid()")[0])
 
     @translated
     def is_waited_for(self) -> bool:

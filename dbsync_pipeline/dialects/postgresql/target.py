@@ -53,10 +53,10 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
         The target's lock does not wait; the tables' wait at most `wait_seconds`. Raise Busy, naming
         the holder.
         """
-        self._raw.rollback()
-        self.connection.execution_options(isolation_level="READ COMMITTED")
-        self.connection.begin()
-        if not self._first_row("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))[0]:
+        self._begin(isolation_level="READ COMMITTED")
+        free, pid = self._first_row(f"SELECT pg_try_advisory_xact_lock({_LOCK}), pg_backend_pid()")
+        self._require_same_server_session(pid)
+        if not free:
             raise Busy(
                 self._holder(),
                 operation="lock",

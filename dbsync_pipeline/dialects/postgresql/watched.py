@@ -49,6 +49,12 @@ class WatchedConnection(extensions.connection, Watched):
         """Note by what the server knows this session; before it is needed."""
         self._identity = (pid, backend_start)
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process of this session, behind a pooler too."""
+        pid: int | None = self._identity[0]
+        return pid
+
     def commit(self) -> None:
         """Commit; see psycopg2."""
         with self.waiting():
