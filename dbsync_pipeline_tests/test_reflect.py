@@ -22,9 +22,9 @@ from dbsync_pipeline.mirror.selection import TableFilter
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline.settings import load as load_settings
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.test_cli import Dbsync, dbsync  # noqa: F401
-from dbsync_pipeline_tests.worlds import ANYTHING, sync
+from dbsync_pipeline_tests.worlds import ANYTHING, execute, sync
 
 _POSTGRESQL = (Path(__file__).parent / "reflected.sql").read_text(encoding="utf-8")
 _SQLITE = """
@@ -130,14 +130,14 @@ _AS_DJANGO_WRITES = """
 CREATE TABLE "shop_user" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "name" varchar(80) NOT NULL);
 CREATE TABLE "shop_thing" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "uid" char(32) NOT NULL UNIQUE,
   "ratio" real NOT NULL, "flag" bool NOT NULL, "day" date NOT NULL, "at" datetime NOT NULL, "clock" time NOT NULL,
-  "span" bigint NOT NULL, "blob" BLOB NOT NULL, "data" text NULL CHECK ((JSON_VALID("data") OR "data" IS NULL)),
+  "on" boolean DEFAULT 1 NOT NULL, "off" bool DEFAULT false, "span" bigint NOT NULL, "blob" BLOB NOT NULL, "data" text NULL CHECK ((JSON_VALID("data") OR "data" IS NULL)),
   "ip" char(39) NOT NULL, "small" smallint NOT NULL, "positive" integer unsigned NOT NULL CHECK ("positive" >= 0),
   "least" integer NOT NULL CHECK ("least" > 1), "owner_id" integer NOT NULL REFERENCES "shop_user" ("id")
   DEFERRABLE INITIALLY DEFERRED, "other_id" integer REFERENCES "shop_user" ("id") NOT DEFERRABLE);
 CREATE INDEX "shop_thing_owner_id" ON "shop_thing" ("owner_id");
 INSERT INTO shop_user (name) VALUES ('Ünï');
 INSERT INTO shop_thing VALUES (1, '0123456789abcdef0123456789abcdef', 0.14285714285714285, 1, '2026-01-01',
-  '2026-01-01 00:00:01.000001', '12:00:07', 86400000000, x'00', '{"a": 2.50}', '::1', 7, 8, 9, 1, NULL);
+  '2026-01-01 00:00:01.000001', '12:00:07', 1, 0, 86400000000, x'00', '{"a": 2.50}', '::1', 7, 8, 9, 1, NULL);
 """
 
 
@@ -157,6 +157,44 @@ def test_a_database_that_django_made_in_sqlite_reaches_postgresql(
     } == {"owner_id": (True, "DEFERRED"), "other_id": (None, None)}
     assert sync(windows, linux, model=model).tables["shop_thing"].inserted == 1
     assert all(table.equal for table in verify(windows, linux, model))
+
+
+_SQL_SERVER = """
+CREATE TABLE customer (id INT IDENTITY(1, 1) PRIMARY KEY, email NVARCHAR(80) NOT NULL UNIQUE,
+  made DATETIME2(6) DEFAULT sysdatetime(), worth DECIMAL(10, 2) DEFAULT 1.5, flag BIT NOT NULL DEFAULT 1,
+  raw VARBINARY(MAX), uid UNIQUEIDENTIFIER, many BIGINT, note NVARCHAR(MAX), code VARCHAR(10), day DATE,
+  ratio FLOAT, CONSTRAINT positive CHECK (many > 0));
+CREATE TABLE purchase (customer_id INT NOT NULL REFERENCES customer (id), line SMALLINT NOT NULL,
+  PRIMARY KEY (customer_id, line));
+CREATE INDEX purchase_line ON purchase (line);
+INSERT INTO customer (email, raw, uid, many, note, code, day, ratio) VALUES
+  (N'ada@x.org', 0x00ff, '6F9619FF-8B86-D011-B42D-00C04FC964FF', 7, N'Ünï', 'c', '2026-01-31', 0.1);
+INSERT INTO purchase VALUES (1, 7);
+"""
+
+
+@pytest.mark.parametrize("source", [engine for engine in ENGINES if engine == "mssql"])
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_structure_of_sql_server_reaches_every_engine(
+    new_database: NewDatabase, source: str, target: str
+) -> None:
+    windows, linux = new_database(source, "windows"), new_database(target, "linux", server=1)
+    execute(windows, *_SQL_SERVER.split(";")[:-1])
+    found = structure(windows)
+    model = Model(load(found.source, "shop"))
+    assert schema.check(windows, model) == {"customer": [], "purchase": []}
+    assert sync(windows, linux, model=model).tables["customer"].inserted == 1
+    assert all(table.equal for table in verify(windows, linux, model))
+    with linux.connect() as dialect:
+        assert ready.judge(ready.read(dialect, model), 3600).reasons == {}
+    execute(
+        linux,
+        "INSERT INTO customer (email, flag) VALUES ('of the standby', 1)".replace(
+            ", 1)", ", true)" if target == "postgresql" else ", 1)"
+        ),
+    )
+    with linux.connect() as dialect:
+        assert dialect.connection.exec_driver_sql("SELECT max(id) FROM customer").scalar() > 1
 
 
 def test_a_float_that_32_bits_do_not_hold_is_refused_by_its_key(new_database: NewDatabase) -> None:

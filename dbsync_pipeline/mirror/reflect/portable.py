@@ -28,6 +28,7 @@ _NAMES: dict[str, Any] = {
 """What the source of a type may refer to."""
 
 _NUMBER = re.compile(r"\(?(-?\d+(\.\d+)?)\)?$")
+_TRUTH = {"0": "sa.false()", "false": "sa.false()", "1": "sa.true()", "true": "sa.true()"}
 _TEXT = re.compile(r"('(?:[^']|'')*')(::[\w .\"\[\]()]+)?$")
 
 
@@ -45,6 +46,9 @@ def type_source(
         return f"EngineType({engine!r}, '')"
     portable, specific = _portable(type_, engine, is_key=is_key, unique=unique), _specific(type_)
     candidates = [portable, specific]
+    if portable and engine == "mssql":  # where `distinct` has a collation, and so no other variant
+        portable = portable.replace("distinct(", "sa.Unicode(")
+        candidates.insert(1, portable)
     if (
         portable
         and specific
@@ -53,7 +57,7 @@ def type_source(
             or kind_of(eval(portable, dict(_NAMES))) is kind_of(type_)
         )
     ):
-        candidates.insert(1, f"{portable}.with_variant({specific}, {engine!r})")
+        candidates.insert(-1, f"{portable}.with_variant({specific}, {engine!r})")
     for source in filter(None, candidates):
         if _same(source, type_, dialect):
             return source
@@ -204,6 +208,8 @@ def default_source(column: sa.Column[Any], engine: str) -> str | None:
     if not isinstance(default, sa.DefaultClause):
         return None
     text = str(getattr(default.arg, "text", default.arg))
+    if isinstance(column.type, sa.Boolean) and (truth := _TRUTH.get(text.strip("()'").lower())):
+        return truth
     if number := _NUMBER.match(text):
         return f"sa.text({number[1]!r})"
     literal = _TEXT.match(text)
