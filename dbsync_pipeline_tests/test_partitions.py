@@ -167,6 +167,33 @@ def test_a_standby_that_is_divided_otherwise_keeps_its_partitions(
     assert_equal(source, target, model)
 
 
+def test_a_table_that_begins_to_inherit_while_its_parent_is_read_adds_no_rows_to_it(
+    two: Ready,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, target, model = two("CREATE TABLE parent (id int PRIMARY KEY, v text)")
+    run(
+        source,
+        "INSERT INTO parent SELECT g, 'x' FROM generate_series(1, 1000) g",
+        "CREATE TABLE child (id int PRIMARY KEY, v text)",
+        "INSERT INTO child SELECT g, 'of the child' FROM generate_series(2001, 3000) g",
+    )
+    sync(source, target, model=model)
+    run(source, "UPDATE parent SET v = 'y' WHERE id % 3 = 0")
+    read = compare.row_digests
+
+    def inherit_and_read(*of: Any) -> Any:
+        run(source, "ALTER TABLE child INHERIT parent")
+        monkeypatch.undo()
+        return read(*of)
+
+    monkeypatch.setattr(compare, "row_digests", inherit_and_read)
+    sync(source, target, model=model)
+    assert rows(target, "parent") == rows(source, "ONLY parent")
+    with pytest.raises(StructureError, match="child inherits from it"):
+        sync(source, target, model=model)
+
+
 def test_a_partition_that_is_attached_while_its_table_is_read_publishes_no_part_of_it(
     two: Ready,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

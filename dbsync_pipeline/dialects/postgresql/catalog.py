@@ -160,11 +160,14 @@ primary key stays.
 """
 
 INHERITING = """
-SELECT n.nspname, c.relname, n.nspname = current_schema()
-FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'r'
-JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE i.inhparent = %s::regclass"""
-"""(schema, table, whether a name alone finds it) of tables that inherit from an ordinary one."""
+SELECT p.relkind = 'p', n.nspname, c.relname, n.nspname = current_schema()
+FROM pg_class p LEFT JOIN (
+  pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace)
+  ON i.inhparent = p.oid AND p.relkind <> 'p'
+WHERE p.oid = %s::regclass"""
+"""(whether this table is partitioned, and schema, table, whether a name alone finds it) of tables
+that inherit from it; the last three are NULL if none does.
+"""
 
 OIDS = """
 SELECT n, to_regclass(n)::oid FROM unnest(%s::text[]) n WHERE to_regclass(n) IS NOT NULL"""

@@ -73,15 +73,17 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
         """
         name = quote_table(table.sa)
         if name not in self._relations:
-            inheriting, ancestors = (
+            rows, ancestors = (
                 self._all(query, (name,)) for query in (catalog.INHERITING, catalog.ANCESTORS)
             )
+            inheriting = [child for _, *child in rows if child[0] is not None]
             self._require_once(table, inheriting, ancestors)
-            self._relations[name] = f"ONLY {name}" if inheriting else name
+            # ONLY in any case: a table that begins to inherit meanwhile has rows in this snapshot
+            self._relations[name] = name if rows[0][0] else f"ONLY {name}"
         return self._relations[name]
 
     def _require_once(
-        self, table: Table, inheriting: Sequence[Row], ancestors: Sequence[Row]
+        self, table: Table, inheriting: Sequence[Sequence[Any]], ancestors: Sequence[Row]
     ) -> None:
         models = {
             (other.schema, other.name)
