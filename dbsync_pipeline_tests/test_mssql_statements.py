@@ -435,7 +435,7 @@ def test_the_digest_of_many_columns_is_not_cut_at_8000_bytes() -> None:
     _parsed(f"SELECT {expression} FROM [wide] t")
     assert (
         expression.startswith("hashbytes('SHA2_256', concat(convert(varchar(max), ''), concat(")
-        and expression.count("concat(") == 5
+        and expression.count("concat(") == 6
     )
 
 

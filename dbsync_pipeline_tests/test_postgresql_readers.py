@@ -220,7 +220,7 @@ def test_a_reader_whose_session_is_ended_fails_the_whole_copy(pair: Pair) -> Non
 
     killing = threading.Thread(target=lambda: killed.append(_end_a_reader(source)))
     with behind_proxy(source) as (far, proxy):
-        proxy.before(b'FROM "documents" t WHERE', TO_SERVER, slow_down)
+        proxy.before(b'FROM ONLY "documents" t WHERE', TO_SERVER, slow_down)
         with pytest.raises(Unavailable) as raised:
             load(far, target)
     killing.join()

@@ -46,6 +46,16 @@ def text_of_value(text: str) -> str:
         raise Cannot("it is not JSON") from None
 
 
+def kept(text: str) -> str:
+    """Return a JSON text that an engine which keeps JSON by value would keep.
+
+    Raise Cannot for any other one: a source that keeps texts could not be compared with it.
+    """
+    if text_of_value(text) != text:
+        raise Cannot("jsonb would not keep its text, and the source cannot compare JSON by value")
+    return text
+
+
 def _no_constant(_name: str) -> None:
     raise Cannot("it is not JSON")
 

@@ -341,7 +341,7 @@ def test_json_that_one_side_keeps_by_value_is_compared_by_value(pair: Pair) -> N
     source, target = pair
     docs = BY_VALUE.table("docs").sa
     prepare(source, {"docs": [{"id": 1, "body": {"name": "Zoë", "age": 3}}]}, BY_VALUE)
-    if (source.engine_name, target.engine_name) == ("mssql", "postgresql"):
+    if source.engine_name == "mssql" != target.engine_name:
         with pytest.raises(Unrepresentable, match=r"column body .*key \(1\).*jsonb would not keep"):
             sync(source, target, model=BY_VALUE)
         execute(source, docs.update().values(body={"age": 3, "name": 1}))

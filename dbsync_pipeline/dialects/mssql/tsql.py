@@ -25,9 +25,9 @@ _INSTANT = "convert(datetimeoffset(6), '2000-01-01T00:00:00+00:00')"
 _DATETIME = "convert(datetime2(6), '2000-01-01T00:00:00')"
 _DATE = "convert(date, '2000-01-01')"
 _MIDNIGHT = "convert(time(6), '00:00:00')"
-_ARGUMENTS = 140
-"""The most arguments of a `concat`. It accepts 254, but cuts its result at 8,000 bytes unless one
-argument is a MAX type, and a short piece has up to 54 bytes."""
+_ARGUMENTS = 100
+"""The most arguments of a `concat`. SQL Server accepts 254, and cuts its result at 8,000 bytes if
+none is a MAX type, where a short piece has up to 54 bytes; Babelfish accepts 100."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg2.extensions import encodings
 
 from dbsync_pipeline.dialects import values
-from dbsync_pipeline.dialects.json_by_value import text_of_value
+from dbsync_pipeline.dialects.json_by_value import kept
 from dbsync_pipeline.dialects.table import Column, Kind
 
 
@@ -18,17 +18,8 @@ def to_postgresql(column: Column, encoding: str = "UTF8") -> values.Convert:
     if column.kind is Kind.TEXT and encoding not in ("UTF8", "SQL_ASCII"):
         convert = _encodable(encoding)
     if column.kind is Kind.TEXT and column.keeps_json_by_value:
-        check = _json_by_value
+        check = kept
     return (lambda value: convert(check(value))) if check else convert
-
-
-def _json_by_value(value: str) -> str:
-    """Return a text that jsonb keeps. The source could not compare any other one."""
-    if text_of_value(value) != value:
-        raise values.Cannot(
-            "jsonb would not keep its text, and the source cannot compare JSON by value"
-        )
-    return value
 
 
 def _encodable(encoding: str) -> values.Convert:

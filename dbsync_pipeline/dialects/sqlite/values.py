@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import values
-from dbsync_pipeline.dialects.json_by_value import text_of_value
+from dbsync_pipeline.dialects.json_by_value import kept, text_of_value
 from dbsync_pipeline.dialects.table import Column, Kind
 
 _NANOSECONDS = re.compile(r"[.,]\d{6}\d*[1-9]")
@@ -20,6 +20,8 @@ _NANOSECONDS = re.compile(r"[.,]\d{6}\d*[1-9]")
 def to_sqlite(column: Column) -> values.Convert:
     """Return the function from a plain value to what an application's SQLAlchemy stores."""
     check, convert = values.checked(column), _sqlite(column)
+    if column.kind is Kind.TEXT and column.keeps_json_by_value:
+        check = kept
     return (lambda value: convert(check(value))) if check else convert
 
 
