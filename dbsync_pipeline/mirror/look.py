@@ -263,9 +263,13 @@ class Vantage:
         whole = replace(
             look, digests=digests, digested=int(hashed), effort=look.effort.plus(effort)
         )
-        if self.looks is not None:
-            self.looks.keep(table, Survey(whole))
+        self.keep(table, whole)
         return whole
+
+    def keep(self, table: Table, look: Look) -> None:
+        """Let others who look at the same state have this complete look, if there are any."""
+        if self.looks is not None:
+            self.looks.keep(table, Survey(look))
 
     def effort(self, table: Table, passes: int, rows: int, share: float, started: float) -> Effort:
         """The effort since `started` (`time.monotonic`), as in `Effort.of`."""

@@ -274,6 +274,7 @@ def _written_changes(
         digested=int(written.buckets.size),
         effort=look.effort.plus(effort),
     )
+    opened.source_view.keep(table, comparison.source_look)
 
 
 @dataclass(frozen=True)
