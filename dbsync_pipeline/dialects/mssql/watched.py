@@ -20,6 +20,7 @@ from dbsync_pipeline.dialects import watchdog
 from dbsync_pipeline.dialects.mssql import drivers, errors
 from dbsync_pipeline.dialects.sockets import Socket, open_sockets
 from dbsync_pipeline.dialects.watchdog import Activity, Watched
+from dbsync_pipeline.errors import Transient
 
 _log = logging.getLogger("dbsync")
 
@@ -255,7 +256,9 @@ class WatchedConnection(Watched):
             return False
         try:
             cursor.execute(f"KILL {self._session}")
-        except Exception:
+        except Exception as error:
+            if isinstance(errors.translate(error, "", "end the session"), Transient):
+                raise  # it is not known whether the session ends; the watchdog tries again
             _log.info("this user may not end a session: the server does when it notices")
             return False
         return True
