@@ -70,8 +70,8 @@ class Publishing:
 
         Every bucket of a filled table and every changed bucket of another one is digested again;
         of a table that was proved before it was written, only the rows that were. Foreign keys of
-        all tables must hold. Raise Transient if the source's
-        snapshot got rows meanwhile.
+        all tables must hold. Raise Transient if the source's snapshot got rows meanwhile, also
+        where the proof fails for it.
         """
         self._prove_filled([table for table in self.changing if table.fills], stripped)
         for comparison in self.changing:
@@ -163,13 +163,8 @@ class Publishing:
 
     def _expect(self, comparison: Comparison, what: str, rows: int, expected: int) -> None:
         if rows != expected:
-            raise NotProved(
-                f"{count(rows, 'row')} {what}, but the plan has {expected}",
-                operation="publish",
-                database=self.opened.target.name,
-                table=comparison.table.name,
-                remedy=_REMEDY,
-            )
+            reason = f"{count(rows, 'row')} {what}, but the plan has {expected}"
+            raise self._not_proved(comparison, reason)
 
     def _prove_filled(self, filled: Sequence[Comparison], stripped: Sequence[str]) -> None:
         target = self.opened.target
@@ -199,13 +194,18 @@ class Publishing:
         if not isinstance(target, ProvesFirst):
             self._prove_changed(comparison)
         elif not target.holds_staged(comparison.table, comparison.form):
-            raise NotProved(
-                "rows were not stored as they were sent",
-                operation="publish",
-                database=target.name,
-                table=comparison.table.name,
-                remedy=_REMEDY,
-            )
+            raise self._not_proved(comparison, "rows were not stored as they were sent")
+
+    def _not_proved(self, comparison: Comparison, reason: str) -> NotProved:
+        """The error of a table that cannot be proved; raise its cause instead if it is known."""
+        self._require_one_state()
+        return NotProved(
+            reason,
+            operation="publish",
+            database=self.opened.target.name,
+            table=comparison.table.name,
+            remedy=_REMEDY,
+        )
 
     def _require_one_state(self) -> None:
         """Raise Transient if rows came into the source's snapshot while it was read."""
@@ -228,13 +228,9 @@ class Publishing:
     def _require_equal(self, comparison: Comparison, present: Digests) -> None:
         differing, rows = comparison.source.differing(present).size, comparison.plan.source_rows
         if differing:
-            raise NotProved(
-                f"after the changes {differing} of {comparison.form.buckets} buckets differ from "
-                "the source",
-                operation="publish",
-                database=self.opened.target.name,
-                table=comparison.table.name,
-                remedy=_REMEDY,
+            buckets = f"{differing} of {comparison.form.buckets} buckets"
+            raise self._not_proved(
+                comparison, f"after the changes {buckets} differ from the source"
             )
         self.task.observe(comparison.table.name, "prove", rows, rows)
 
