@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.sqlite.reflection import expressions
+from dbsync_pipeline.dialects.sqlite.sql import in_one_way
 from dbsync_pipeline.errors import StructureError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
@@ -75,8 +76,8 @@ def test_verify_finds_a_value_that_is_computed_otherwise(
     source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
     schema.ensure(source, items("n * 2"))
     schema.ensure(target, items("n * 3"))
-    execute(source, "INSERT INTO items (id, n) VALUES (1, 7), (2, 0)")
-    sync(source, target, model=items("n * 2"))
+    for database in (source, target):
+        execute(database, "INSERT INTO items (id, n) VALUES (1, 7), (2, 0)")
     (found,) = verify(source, target, items("n * 2"))
     assert (found.differing, found.keys) == (1, ((1,),))
 
@@ -92,6 +93,55 @@ def test_stored_here_and_virtual_there_is_equal(two: Ready) -> None:  # noqa: F8
 
 def _replace(database: Database, table: str) -> None:
     run(database, "DROP TABLE items", table)
+
+
+SQLITE = 'CREATE TABLE items (id INTEGER PRIMARY KEY, n INT, "tw, ice" INT {})'
+BY_TWO = "GENERATED ALWAYS AS (n * 2 /* twice */) {} NOT NULL"
+
+
+@pytest.mark.parametrize("stored", ["", "STORED"])
+def test_an_expression_that_differs_in_sqlite_is_refused_and_its_remedy_works(
+    stored: str, new_database: NewDatabase
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database("sqlite", "linux")
+    for database, computed in ((source, BY_TWO), (target, "AS (n * 3) {} NOT NULL")):
+        with database.connect(create=True) as dialect, dialect.connection.begin():
+            dialect.connection.exec_driver_sql(SQLITE.format(computed.format(stored)))
+    with source.connect() as dialect:
+        model = Model(load(read(dialect, (), TableFilter()).source, "items"))
+    execute(source, "INSERT INTO items (id, n) VALUES (1, 7)")
+    for work in ("ensure_schema", "plan"):
+        with (
+            session(source, target, model=model) as one,
+            pytest.raises(StructureError, match=r"computed as n\*3 here, and as n\*2") as refused,
+        ):
+            getattr(one, work)()
+    assert refused.value.remedy is not None and refused.value.database == "linux"
+    execute(target, *refused.value.remedy.partition(": ")[2].split("; "))
+    for _ in range(2):
+        sync(source, target, model=model)
+    with target.engine().connect() as connection:
+        assert connection.exec_driver_sql("SELECT * FROM items").all() == [(1, 7, 14)]
+    assert all(each.equal for each in verify(source, target, model))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("n * 2", "(( N*2 ))", True),
+        ('lower("Name") || [n]', "LOWER(name)||`N` -- x", True),
+        ("n IS NOT NULL", "n is  not\nnull", True),
+        ("(a) + (b)", "(a + b)", False),
+        ("'A'", "'a'", False),
+        ('"null"', "null", False),
+        ("a b", "ab", False),
+        ("n * 2", "n * 3", False),
+    ],
+)
+def test_sqlite_expressions_are_alike_if_their_tokens_are(
+    one: str, other: str, alike: bool
+) -> None:
+    assert (in_one_way(one) == in_one_way(other)) == alike
 
 
 def test_sqlite_expressions_are_read_from_the_text_of_the_table() -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Generated:
-    """A computed column: its expression as the server writes it, and its definition after its name
-    in ALTER TABLE … ADD COLUMN.
+    """A computed column: its expression as the engine writes it, always in the same way, and its
+    definition after its name in ALTER TABLE … ADD COLUMN.
     """
 
     expression: str

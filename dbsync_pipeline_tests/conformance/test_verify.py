@@ -79,9 +79,7 @@ def test_a_key_that_is_nan_is_one_key(new_database: NewDatabase) -> None:
     assert kept == {name: ["nan"] for name in kinds}
 
 
-@pytest.mark.parametrize(
-    "engines", [("postgresql",) * 2, ("sqlite",) * 2, ("postgresql", "sqlite")]
-)
+@pytest.mark.parametrize("engines", [("postgresql",) * 2, ("postgresql", "sqlite")])
 def test_columns_that_the_database_computes_are_compared_although_not_copied(
     engines: tuple[str, str], new_database: NewDatabase
 ) -> None:

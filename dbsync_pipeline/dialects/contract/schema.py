@@ -52,8 +52,8 @@ class Schema(Connection):
         return reflection.reflect(self.connection, tables)
 
     def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
-        """Return by table and column how columns are computed, on an engine that writes one
-        expression always in the same way; empty on others. Read in the open transaction.
+        """Return by table and column how columns are computed, each expression written in one way;
+        empty on an engine that cannot say so. Read in the open transaction.
         """
         return {}
 

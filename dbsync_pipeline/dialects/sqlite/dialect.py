@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import translated
+from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.sqlite import rebuild, reflection
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
@@ -99,6 +100,18 @@ class SQLite(SQLiteTarget):
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, with what SQLAlchemy does not say."""
         return reflection.reflect(self.connection, tables)
+
+    @translated
+    def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
+        """Return how columns are computed, read in the open transaction."""
+        names = {table.sa.name.lower(): table.name for table in tables}
+        definitions = self._raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+        return {
+            (names[table.lower()], column): computed
+            for table, create in definitions
+            if table.lower() in names
+            for column, computed in reflection.generated(create).items()
+        }
 
     script_begins = ("PRAGMA foreign_keys = OFF;", "BEGIN;")
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
+from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.sqlite import sql
 
@@ -27,8 +28,6 @@ SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger')
 
 _CREATE = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :table"
 
-_DEPTH = {"(": 1, ")": -1}
-
 
 def expressions(create: str) -> dict[str, str]:
     """Return by column the expressions of computed columns in a CREATE TABLE.
@@ -41,6 +40,29 @@ def expressions(create: str) -> dict[str, str]:
     return computed
 
 
+def generated(create: str) -> dict[str, Generated]:
+    """Return by column how the computed columns in a CREATE TABLE are computed.
+
+    Expressions are written in one way. A definition makes the column virtual, since SQLite adds no
+    stored one to a table; its values are the same.
+    """
+    return {
+        column: Generated(sql.in_one_way(expression), _virtual(definition))
+        for definition in _definitions(create)
+        for column, expression in _expression(definition).items()
+    }
+
+
+def _virtual(definition: list[str]) -> str:
+    """Return a column's definition after its name, computed when it is read."""
+    name = next(place for place, token in enumerate(definition) if token.strip())
+    depth, written = 0, list[str]()
+    for token in definition[name + 1 :]:
+        depth += sql.DEPTH.get(token, 0)
+        written.append("VIRTUAL" if depth == 0 and token.upper() == "STORED" else token)
+    return "".join(written).strip()
+
+
 def deferrable(create: str) -> dict[str, str]:
     """Return by column `DEFERRED` or `IMMEDIATE`, as its deferrable foreign key is initially.
 
@@ -51,7 +73,7 @@ def deferrable(create: str) -> dict[str, str]:
         tokens = [token.upper() for token in definition if token.strip()]
         place = tokens.index("DEFERRABLE") if "DEFERRABLE" in tokens else 0
         if "REFERENCES" in tokens[:place] and tokens[place - 1] != "NOT":
-            column = _bare(next(token for token in definition if token.strip()))
+            column = sql.bare(next(token for token in definition if token.strip()))
             deferred = tokens[place + 1 : place + 3] == ["INITIALLY", "DEFERRED"]
             keys[column] = "DEFERRED" if deferred else "IMMEDIATE"
     return keys
@@ -62,7 +84,7 @@ def _definitions(create: str) -> Iterator[list[str]]:
     tokens = sql.tokens(create)
     depth, definition = 0, list[str]()
     for token in tokens[tokens.index("(") + 1 :] if "(" in tokens else ():
-        depth += _DEPTH.get(token, 0)
+        depth += sql.DEPTH.get(token, 0)
         if depth < 0 or (token == "," and depth == 0):
             yield definition
             definition = []
@@ -88,9 +110,9 @@ def _expression(definition: list[str]) -> dict[str, str]:
     written = [(place, token) for place, token in enumerate(definition) if token.strip()]
     depth = 0
     for (_, word), (place, token) in pairwise(written):
-        depth += _DEPTH.get(word, 0)
+        depth += sql.DEPTH.get(word, 0)
         if depth == 0 and word.upper() == "AS" and token == "(":
-            return {_bare(written[0][1]): _inside(definition[place + 1 :])}
+            return {sql.bare(written[0][1]): _inside(definition[place + 1 :])}
     return {}
 
 
@@ -98,14 +120,10 @@ def _inside(tokens: list[str]) -> str:
     """Return the text up to the bracket that closes the one before it."""
     depth = 1
     for place, token in enumerate(tokens):
-        depth += _DEPTH.get(token, 0)
+        depth += sql.DEPTH.get(token, 0)
         if depth == 0:
             return "".join(tokens[:place]).strip()
     return ""
-
-
-def _bare(name: str) -> str:
-    return name[1:-1].replace(name[-1] * 2, name[-1]) if name[0] in "\"'`[" else name
 
 
 def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:

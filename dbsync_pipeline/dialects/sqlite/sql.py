@@ -13,6 +13,9 @@ from dbsync_pipeline.errors import StructureError
 
 _PREPARER = sqlite.dialect().identifier_preparer
 _MOST_ROWS = 20_000
+DEPTH = {"(": 1, ")": -1}
+"""How much deeper in brackets what follows a token is."""
+_IN_WORD = re.compile(r"""[\w"'`]$""")
 _TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|\w+|\s+|.""",
     re.DOTALL,
@@ -24,6 +27,40 @@ def tokens(statement: str) -> list[str]:
     empty one.
     """
     return ["" if token[:2] in ("--", "/*") else token for token in _TOKEN.findall(statement)]
+
+
+def in_one_way(expression: str) -> str:
+    """Return an expression without comments, needless blanks, quotes and capitals, and without
+    brackets around all of it: the same text for the same tokens.
+    """
+    written = [_plainly(token) for token in tokens(expression) if token.strip()]
+    while _is_bracketed(written):
+        written = written[1:-1]
+    text = ""
+    for token in written:
+        text += f" {token}" if _IN_WORD.search(text) and _IN_WORD.search(token[0]) else token
+    return text
+
+
+def _plainly(token: str) -> str:
+    if token[0] in '"`[':
+        return str(_PREPARER.quote(bare(token).lower()))
+    return token if token[0] == "'" else token.lower()
+
+
+def _is_bracketed(tokens: Sequence[str]) -> bool:
+    """Whether the first bracket is closed by the last token."""
+    depth = 0
+    for place, token in enumerate(tokens):
+        depth += DEPTH.get(token, 0)
+        if depth == 0:
+            return len(tokens) > 1 and place == len(tokens) - 1
+    return False
+
+
+def bare(name: str) -> str:
+    """Return an identifier without its quotes."""
+    return name[1:-1].replace(name[-1] * 2, name[-1]) if name[0] in "\"'`[" else name
 
 
 def has_autoincrement(create: str) -> bool:
