@@ -122,16 +122,44 @@ def test_a_partition_with_other_bounds_is_refused_and_its_remedy_works(
     assert_equal(source, target, model)
 
 
+OVERLAPPING = (
+    "DROP TABLE part_2025",
+    "CREATE TABLE part_old PARTITION OF part FOR VALUES FROM (MINVALUE) TO ('2026-01-01')",
+    "INSERT INTO part VALUES (1, '2025-05-05', 'a'), (2, '2024-05-05', 'b')",
+)
+
+
+def refused_by_all(source: Database, target: Database, model: Model, cause: str) -> StructureError:
+    """The error by which `plan` and `sync` refuse, the same for both."""
+    errors = []
+    for work in ("ensure_schema", "plan"):
+        with (
+            session(source, target, model=model) as one,
+            pytest.raises(StructureError, match=cause) as refused,
+        ):
+            getattr(one, work)()
+        errors.append(refused.value)
+    assert str(errors[0]) == str(errors[1]) and errors[0].database == "linux"
+    return errors[0]
+
+
+def test_rows_of_a_new_partition_in_another_one_of_the_standby_are_named_by_plan_too(
+    events: tuple[Database, Database, Model],
+) -> None:
+    source, target, model = events
+    run(source, *OVERLAPPING)
+    error = refused_by_all(source, target, model, "rows that belong in part_old are in part_2025")
+    run(target, *statements(error))
+    sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+
+
 def test_a_partition_that_overlaps_one_of_the_standby_is_refused_and_its_remedy_works(
     events: tuple[Database, Database, Model],
 ) -> None:
     source, target, model = events
-    run(
-        source,
-        "DROP TABLE part_2025",
-        "CREATE TABLE part_old PARTITION OF part FOR VALUES FROM (MINVALUE) TO ('2026-01-01')",
-        "INSERT INTO part VALUES (1, '2025-05-05', 'a'), (2, '2024-05-05', 'b')",
-    )
+    run(source, *OVERLAPPING)
+    run(target, "DELETE FROM part")
     with pytest.raises(StructureError, match="would overlap") as refused:
         sync(source, target, model=model)
     assert "it lacks partitions of windows" in refused.value.cause
@@ -144,12 +172,30 @@ def test_rows_of_a_new_partition_in_the_default_one_of_the_standby_are_named(
     two: Ready,  # noqa: F811
 ) -> None:
     source, target, model = two(*EVENTS, "CREATE TABLE part_rest PARTITION OF part DEFAULT")
-    run(source, "INSERT INTO part VALUES (1, '2026-05-05', 'a')")
+    run(source, "INSERT INTO part VALUES (1, '2026-05-05', '100%')")
     sync(source, target, model=model)
     run(source, "DELETE FROM part", PART_2026, "INSERT INTO part VALUES (1, '2026-05-05', 'a')")
-    with pytest.raises(StructureError, match="part_rest") as refused:
-        sync(source, target, model=model)
-    assert "dbsync tables recreate --database linux" in (refused.value.remedy or "")
+    error = refused_by_all(source, target, model, "that belong in part_2026 are in part_rest")
+    assert "dbsync tables recreate --database linux" in (error.remedy or "")
+    run(target, "DROP TABLE part", *EVENTS, "CREATE TABLE part_rest PARTITION OF part DEFAULT")
+    sync(source, target, model=model, policy=ANYTHING)
+    assert_equal(source, target, model)
+
+
+def test_a_new_partition_below_one_by_hash_is_created(two: Ready) -> None:  # noqa: F811
+    """Which hash partition takes a row is said by the number of its table, in one database only."""
+    source, target, model = two(
+        "CREATE TABLE part (id int, day date, PRIMARY KEY (id, day)) PARTITION BY HASH (id)",
+        "CREATE TABLE part_a PARTITION OF part FOR VALUES WITH (MODULUS 1, REMAINDER 0) "
+        "PARTITION BY RANGE (day)",
+        "CREATE TABLE part_rest PARTITION OF part_a DEFAULT",
+    )
+    run(source, PART_2026.replace("OF part ", "OF part_a "))
+    run(source, "INSERT INTO part VALUES (1, '2026-05-05')")
+    with session(source, target, model=model) as planned:
+        assert planned.plan()[0].tables["part"].insert == 1
+    sync(source, target, model=model)
+    assert_equal(source, target, model)
 
 
 def test_a_standby_that_is_divided_otherwise_keeps_its_partitions(

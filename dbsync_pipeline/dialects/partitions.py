@@ -9,13 +9,15 @@ from dataclasses import dataclass
 class Partition:
     """One partition, of a table or of another partition; names are as the engine writes them.
 
-    `bound` says which rows it takes. `statements` create it with the constraints and indexes that
-    its table does not have.
+    `bound` says which rows it takes, and `condition` the same as a condition on a row of the table;
+    empty if it holds in one database only. `statements` create it with the constraints and indexes
+    that its table does not have.
     """
 
     name: str
     parent: str
     bound: str
+    condition: str
     statements: tuple[str, ...]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from dbsync_pipeline.dialects.contract import Dialect, Partitioned
 from dbsync_pipeline.dialects.partitions import Partition, Partitioning
+from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError, StructureError
 from dbsync_pipeline.mirror import outcome
 from dbsync_pipeline.mirror.database import Database
@@ -29,7 +30,9 @@ def ensure(source: Dialect, target: Dialect, database: Database, model: Model) -
     lacking = missing(source, target, model)
     if not lacking:
         return []
-    surplus = _surplus(source, target, model)
+    surplus = [
+        each for _, there, here in _divided(source, target, model) for each in _only(here, there)
+    ]
     for side in (source, target):
         side.rollback()
     try:
@@ -57,7 +60,7 @@ def _create(
             try:
                 target.create_partitions(partitions)
             except DatabaseError as error:
-                raise _refused(error, table, target.name, source.name, surplus) from None
+                raise _refused(error.cause, table, target.name, source.name, surplus) from None
 
 
 def missing(source: Dialect, target: Dialect, model: Model) -> dict[str, list[Partition]]:
@@ -65,7 +68,7 @@ def missing(source: Dialect, target: Dialect, model: Model) -> dict[str, list[Pa
     divides otherwise. Leaves no transaction open.
 
     Raise StructureError, with the statements that correct it, if a partition takes other rows in
-    the target.
+    the target, or other partitions there have rows of one that is missing.
     """
     lacking = {}
     for table, there, here in _divided(source, target, model):
@@ -74,8 +77,8 @@ def missing(source: Dialect, target: Dialect, model: Model) -> dict[str, list[Pa
             other = by_name.get(partition.name, partition)
             if (partition.parent, partition.bound) != (other.parent, other.bound):
                 raise _differs(table, partition, other, source.name, target.name)
-        absent = [each for each in there.partitions if each.name not in by_name]
-        if absent:
+        if absent := _only(there, here):
+            _require_free(source, target, model.table(table), absent, _only(here, there))
             lacking[table] = absent
     for side in (source, target):
         side.rollback()
@@ -97,13 +100,23 @@ def _divided(
             yield table, partitioning, here[table]
 
 
-def _surplus(source: Dialect, target: Dialect, model: Model) -> list[Partition]:
-    return [
-        partition
-        for _, there, here in _divided(source, target, model)
-        for partition in here.partitions
-        if partition.name not in {each.name for each in there.partitions}
-    ]
+def _only(side: Partitioning, other: Partitioning) -> list[Partition]:
+    names = {each.name for each in other.partitions}
+    return [each for each in side.partitions if each.name not in names]
+
+
+def _require_free(
+    source: Dialect,
+    target: Dialect,
+    table: Table,
+    absent: Iterable[Partition],
+    surplus: Iterable[Partition],
+) -> None:
+    assert isinstance(target, Partitioned), "else it lacks none"
+    for partition in absent:
+        if holders := target.holders(table, partition):
+            cause = f"rows that belong in {partition.name} are in {', '.join(holders)}"
+            raise _refused(cause, table.name, target.name, source.name, surplus)
 
 
 def _differs(
@@ -127,13 +140,13 @@ def _described(partition: Partition) -> str:
 
 
 def _refused(
-    error: DatabaseError, table: str, target: str, source: str, surplus: Iterable[Partition]
+    cause: str, table: str, target: str, source: str, surplus: Iterable[Partition]
 ) -> StructureError:
     detached = "; ".join(
         f"ALTER TABLE {each.parent} DETACH PARTITION {each.name}" for each in surplus
     )
     return StructureError(
-        f"it lacks partitions of {source}, and they cannot be created: {error.cause}",
+        f"it lacks partitions of {source}, and they cannot be created: {cause}",
         operation=_OPERATION,
         database=target,
         table=table,

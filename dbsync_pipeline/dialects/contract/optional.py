@@ -77,6 +77,13 @@ class Partitioned(ABC):
         """
 
     @abstractmethod
+    def holders(self, table: Table, missing: Partition) -> list[str]:
+        """Return which partitions of the table have rows that belong in one that it lacks.
+
+        Read in the open transaction. Empty if the missing partition has no condition.
+        """
+
+    @abstractmethod
     def create_partitions(self, missing: Sequence[Partition]) -> None:
         """In the open transaction, create partitions that `partitions` of another database named.
 

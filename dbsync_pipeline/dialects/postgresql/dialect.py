@@ -124,6 +124,19 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
         return frozenset(name for (name,) in self._all(catalog.INVALID, (quote_table(table.sa),)))
 
     @translated
+    def holders(self, table: Table, missing: Partition) -> list[str]:
+        """Return which partitions have rows that belong in one that the table lacks."""
+        if not missing.condition:
+            return []
+        return [
+            name
+            for (name,) in self._all(
+                f"SELECT DISTINCT tableoid::regclass::text FROM {quote_table(table.sa)} "
+                f"WHERE {missing.condition} ORDER BY 1"
+            )
+        ]
+
+    @translated
     def create_partitions(self, missing: Sequence[Partition]) -> None:
         """In the open transaction, create partitions, and then what each has of its own.
 

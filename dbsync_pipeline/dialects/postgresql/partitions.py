@@ -18,12 +18,15 @@ PARTITIONS = """
 SELECT t.oid, p.relid::regclass::text,
   format('CREATE TABLE %s PARTITION OF %s %s%s', p.relid::regclass, p.parentrelid::regclass,
     pg_get_expr(c.relpartbound, c.oid), coalesce(' PARTITION BY ' || pg_get_partkeydef(c.oid), '')),
-  p.parentrelid::regclass::text, pg_get_expr(c.relpartbound, c.oid)
+  p.parentrelid::regclass::text, pg_get_expr(c.relpartbound, c.oid),
+  pg_get_partition_constraintdef(c.oid)
 FROM unnest(CAST(:tables AS oid[])) t (oid) CROSS JOIN pg_partition_tree(t.oid) p
 JOIN pg_class c ON c.oid = p.relid
 WHERE p.parentrelid IS NOT NULL AND p.level > 0 AND c.relkind IN ('r', 'p')
 ORDER BY p.level, 2"""
-"""(table, partition, CREATE, parent, bound), parents first."""
+"""(table, partition, CREATE, parent, bound, condition), parents first."""
+_BY_HASH = "satisfies_hash_partition("
+"""Such a condition has the number of a table, which another database does not have."""
 
 CONSTRAINTS = """
 WITH partitions AS (
@@ -96,7 +99,10 @@ def read(connection: sa.Connection, tables: Mapping[int, str]) -> dict[str, Part
         return {}
     own = [(name, create) for _, name, create, *_ in (*rows(CONSTRAINTS), *rows(INDEXES))]
     divided: dict[int, list[Partition]] = {oid: [] for oid in keys}
-    for oid, name, create, parent, bound in rows(PARTITIONS):
+    for oid, name, create, parent, bound, condition in rows(PARTITIONS):
         completing = [statement for owner, statement in own if owner == name]
-        divided[oid].append(Partition(name, parent, bound, (create, *completing)))
+        here_only = condition is None or _BY_HASH in condition
+        divided[oid].append(
+            Partition(name, parent, bound, "" if here_only else condition, (create, *completing))
+        )
     return {tables[oid]: Partitioning(by, tuple(divided[oid])) for oid, by in keys.items()}
