@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import html.parser
 import io
 import sqlite3
@@ -19,11 +20,12 @@ from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.report.file import opened
+from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
-from dbsync_pipeline_tests.worlds import MODEL, execute, insert, session
+from dbsync_pipeline_tests.worlds import MODEL, execute, insert, prepare, session, sync
 
 Pair = tuple[Database, Database]
 PAIRS = (("postgresql", "postgresql"), ("sqlite", "sqlite"), ("postgresql", "sqlite"))
@@ -333,3 +335,61 @@ def test_values_that_no_script_can_write_are_named_and_end_no_report(
         assert "no literal of d is written" in text and text.endswith("COMMIT;\n")
         run(target, text)
         assert rows(target, "t") == ["(1,NaN,NaN,NaN,)", "(4,1.00,1,1,infinity)"]
+
+
+BEYOND = (
+    "'infinity', 'infinity', 'infinity', 'Infinity', '24:00'",
+    "'-infinity', '-infinity', '-infinity', '-Infinity', '23:59:59.5'",
+    "'4713-01-01 00:00:01.25+00 BC', '0001-12-31 BC', '4713-01-01 BC', 'NaN', NULL",
+    "'294276-12-31 23:59:59.999999+00', '10000-02-29', '5874897-12-31', 1.5, NULL",
+    "'9999-12-31+00', '0001-01-01', '9999-12-31', 0, '00:00'",
+)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.html"])
+def test_moments_and_numbers_beyond_pythons_are_shown_as_psql_shows_them(
+    two: Ready,  # noqa: F811
+    tmp_path: Path,
+    name: str,
+) -> None:
+    source, target, model = two(
+        "CREATE TABLE t (id date PRIMARY KEY, a timestamptz, b timestamp, c date, d float8, e time)"
+    )
+    values = [f"(date '2026-01-01' + {n}, {row})" for n, row in enumerate(BEYOND[1:], 1)]
+    run(source, f"INSERT INTO t VALUES ('infinity', {BEYOND[0]}), {', '.join(values)}")
+    with (
+        opened(tmp_path / name, with_values=True, targets=1) as file,
+        session(source, target, model=model) as one,
+    ):
+        one.plan(file)
+    page = _Tags()
+    page.feed(_read(tmp_path / name))
+    for shown in run(
+        source,
+        "SET timezone TO 'UTC'; SELECT v FROM t, "
+        "unnest(ARRAY[id::text, a::text, b::text, c::text, d::text, e::text]) v "
+        "WHERE v ~ '[a-zB]|[0-9]{5}-|24:'",
+    ):
+        assert shown[0] in page.text, shown
+    assert "9223372036854775807" not in page.text and "2147483647" not in page.text
+    assert "9999-12-31T00:00:00+00:00" in page.text and "inf\n" not in page.text
+
+
+@pytest.mark.parametrize("target_engine", ["postgresql", "sqlite"])
+def test_a_key_that_is_a_day_is_shown_as_one_by_guards_and_verify(
+    new_database: NewDatabase, target_engine: str
+) -> None:
+    model = Model(sa.MetaData())
+    sa.Table(
+        "days", model.metadata, sa.Column("day", sa.Date, primary_key=True), sa.Column("n", sa.Text)
+    )
+    source = new_database("postgresql", "windows")
+    target = new_database(target_engine, "linux", server=1)
+    prepare(source, {"days": [{"day": dt.date(2026, 1, 31), "n": "a"}]}, model)
+    sync(source, target, model=model)
+    execute(target, "UPDATE days SET n = 'b'")
+    with session(source, target, model=model) as one:
+        plan, findings = one.plan()
+    assert plan.tables["days"].risk.keys == (("2026-01-31",),)
+    assert "2026-01-31" in findings[0].found
+    assert verify(source, target, model)[0].keys == (("2026-01-31",),)

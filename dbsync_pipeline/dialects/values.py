@@ -79,7 +79,7 @@ def key_shown(table: Table) -> Sequence[Column]:
 def _row(table: Table, key: Sequence[Any]) -> str:
     if table.keyless:
         return "a row of this table, which has no key,"
-    return f"the row with key ({', '.join(map(repr, key))})"
+    return f"the row with key ({', '.join(map(repr, shown_key(table, key)))})"
 
 
 def unrepresentable(
@@ -194,6 +194,83 @@ def time_of_day(value: int) -> dt.time:
     if not 0 <= value < DAY_MICROSECONDS:
         raise Cannot("it is not a time of day")
     return (EPOCH + value * MICROSECOND).time()
+
+
+# -- for people
+
+_MOMENTS = frozenset({Kind.INSTANT, Kind.DATETIME, Kind.DATE, Kind.TIME})
+_CYCLE_YEARS, _CYCLE_DAYS = 400, 146_097
+"""The years, and their days, after which the calendar begins again."""
+_INFINITE: dict[object, str] = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+INFINITE: dict[Kind, dict[object, str]] = {
+    Kind.INSTANT: _INFINITE,
+    Kind.DATETIME: _INFINITE,
+    Kind.DATE: {2**31 - 1: "infinity", -(2**31): "-infinity"},
+}
+"""The plain moments that are none, which only PostgreSQL has, and how it writes them."""
+_FLOATS = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
+
+
+def shown(column: Column, value: Any) -> str:
+    """Return a plain value, which is not None, as text for people.
+
+    Moments are in ISO 8601, or, if Python has no form for them, as `psql` shows them in UTC; bytes
+    are in hexadecimal.
+    """
+    match column.kind:
+        case Kind.BOOLEAN:
+            return "true" if value else "false"
+        case Kind.BYTES:
+            return bytes(value).hex()
+        case Kind.FLOAT:
+            return _FLOATS.get(repr(value), str(value))
+        case kind if kind in _MOMENTS:
+            return _moment(kind, value)
+    return str(value)
+
+
+def shown_key(table: Table, key: Sequence[Any], *, native: bool = False) -> tuple[Any, ...]:
+    """Return a key of plain values for people, its moments as text.
+
+    One of an engine's own (`native`) values, and an address, are returned as they are.
+    """
+    if native or table.keyless or len(key) != len(table.key):
+        return tuple(key)
+    return tuple(
+        shown(part, value) if part.kind in _MOMENTS and isinstance(value, int) else value
+        for part, value in zip(table.key, key, strict=True)
+    )
+
+
+def _moment(kind: Kind, value: int) -> str:
+    try:
+        match kind:
+            case Kind.DATE:
+                return date(value).isoformat()
+            case Kind.TIME:
+                return time_of_day(value).isoformat()
+            case Kind.DATETIME:
+                return timestamp(value).isoformat()
+        return timestamp(value).isoformat() + "+00:00"
+    except Cannot:
+        return _beyond_python(kind, value)
+
+
+def _beyond_python(kind: Kind, value: int) -> str:
+    if kind is Kind.TIME:
+        return "24:00:00" if value == DAY_MICROSECONDS else str(value)
+    if name := INFINITE[kind].get(value):
+        return name
+    days, time = (value, None) if kind is Kind.DATE else divmod(value, DAY_MICROSECONDS)
+    cycles, day = divmod(EPOCH_DAY + days - 1, _CYCLE_DAYS)
+    within = dt.date.fromordinal(day + 1)
+    year = within.year + cycles * _CYCLE_YEARS
+    text = f"{year if year > 0 else 1 - year:04}-{within:%m-%d}"
+    if time is not None:
+        clock = time_of_day(time).isoformat()
+        text += f" {clock.rstrip('0') if '.' in clock else clock}"
+    text += "+00" if kind is Kind.INSTANT else ""
+    return text if year > 0 else f"{text} BC"
 
 
 # -- text

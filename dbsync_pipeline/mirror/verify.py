@@ -14,6 +14,7 @@ import numpy as np
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import CANONICAL, Form
 from dbsync_pipeline.dialects.table import Kind, RowKey, Table
+from dbsync_pipeline.dialects.values import shown_key
 from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, schema
 from dbsync_pipeline.mirror.database import Database
@@ -90,7 +91,10 @@ def _verdict(source: Dialect, target: Dialect, table: Table, digest_format: str)
         keys = changes.new + changes.changed + changes.gone
         differing += len(keys)
         compared = (compared[0] + changes.rows[0], compared[1] + changes.rows[1])
-        first_keys += keys[: FIRST_KEYS - len(first_keys)]
+        first_keys += [
+            shown_key(table, key, native=form.native)
+            for key in keys[: FIRST_KEYS - len(first_keys)]
+        ]
     if compared != counted:
         raise NotProved(
             f"of {counted[0]} and {counted[1]} rows, {compared[0]} and {compared[1]} were compared",

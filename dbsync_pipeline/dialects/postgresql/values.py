@@ -52,12 +52,9 @@ _TO_TEXT: dict[Kind, values.Convert] = {
     Kind.TIME: lambda value: values.time_of_day(value).isoformat(),
 }
 
-_MOMENTS: dict[object, str] = {2**63 - 1: "infinity", -(2**63): "-infinity"}
 _SPECIAL: dict[Kind, dict[object, str]] = {
     Kind.NUMERIC: {name: name for name in ("NaN", "Infinity", "-Infinity")},
-    Kind.INSTANT: _MOMENTS,
-    Kind.DATETIME: _MOMENTS,
-    Kind.DATE: {2**31 - 1: "infinity", -(2**31): "-infinity"},
+    **values.INFINITE,
 }
 
 

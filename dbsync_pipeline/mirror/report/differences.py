@@ -126,23 +126,5 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def text_of(column: Column, value: Any) -> str | None:
-    """Return a plain value as text for people: moments in ISO 8601, bytes in hexadecimal."""
-    if value is None:
-        return None
-    try:
-        match column.kind:
-            case Kind.BOOLEAN:
-                return "true" if value else "false"
-            case Kind.INSTANT:
-                return values.timestamp(value).isoformat() + "+00:00"
-            case Kind.DATETIME:
-                return values.timestamp(value).isoformat()
-            case Kind.DATE:
-                return values.date(value).isoformat()
-            case Kind.TIME:
-                return values.time_of_day(value).isoformat()
-            case Kind.BYTES:
-                return bytes(value).hex()
-    except values.Cannot:  # infinity, which only some engines have
-        return str(value)
-    return str(value)
+    """Return a plain value as text for people."""
+    return None if value is None else values.shown(column, value)

@@ -12,6 +12,7 @@ import numpy as np
 from dbsync_pipeline.dialects.digests import Digests, Form
 from dbsync_pipeline.dialects.staging import Moved
 from dbsync_pipeline.dialects.table import RowKey, Table
+from dbsync_pipeline.dialects.values import shown_key
 from dbsync_pipeline.errors import NotProved
 from dbsync_pipeline.mirror import compare, drift, guard
 from dbsync_pipeline.mirror.guard import Risk, TablePlan
@@ -225,7 +226,7 @@ def _compare_rows(
     buckets = written.buckets if written else comparison.source.differing(comparison.target)
     if not buckets.size:
         return
-    tally, stage = _Tally(_local_writes(opened, comparison)), _Stage(opened, comparison)
+    tally, stage = _Tally(comparison, _local_writes(opened, comparison)), _Stage(opened, comparison)
     if staging:
         opened.target.create_staging(table)
     for changes in _changes(opened, comparison, buckets):
@@ -310,7 +311,8 @@ def _local_writes(opened: Opened, comparison: Comparison) -> _LocalWrites:
 class _Tally:
     """Counts the rows that differ, and those of them that are local writes at risk."""
 
-    def __init__(self, local_writes: _LocalWrites) -> None:
+    def __init__(self, comparison: Comparison, local_writes: _LocalWrites) -> None:
+        self._table, self._form = comparison.table, comparison.form
         self._local_writes = local_writes
         self.new = self.changed = self.gone = self.at_risk = self.explained = 0
         self.keys_at_risk: list[RowKey] = []
@@ -323,7 +325,9 @@ class _Tally:
         if changes.bucket in self._local_writes:
             lost = changes.changed + changes.gone
             self.at_risk += len(lost)
-            self.keys_at_risk += lost[: guard.FIRST_KEYS - len(self.keys_at_risk)]
+            first = lost[: guard.FIRST_KEYS - len(self.keys_at_risk)]
+            native = self._form.native
+            self.keys_at_risk += [shown_key(self._table, key, native=native) for key in first]
 
     def require_all_explained(self, table: Table, differing: np.ndarray) -> None:
         if self.explained != differing.size:
