@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import configured_model
 from dbsync_pipeline.mirror.reflect import keep
 from dbsync_pipeline.settings import load
@@ -176,3 +177,33 @@ def test_there_is_nothing_to_write_for_the_primary_and_that_is_reported(shop: Re
     refused = shop.dbsync("migrate", "new", "age")
     assert refused.status == 1 and "the models were read from it" in refused.err
     assert "--database NAME" in refused.err
+
+
+def test_other_tables_and_another_primary_go_on_with_the_same_revisions(
+    shop: Reflected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.change("ALTER TABLE customer ADD COLUMN age int")
+    shop.bring_along()
+    monkeypatch.setenv("DBSYNC_SKIP_TABLES", "purchase")
+    shop.change("ALTER TABLE customer ADD COLUMN height int")
+    shop.bring_along()
+    model = configured_model(load())
+    assert [one.number for one in revisions.line(model)] == ["0001", "0002"]
+    monkeypatch.setenv("DBSYNC_PRIMARY", "linux")
+    assert configured_model(load()).revisions == model.revisions
+
+
+def test_other_databases_have_revisions_of_their_own(
+    shop: Reflected, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.change("ALTER TABLE customer ADD COLUMN age int")
+    shop.bring_along()
+    for n, name in enumerate(("windows", "linux")):
+        other = new_database("postgresql", f"other_{name}", server=n)
+        run(other, *SHOP[:3])
+        url = other.url.set(drivername="postgresql+psycopg2")
+        monkeypatch.setenv(f"DBSYNC_{name.upper()}_URL", url.render_as_string(hide_password=False))
+    assert revisions.line(configured_model(load())) == ()
+    assert "customer.age" not in shop.dbsync("tables", "check").out
+    assert shop.dbsync("migrate", "--yes").status == 0
+    assert shop.dbsync("tables", "check").status == 0

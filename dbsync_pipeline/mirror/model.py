@@ -13,7 +13,7 @@ from sqlalchemy.sql.ddl import sort_tables_and_constraints
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import SettingsError, StructureError
 from dbsync_pipeline.mirror.metadata import find
-from dbsync_pipeline.mirror.reflect.keep import Undecided, kept
+from dbsync_pipeline.mirror.reflect.keep import Undecided, kept, revisions_of
 from dbsync_pipeline.mirror.selection import TableFilter, chosen, described, mirrored_tables
 from dbsync_pipeline.settings import Settings
 
@@ -93,7 +93,7 @@ def configured_model(settings: Settings, *, fresh: bool = False) -> Model:
     if isinstance(read, Undecided):
         return replace(load_model(SAMPLE, settings.revisions), assumed=read.why)
     if read is not None:
-        revisions = settings.revisions or read.file.with_name("dbsync_revisions")
+        revisions = settings.revisions or revisions_of(settings)
         if revisions != REVISIONS_OFF:
             revisions = revisions.absolute()
         return _checked(Model(read.metadata, revisions, read.skipped, settings.primary))

@@ -63,13 +63,35 @@ def file_of(settings: Settings) -> Path:
     Its name has a hash of what it is read from: the primary's place, without user and password, and
     the settings that choose schemas and tables. Others have a file of their own.
     """
-    url = sa.make_url(settings.database(settings.primary).url.get_secret_value())
-    place = url._replace(username=None, password=None).render_as_string()
+    read_from = json.dumps([_place(settings, settings.primary), _choices(settings)], sort_keys=True)
+    return settings.dagster_home / f"dbsync_models_{_digest(read_from)}.py"
+
+
+def revisions_of(settings: Settings) -> Path:
+    """Return the folder of the revisions of a structure that is read.
+
+    One line of them for all choices of tables, since a database records one number. The folder is
+    named after the place of the database that was the primary first, and is found by any other of
+    the same databases; those of other databases have a folder of their own.
+    """
+    others = [name for name in settings.names if name != settings.primary]
+    folders = [
+        settings.dagster_home / f"dbsync_revisions_{_digest(_place(settings, name))}"
+        for name in (settings.primary, *others)
+    ]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _place(settings: Settings, name: str) -> str:
+    """Where a database is, without user and password."""
+    url = sa.make_url(settings.database(name).url.get_secret_value())
     if not url.host and url.database:
-        place = str(Path(url.database).absolute())
-    read_from = json.dumps([place, _choices(settings)], sort_keys=True)
-    digest = hashlib.sha256(read_from.encode()).hexdigest()[:8]
-    return settings.dagster_home / f"dbsync_models_{digest}.py"
+        return str(Path(url.database).absolute())
+    return url._replace(username=None, password=None).render_as_string()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def kept(settings: Settings, *, fresh: bool = False) -> Kept | Undecided | None:
