@@ -21,6 +21,9 @@ from dbsync_pipeline.dialects.sqlite.values import from_sqlite, to_sqlite
 from dbsync_pipeline.dialects.table import Column, Row, RowKey, RowKeys, Table
 from dbsync_pipeline.errors import DatabaseError
 
+_MOST_JOINED = 500
+"""SQLite's own limit on the queries that UNION ALL joins, SQLITE_MAX_COMPOUND_SELECT."""
+
 
 class SQLiteSource(SQLiteConnection):
     """A file that is read in one snapshot."""
@@ -168,27 +171,36 @@ class SQLiteSource(SQLiteConnection):
 
         Without AUTOINCREMENT SQLite gives the highest key plus one, so nothing can be moved.
         """
+        counted = [(table, table.counter) for table in tables if table.counter is not None]
+        numbered = self._with_autoincrement() if counted else set()
+        last = dict[str, int]()
+        if numbered:
+            last = dict(self._raw.execute("SELECT name, max(seq) FROM sqlite_sequence GROUP BY 1"))
         return [
-            self._counter(table, table.counter) for table in tables if table.counter is not None
+            Counter(
+                f"{table.name}.{column.name}",
+                table.sa.name,
+                last.get(table.sa.name),
+                highest,
+                movable=table.sa.name in numbered,
+            )
+            for (table, column), highest in zip(counted, self._highest(counted), strict=True)
         ]
 
-    def _counter(self, table: Table, column: Column) -> Counter:
-        name = table.sa.name
-        highest = self._raw.execute(
-            f"SELECT max({quote(column.name)}) FROM {quote(name)}"
-        ).fetchone()[0]
-        autoincrement, last = self._has_autoincrement(table), None
-        if autoincrement:
-            last = self._raw.execute(
-                "SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (name,)
-            ).fetchone()[0]
-        return Counter(f"{table.name}.{column.name}", name, last, highest, movable=autoincrement)
+    def _with_autoincrement(self) -> set[str]:
+        """The names of all tables whose numbers are never given again."""
+        definitions = self._raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
+        return {name for name, create in definitions if sql.has_autoincrement(create)}
 
-    def _has_autoincrement(self, table: Table) -> bool:
-        definition = self._raw.execute(
-            "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table.sa.name,)
-        ).fetchone()
-        return definition is not None and sql.has_autoincrement(definition[0])
+    def _highest(self, counted: Sequence[tuple[Table, Column]]) -> Iterator[int | None]:
+        """The highest number in each column, asked for as many at once as SQLite joins."""
+        for start in range(0, len(counted), _MOST_JOINED):
+            queries = [
+                f"SELECT {n}, max({quote(column.name)}) FROM {quote(table.sa.name)}"
+                for n, (table, column) in enumerate(counted[start : start + _MOST_JOINED])
+            ]
+            highest = dict(self._raw.execute(" UNION ALL ".join(queries)))
+            yield from (highest[n] for n in range(len(queries)))
 
     # -- rows
 
