@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from dbsync_pipeline import models as sample
 from dbsync_pipeline.columns import Key
 from dbsync_pipeline.errors import SettingsError, Transient, Unrepresentable
 from dbsync_pipeline.mirror import ready, schema
@@ -482,7 +483,16 @@ def test_no_sample_is_created_while_nobody_can_say_which_tables_are_meant(
         refused = dbsync("tables", "create", "--database", "linux")
         assert "DBSYNC_MODELS is not set" in refused.out + refused.err
         assert "windows cannot be asked" in refused.out + refused.err
-        assert dbsync("status").status in (0, 1)
+        for words in (["status"], ["tables", "check", "--database", "linux"]):
+            shown = dbsync(*words)
+            text = " ".join((shown.out + shown.err).split())
+            assert "linux: which tables are meant is unknown" in text, text
+            assert "users" not in text and "tables create" not in text
+        with three.named("linux").connect(create=True) as dialect, dialect.connection.begin():
+            dialect.connection.execute(sa.text("DROP TABLE note"))
+            sample.Base.metadata.create_all(dialect.connection)
+        shown = dbsync("status")
+        assert "users" in shown.out and "linux: which tables" not in shown.out + shown.err
     assert not three.file.exists()
 
 

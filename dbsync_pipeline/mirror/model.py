@@ -44,6 +44,27 @@ class Model:
     read_from: str | None = None
     assumed: str = ""
 
+    @property
+    def why_unknown(self) -> str:
+        """Why it is unknown which tables are meant; empty if it is known."""
+        if not self.assumed:
+            return ""
+        return f"which tables are meant is unknown: DBSYNC_MODELS is not set, and {self.assumed}"
+
+    def require_known(self, operation: str, database: str) -> None:
+        """Raise SettingsError if it is unknown which tables are meant.
+
+        It does not matter while the database has those of the sample.
+        """
+        if self.why_unknown:
+            raise SettingsError(
+                self.why_unknown,
+                operation=operation,
+                database=database,
+                remedy="start the primary, or set DBSYNC_MODELS: `reflect`, the module of the "
+                "models, or dbsync_pipeline.models for the tables of the sample",
+            )
+
     @cached_property
     def tables(self) -> tuple[Table, ...]:
         """The tables, parents first as far as cycles allow, in the same order on every run."""

@@ -199,6 +199,8 @@ def read(dialect: Dialect, model: Model) -> Facts:
     last, held = _ledger(dialect)
     age = None if last is None else (dt.datetime.now(dt.UTC) - last.as_of).total_seconds()
     if structure:
+        if model.why_unknown:
+            structure = (model.why_unknown,)
         return Facts(structure, last=last, age_seconds=age, held=held)
     orphans = tuple(_orphans(dialect, model))
     counters = dialect.counters(model.tables)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import DbsyncError, SettingsError, StructureError, Unavailable
+from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
 from dbsync_pipeline.mirror import outcome, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -43,7 +43,7 @@ def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
         revisions.require_none_pending(dialect, model)
     dialect.rollback()
     if absent:
-        _require_meant(model, dialect.name)
+        model.require_known("create tables", dialect.name)
     _require_types(dialect, [model.table(name) for name in absent])
     if absent:
         _create(dialect, database, model, absent)
@@ -102,18 +102,6 @@ def _lacks_note(dialect: Dialect, model: Model) -> bool:
     )
 
 
-def _require_meant(model: Model, database: str) -> None:
-    """Raise SettingsError if it is unknown which models are meant, before tables are created."""
-    if model.assumed:
-        raise SettingsError(
-            f"which tables are meant is unknown: DBSYNC_MODELS is not set, and {model.assumed}",
-            operation="create tables",
-            database=database,
-            remedy="start the primary, or set DBSYNC_MODELS: `reflect`, the module of the models, "
-            "or dbsync_pipeline.models for the tables of the sample",
-        )
-
-
 def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
     """Raise StructureError if the engine has no type for a column of a table to be created."""
     for table in tables:
@@ -133,9 +121,15 @@ def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
 
 
 def check(database: Database, model: Model) -> dict[str, list[str]]:
-    """Return by table what differs from the models; an empty list for a table that is equal."""
+    """Return by table what differs from the models; an empty list for a table that is equal.
+
+    Raise SettingsError if something does, and it is unknown which models are meant.
+    """
     with database.connect() as dialect:
-        return differences(dialect, model)
+        differing = differences(dialect, model)
+    if any(differing.values()):
+        model.require_known("check tables", database.name)
+    return differing
 
 
 def recreate(database: Database, model: Model) -> list[str]:
@@ -146,7 +140,7 @@ def recreate(database: Database, model: Model) -> list[str]:
     with nothing changed, if a view has the name of a table; DatabaseError if something that is not
     in the models depends on a table.
     """
-    _require_meant(model, database.name)
+    model.require_known("recreate tables", database.name)
     with database.connect(create=True) as dialect:
         _require_no_views(dialect, model)
         with (
@@ -244,9 +238,12 @@ def require(dialect: Dialect, model: Model) -> None:
 
 
 def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -> None:
-    """Raise StructureError if `differing`, what `differences` returned, has a difference."""
+    """Raise StructureError if `differing`, what `differences` returned, has a difference, or
+    SettingsError if it has and it is unknown which models are meant.
+    """
     for name, texts in differing.items():
         if texts:
+            model.require_known("structure", dialect.name)
             raise StructureError(
                 "the table is missing" if texts == [MISSING] else "; ".join(texts),
                 operation="structure",
