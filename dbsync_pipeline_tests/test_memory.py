@@ -19,6 +19,9 @@ pytestmark = pytest.mark.skipif(
 MOST_MB = 56
 """What a sync may take beyond what the program has when it begins; each test moves more, even as the bytes alone."""
 
+VALUE_MB = 100
+"""One value of a single row."""
+
 ROWS = 100_000
 """How many rows of a report differ."""
 
@@ -101,6 +104,29 @@ def test_a_large_table_within_one_engine_and_all_of_it_changed(new_database: New
     execute(source, "UPDATE users SET name = 'changed' WHERE id % 2 = 0")
     changed, taken = synced(source, target)
     assert (changed, taken < MOST_MB) == (80_000, True)
+
+
+@pytest.mark.parametrize("values", [1, 4])
+def test_values_of_100_megabytes(values: int, new_database: NewDatabase) -> None:
+    """The process holds one of them at a time, three times, and however many there are."""
+    source, target = (
+        new_database("postgresql", "windows"),
+        new_database("postgresql", "linux", server=1),
+    )
+    prepare(source, {"users": [user(1)]})
+    execute(
+        source,
+        "INSERT INTO documents SELECT gen_random_uuid(), 1, NULL, 'f', 't', "
+        "decode(repeat(md5(n::text), 6250000), 'hex'), 1, 's', now() "
+        f"FROM generate_series(1, {values}) n",
+    )
+    changed, taken = synced(source, target)
+    assert changed == values + 1
+    execute(source, "UPDATE documents SET content = content || 'x'::bytea")
+    again, taken_again = synced(source, target)
+    assert again == values
+    print(f"{values} values of {VALUE_MB} MB: {taken} and {taken_again} MB")
+    assert max(taken, taken_again) < 4 * VALUE_MB, (taken, taken_again)
 
 
 @pytest.mark.parametrize("name", ["r.csv", "r.sql", "r.html"])
