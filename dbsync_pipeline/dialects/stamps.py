@@ -76,8 +76,12 @@ class Stamps(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The same by bucket (int64), in one pass over the row headers."""
 
-    def rows_since(self, table: Table, form: Form, horizon: int) -> list[RowDigest]:
-        """The rows that were not written before the horizon, ordered by bucket."""
+    def rows_since(
+        self, table: Table, form: Form, horizon: int
+    ) -> tuple[np.ndarray, np.ndarray, list[RowDigest]]:
+        """The same, and the rows that were not written before the horizon, ordered by bucket; their
+        keys are in the values of the native form, which is required. In one pass.
+        """
 
     def rows_with_keys(self, table: Table, form: Form, keys: RowKeys) -> list[RowDigest]:
         """The rows that have one of these keys (in the form's values), ordered by bucket."""

@@ -277,10 +277,10 @@ class Vantage:
         return replace(effort, seconds=time.monotonic() - started)
 
     def _surveyed(self, table: Table, rows: int, written: Written | None, started: float) -> Effort:
-        """The effort of the headers, the headers by bucket, and the rows written since."""
-        if written is None or written.young is None:
-            return self.effort(table, 1 if written is None else 2, rows, 0, started)
-        return self.effort(table, 3, rows, len(written.young) / max(rows, 1), started)
+        """The effort of the headers, and of the headers by bucket with the rows written since."""
+        if written is None:
+            return self.effort(table, 1, rows, 0, started)
+        return self.effort(table, 2, rows, len(written.young or ()) / max(rows, 1), started)
 
     @cached_property
     def _sizes(self) -> Mapping[str, Size]:
@@ -327,8 +327,8 @@ def _written_since(stamps: Stamps, table: Table, known: Known) -> Written | None
     if rows == before == then.total:
         return None
     young = rows - before
-    by_bucket, before_by_bucket = stamps.buckets_before(table, then.form, horizon)
     few = young <= _YOUNG_ROWS and young * _YOUNG_SHARE <= rows
-    readable = few and then.form.native and not table.keyless
-    read = stamps.rows_since(table, then.form, horizon) if readable else None
-    return Written(by_bucket, before_by_bucket, then.rows, read)
+    if few and then.form.native and not table.keyless:
+        by_bucket, before_by_bucket, read = stamps.rows_since(table, then.form, horizon)
+        return Written(by_bucket, before_by_bucket, then.rows, read)
+    return Written(*stamps.buckets_before(table, then.form, horizon), then.rows, None)

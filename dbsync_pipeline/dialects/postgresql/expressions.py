@@ -23,6 +23,9 @@ A bigint, as this is, is known to be 0 before the server decides about parallel 
 OFFSET 0 is converted only afterwards, and rules them out.
 """
 
+_MOST_RANGES = 1_000
+"""Of keys in one statement: it is planned within milliseconds."""
+
 _PIECES_A_CALL = 50
 """PostgreSQL calls a function with at most 100 arguments; a column takes two."""
 
@@ -86,6 +89,32 @@ class Expressions:
             f"SELECT {self.bucket(table, form)} AS b, {', '.join(keys)}, "
             f"{self.row(table, form)} AS r FROM {relation} t {condition} {FENCE}) x ORDER BY b"
         )
+
+    def row_digest(self, table: Table, form: Form) -> str:
+        """Return the key's parts and the digest's halves of a row, as one array of texts.
+
+        The row is in a subquery of its own, so that its values are read once.
+        """
+        halves = (f"({half})::text" for half in self.halves(form))
+        parts = ", ".join([*(f"({key})::text" for key in self.keys(table, form)), *halves])
+        return f"(SELECT ARRAY[{parts}] FROM (SELECT {self.row(table, form)} AS r {FENCE}) x)"
+
+    def in_buckets(
+        self, table: Table, form: Form, buckets: Sequence[int], keys: tuple[int, int] | None
+    ) -> str:
+        """Return the condition that selects the rows of these buckets.
+
+        Where the table's integer keys are known to lie between `keys`, it names the ranges of keys
+        as well if they are few, so that the server can look them up instead of reading all rows.
+        """
+        listed = ",".join(map(str, buckets))
+        condition = f"{self.bucket(table, form)} = ANY('{{{listed}}}'::int[])"
+        ranges = _key_ranges(buckets, form.buckets, *keys) if keys else []
+        if ranges:
+            key = f"t.{quote(table.key[0].name)}"
+            either = " OR ".join(f"{key} BETWEEN {first} AND {last}" for first, last in ranges)
+            condition += f" AND ({either})"
+        return f"WHERE {condition}"
 
     def key_value(self, column: Column, form: Form) -> str:
         """Return a part of a key in the form's values: text that the server reads, or plain."""
@@ -167,6 +196,23 @@ class Expressions:
         if self.version >= 18:
             return f"({four})::int"
         return f"('x' || encode({four}, 'hex'))::bit(32)::int"
+
+
+def _key_ranges(
+    buckets: Sequence[int], of: int, lowest: int, highest: int
+) -> list[tuple[int, int]]:
+    """Return the ranges of integer keys in these buckets; none if they are too many.
+
+    128 consecutive keys are in the bucket of their hundred-and-twenty-eighth part, whatever their
+    sign.
+    """
+    furthest = max(abs(lowest), abs(highest)) // 128
+    if len(buckets) * (furthest // of + 1) > _MOST_RANGES:
+        return []
+    parts = [part for bucket in buckets for part in range(bucket, furthest + 1, of)]
+    positive = [(128 * part, 128 * part + 127) for part in parts] if highest >= 0 else []
+    negative = [(-128 * part - 127, -128 * part) for part in parts] if lowest < 0 else []
+    return positive + negative
 
 
 def _finite(name: str, number: str, bits: int) -> str:

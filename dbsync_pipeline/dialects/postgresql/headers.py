@@ -95,16 +95,30 @@ class Headers:
             counts[:, bucket] = rows_of_bucket
         return counts[0], counts[1]
 
-    def rows_since(self, table: Table, form: Form, horizon: int) -> list[RowDigest]:
-        """The rows that were not written before the horizon, ordered by bucket. Reads the row
-        headers, and these rows."""
-        return self._row_digests(table, form, f"WHERE NOT {_before('t.xmin', horizon)}")
+    def rows_since(
+        self, table: Table, form: Form, horizon: int
+    ) -> tuple[np.ndarray, np.ndarray, list[RowDigest]]:
+        """The same, and the rows that were not written before the horizon, ordered by bucket. Reads
+        the row headers, the keys, and these rows."""
+        counts = np.zeros((2, form.buckets), np.int64)
+        since: list[RowDigest] = []
+        digest = f"CASE WHEN NOT {_before('t.xmin', horizon)} "
+        digest += f"THEN {self._sql.row_digest(table, form)} END"
+        for bucket, row, rows in self._query(
+            f"SELECT b, r, count(*) FROM (SELECT {self._sql.bucket(table, form)} AS b, "
+            f"{digest} AS r FROM {self._relation(table)} t {FENCE}) s GROUP BY b, r"
+        ):
+            counts[0, bucket] += rows
+            if row is None:
+                counts[1, bucket] += rows
+            else:
+                *key, first, second = row
+                since += [RowDigest(bucket, tuple(key), (int(first), int(second)))] * rows
+        return counts[0], counts[1], sorted(since, key=lambda row: row.bucket)
 
     def rows_with_keys(self, table: Table, form: Form, keys: RowKeys) -> list[RowDigest]:
         """The rows that have one of these keys, ordered by bucket. Looks the keys up."""
-        return self._row_digests(table, form, self._with_keys(table, keys, form))
-
-    def _row_digests(self, table: Table, form: Form, condition: str) -> list[RowDigest]:
+        condition = self._with_keys(table, keys, form)
         statement = self._sql.row_digests(table, form, self._relation(table), condition)
         return [
             RowDigest(bucket, tuple(key), (first, second))

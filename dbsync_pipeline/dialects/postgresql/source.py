@@ -24,6 +24,8 @@ from dbsync_pipeline.dialects.table import Column, Kind, Row, RowKeys, Size, Tab
 from dbsync_pipeline.errors import StructureError
 
 _KEYS_AT_A_TIME = 20_000
+_SCANNED_PART = 16
+"""Where at least this part of the buckets is read, a scan is quicker than a lookup of keys."""
 _ColumnCounter = tuple[Table, str, str, int, int, bool, bool]
 """Table, column, sequence, increment, end, whether the rows follow it, whether the column is in a
 unique index."""
@@ -156,7 +158,19 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
     def _in_buckets(self, table: Table, form: Form, only: np.ndarray | None) -> str:
         if only is None:
             return ""
-        return f"WHERE {self._sql.bucket(table, form)} = ANY({self._literal(only.tolist())}::int[])"
+        few = only.size * _SCANNED_PART <= form.buckets
+        keys = self._integer_keys(table) if few else None
+        return self._sql.in_buckets(table, form, only.tolist(), keys)
+
+    def _integer_keys(self, table: Table) -> tuple[int, int] | None:
+        """The lowest and the highest key; None if the key is no integer, or there is no row."""
+        if table.keyless or len(table.key) != 1 or table.key[0].kind is not Kind.INTEGER:
+            return None
+        key = f"t.{quote(table.key[0].name)}"
+        lowest, highest = self._first_row(
+            f"SELECT min({key}), max({key}) FROM {self._from(table)} t"
+        )
+        return None if lowest is None else (int(lowest), int(highest))
 
     # -- rows
 
