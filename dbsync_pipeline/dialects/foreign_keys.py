@@ -20,13 +20,18 @@ def is_outside(table: sa.Table) -> bool:
 
 
 def held(connection: sa.Connection, table: sa.Table) -> list[sa.ForeignKeyConstraint]:
-    """Return the table's foreign keys that this database can hold, by name.
+    """Return the table's foreign keys that must hold in this database, by name.
 
     A key to a table that is not mirrored needs that table to exist; it is read in the open
-    transaction.
+    transaction. A key that is NOT VALID on the primary has rows there that violate it.
     """
     keys = sorted(table.foreign_key_constraints, key=lambda key: (str(key.name), key.column_keys))
-    return [key for key in keys if not lacks_parent(connection, key)]
+    return [key for key in keys if not (is_not_valid(key) or lacks_parent(connection, key))]
+
+
+def is_not_valid(key: sa.ForeignKeyConstraint) -> bool:
+    """Whether the models say that PostgreSQL checks the key for new rows only."""
+    return bool(key.dialect_options["postgresql"]["not_valid"])
 
 
 def lacks_parent(connection: sa.Connection, key: sa.ForeignKeyConstraint) -> bool:

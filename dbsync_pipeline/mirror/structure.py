@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from alembic.migration import MigrationContext
 
 
+# About types in other tables. Not for a time: of two threads that compare at once, the first to end
+# would switch the filter of both off.
+warnings.filterwarnings("ignore", category=sa.exc.SAWarning, module=r"dbsync_pipeline\.mirror\.")
+
+
 def column_differences(dialect: Dialect, model: Model) -> list[tuple[str, str]]:
     """Return (table, what differs) for every difference that matters to a mirror."""
     from alembic.autogenerate import compare_metadata
@@ -61,9 +66,7 @@ def comparison(dialect: Dialect, model: Model, **options: Any) -> Iterator[Migra
         "include_schemas": any(table.sa.schema for table in model.tables),
         "compare_type": True,
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", sa.exc.SAWarning)  # about types in other tables
-        yield MigrationContext.configure(dialect.connection, opts=options)
+    yield MigrationContext.configure(dialect.connection, opts=options)
 
 
 def _repeats_key(thing: Any) -> bool:

@@ -80,11 +80,11 @@ SELECT conrelid::regclass::text, conrelid, confrelid,
        ARRAY(SELECT attname::text FROM unnest(confkey) WITH ORDINALITY k (num, n)
              JOIN pg_attribute ON attrelid = confrelid AND attnum = num ORDER BY n),
        confdeltype NOT IN ('a', 'r'), confupdtype NOT IN ('a', 'r'),
-       confrelid IN (SELECT oid FROM mirrored)
+       confrelid IN (SELECT oid FROM mirrored), convalidated
 FROM pg_constraint {_STAYS_ON}"""
 """(table, its oid, that of the table to which it refers, columns, columns there, whether rows
-follow a delete, and an update, whether the table there is mirrored or a partition of one) of the
-foreign keys among these; the table and its columns are quoted.
+follow a delete, and an update, whether the table there is mirrored or a partition of one, whether
+it is valid) of the foreign keys among these; the table and its columns are quoted.
 """
 
 FIRE_FOR_REPLICAS = f"""{_MIRRORED}
@@ -158,6 +158,17 @@ They are those that their definition restores completely: no partition's or part
 inheriting table's, none with a comment, a tablespace, statistics or a dependency of its own. The
 primary key stays.
 """
+
+NOT_VALID_CHECKS = """
+SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.oid::regclass, conname),
+       format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.oid::regclass, conname,
+              pg_get_constraintdef(k.oid))
+FROM (SELECT %s::regclass AS oid) t
+JOIN pg_class c ON c.oid = t.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(t.oid))
+JOIN pg_constraint k ON k.conrelid = c.oid
+WHERE k.contype = 'c' AND NOT k.convalidated AND k.conislocal AND pg_has_role(c.relowner, 'USAGE')
+ORDER BY 1"""
+"""(DROP, ADD) of the CHECK constraints of a table and its partitions that are for new rows only."""
 
 INHERITING = """
 SELECT p.relkind = 'p', n.nspname, c.relname, n.nspname = current_schema()

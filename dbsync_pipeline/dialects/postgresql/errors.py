@@ -73,6 +73,11 @@ def _remedy(error: Any, code: str) -> str | None:
             "run the sync again, which creates the partitions that the source has; a table that is "
             "divided otherwise needs a partition for such rows"
         )
+    if code == _CHECK:
+        return (
+            "correct the row in the source, or drop the constraint on the standby: "
+            f"ALTER TABLE {error.diag.table_name} DROP CONSTRAINT {error.diag.constraint_name}"
+        )
     return None
 
 

@@ -3,7 +3,8 @@
 The server checks such a key when a statement has ended. So all deletes, updates and inserts of all
 tables are parts of one statement, whose end is a state that satisfies the keys: see decision 0027.
 Within a table they run in this order, so that a unique value is free before another row takes it.
-Rows to which a key may refer are updated in place where they stay.
+Rows to which a key may refer are updated in place where they stay, and so are rows that may violate
+a key, because it is NOT VALID: the server does not check a key that an update leaves as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Key:
     columns: Sequence[str]
     referred: Sequence[str]
     follows_deletes: bool
+    valid: bool
 
 
 class OneStatement:
@@ -46,7 +48,10 @@ class OneStatement:
 
     def __init__(self, target: PostgreSQLTarget, keys: Sequence[_Key]) -> None:
         self._target, self._keys = target, keys
-        self._referred = {key.parent.name for key in keys}
+        children = (key.mine for key in keys if key.mine and not key.valid)
+        self._stay = {key.parent.name for key in keys} | {
+            child.name for child in children if not child.keyless
+        }
 
     @classmethod
     def of(cls, target: PostgreSQLTarget, tables: Sequence[Table]) -> OneStatement | None:
@@ -58,16 +63,14 @@ class OneStatement:
         by_name = {quote_table(table.sa): table for table in tables}
         named = (list(by_name),)
         written = {oid: by_name[name] for name, oid in target._all(catalog.OIDS, named)}
-        keys = []
-        for child, oid, referred_oid, columns, referred, deletes, updates, mirrored in target._all(
-            catalog.STAYING_KEYS, named
-        ):
-            parent = written.get(referred_oid)
+        keys, staying = [], target._all(catalog.STAYING_KEYS, named)
+        for child, oid, there, columns, referred, deletes, updates, mirrored, valid in staying:
+            parent = written.get(there)
             if parent is None and not mirrored:
                 continue  # its rows are not written
             if parent is None or parent.keyless or (updates and not _stay(parent, referred)):
                 return None
-            keys.append(_Key(child, written.get(oid), parent, columns, referred, deletes))
+            keys.append(_Key(child, written.get(oid), parent, columns, referred, deletes, valid))
         return cls(target, keys)
 
     def write(self, tables: Sequence[Table]) -> dict[str, Written] | None:
@@ -93,7 +96,7 @@ class OneStatement:
 
     def _parts(self, table: Table, n: int) -> Iterator[tuple[str, str]]:
         """Yield name and statement of each part; a part begins when the one before it has ended."""
-        if table.name not in self._referred:
+        if table.name not in self._stay:
             yield f"d{n}", self._target._deleting(table)
             yield f"i{n}", f"{self._target._inserting(table)} WHERE {_after(f'd{n}')}"
             return

@@ -165,6 +165,15 @@ _DEFERRABLE = """
 SELECT conrelid, conname, condeferred FROM pg_constraint
 WHERE conrelid = ANY(CAST(:tables AS oid[])) AND contype IN ('u', 'p') AND condeferrable"""
 
+_NOT_VALID = """
+SELECT conrelid, conname, contype = 'c', format('ALTER TABLE %s ADD CONSTRAINT %I %s',
+  conrelid::regclass, conname, pg_get_constraintdef(oid))
+FROM pg_constraint WHERE conrelid = ANY(CAST(:tables AS oid[])) AND contype IN ('c', 'f')
+  AND conislocal AND NOT convalidated ORDER BY 1, 2"""
+"""(table, constraint, whether it is a CHECK, ALTER) of constraints for new rows only. In CREATE
+TABLE they would be valid.
+"""
+
 _COLUMNS = """
 SELECT attrelid, attname, format_type(atttypid, atttypmod)
   || CASE WHEN attcollation <> t.typcollation THEN ' COLLATE ' || attcollation::regcollation
@@ -213,6 +222,7 @@ def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
     _before(result, tables, query)
     _sequences(result, oids, query)
     _complete(result, oids, query)
+    _constraints(result, oids, query)
     return result
 
 
@@ -277,14 +287,31 @@ def _complete(result: Reflection, oids: dict[int, str], query: _Query) -> None:
         table = metadata.tables[oids[oid]]
         table.indexes -= {index for index in table.indexes if index.name == name}
         result.notes.append(f"the index {name} of {table.key}: it is not valid")
+    for oid, column, type_ in query(_COLUMNS):
+        result.types[oids[oid], column] = type_
+    result.notes += [note for (note,) in query(_NOTES)]
+
+
+def _constraints(result: Reflection, oids: dict[int, str], query: _Query) -> None:
+    metadata = result.metadata
     for oid, name, deferred in query(_DEFERRABLE):
         for constraint in metadata.tables[oids[oid]].constraints:
             if constraint.name == name:
                 constraint.deferrable = True
                 constraint.initially = "DEFERRED" if deferred else "IMMEDIATE"
-    for oid, column, type_ in query(_COLUMNS):
-        result.types[oids[oid], column] = type_
-    result.notes += [note for (note,) in query(_NOTES)]
+    for oid, name, is_check, create in query(_NOT_VALID):
+        _not_valid(result, metadata.tables[oids[oid]], name, create if is_check else None)
+
+
+def _not_valid(result: Reflection, table: sa.Table, name: str, check: str | None) -> None:
+    """Let a constraint be added to a table that exists; a CHECK by its statement."""
+    for constraint in [each for each in table.constraints if each.name == name]:
+        if check is not None:
+            table.constraints.remove(constraint)
+            result.then(table.key, [check])
+        elif isinstance(constraint, sa.ForeignKeyConstraint):
+            constraint.dialect_options["postgresql"]["not_valid"] = True
+            constraint.use_alter = True
 
 
 def _unless(exists: str, statement: str) -> str:

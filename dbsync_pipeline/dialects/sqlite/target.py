@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.counters import Counter
 from dbsync_pipeline.dialects.digests import Form
-from dbsync_pipeline.dialects.foreign_keys import violated_key
+from dbsync_pipeline.dialects.foreign_keys import is_not_valid, violated_key
 from dbsync_pipeline.dialects.sqlite import errors, sql
 from dbsync_pipeline.dialects.sqlite.source import SQLiteSource
 from dbsync_pipeline.dialects.sqlite.sql import names, quote
@@ -87,13 +87,22 @@ class SQLiteTarget(TemporaryStaging, SQLiteSource):
     def prove_constraints(self, tables: Sequence[Table]) -> None:
         """Raise NotProved if a foreign key of these tables, or to them, does not hold."""
         for table in tables:
-            orphan = self._raw.execute(
-                f"PRAGMA foreign_key_check({quote(table.sa.name)})"
-            ).fetchone()
-            if orphan:
-                raise violated_key(self.name, f"to {orphan[2]}", table.name)
+            for parent in self._violated(table):
+                raise violated_key(self.name, f"to {parent}", table.name)
         if lost := sorted(self._lost() - self._lost_before):
             raise violated_key(self.name, f"to {lost[0][1]}", lost[0][0], outside=True)
+
+    def _violated(self, table: Table) -> Iterator[str]:
+        """Yield the parents of foreign keys that must hold, and do not."""
+        name, keys = table.sa.name, table.sa.foreign_key_constraints
+        not_valid = [{column.name for column in key.columns} for key in keys if is_not_valid(key)]
+        violated = "SELECT DISTINCT parent, fkid FROM pragma_foreign_key_check(?)"
+        columns = 'SELECT "from" FROM pragma_foreign_key_list(?) WHERE id = ?'
+        for parent, number in self._raw.execute(violated, (name,)).fetchall():
+            if {
+                column for (column,) in self._raw.execute(columns, (name, number))
+            } not in not_valid:
+                yield parent
 
     def _lost(self) -> set[tuple[str, str, Any]]:
         """(table, parent, rowid) of other tables' rows that lack a parent in a changing table.

@@ -95,10 +95,10 @@ def _table(table: sa.Table, dialect: sa.Dialect, reflection: Reflection) -> Iter
 
 def _columns(table: sa.Table, dialect: sa.Dialect, reflection: Reflection) -> Iterator[str]:
     distinct = _distinct(table)
-    key = list(table.primary_key.columns)
+    key = table.primary_key.columns.keys()
     for column in table.columns:
         numbered = column.identity is not None or (
-            [column] == key
+            [column.name] == key
             and isinstance(column.type, sa.Integer)
             and column.server_default is None
             and not column.foreign_keys
@@ -107,7 +107,7 @@ def _columns(table: sa.Table, dialect: sa.Dialect, reflection: Reflection) -> It
             column,
             dialect,
             reflection.types.get((table.key, column.name)),
-            is_key=numbered and [column] == key,
+            is_key=numbered and [column.name] == key,
             unique=column.name in distinct,
         )
         arguments = [repr(column.name), type_, *_column_options(column, dialect)]
@@ -200,7 +200,7 @@ def _foreign_key(constraint: sa.ForeignKeyConstraint) -> str:
     parents = [element.target_fullname for element in constraint.elements]
     actions = [
         f"{name}={value!r}"
-        for name in ("onupdate", "ondelete", "match")
+        for name in ("onupdate", "ondelete", "match", "use_alter")
         if (value := getattr(constraint, name))
     ]
     parts = [repr(constraint.column_keys), repr(parents), *_named(constraint), *actions]
