@@ -114,10 +114,12 @@ def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) 
       CREATE TABLE film (id serial PRIMARY KEY, title text NOT NULL UNIQUE, code varchar(9) COLLATE "C",
         made timestamptz DEFAULT now(), at timestamp, day date DEFAULT CURRENT_DATE, clock time, felt mood DEFAULT 'ok',
         released year, rate numeric(5,2) DEFAULT 4.99, big double precision, small smallint, flag boolean DEFAULT true,
-        uid uuid DEFAULT gen_random_uuid(), raw bytea, plain json, CHECK (code <> 'x'::text));
+        uid uuid DEFAULT gen_random_uuid(), raw bytea, plain json, kept jsonb, tags text[], felts mood[], grid int[][],
+        short varchar(9)[] NOT NULL DEFAULT '{}', CHECK (code <> 'x'::text));
       CREATE INDEX lower_title ON film (lower(title));
-      INSERT INTO film (title, code, at, clock, released, big, small, raw, plain) VALUES
-        ('Ünïcode', 'c', '2020-01-01 12:00:00.000001', '23:59:59.999999', 1994, 0.1, 7, '\\x00ff', '{"a": 1.10}');
+      INSERT INTO film (title, code, at, clock, released, big, small, raw, plain, kept, tags, felts, grid)
+      VALUES ('Ünïcode', 'c', '2020-01-01 12:00:00.000001', '23:59:59.999999', 1994, 0.1, 7, '\\x00ff', '{"a": 1.10}',
+        '{"b":1}', '{"a,b",NULL}', '{ok}', '{{1,2},{3,4}}');
     """,
     )
     model = Model(load(structure(windows).source, "film"))

@@ -22,7 +22,7 @@ class ColumnTypes:
     kinds: ClassVar[Mapping[type[TypeEngine[Any]], Kind]] = {}
     """Types of this engine alone whose kind is not that of their base class."""
     json_by_value: ClassVar[tuple[type[TypeEngine[Any]], ...]] = ()
-    """Types of this engine that keep JSON by value and not as text."""
+    """Types of this engine that keep JSON, or its arrays, by value and not as text."""
 
     def instant(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the type of an `Instant` column, for the driver of this SQLAlchemy dialect."""

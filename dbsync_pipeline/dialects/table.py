@@ -50,9 +50,17 @@ JSON_BY_VALUE: list[type[TypeEngine[Any]]] = []
 
 
 def kind_of(type_: TypeEngine[Any]) -> Kind:
-    """Return the kind of a SQLAlchemy type; OPAQUE if some engine has no exact form for it."""
+    """Return the kind of a SQLAlchemy type; OPAQUE if some engine has no exact form for it.
+
+    One engine's JSON or array is text where the models give the other engines JSON.
+    """
     if isinstance(type_, sa.Interval):
         return Kind.OPAQUE
+    if _by_value(type_) and any(
+        isinstance(undecorated(variant), sa.JSON) and not _by_value(variant)
+        for variant in type_._variant_mapping.values()
+    ):
+        return Kind.TEXT
     type_ = undecorated(type_)
     for special, kind in SPECIAL_KINDS.items():
         if isinstance(type_, special):
@@ -65,6 +73,10 @@ def undecorated(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     while isinstance(type_, TypeDecorator):
         type_ = type_.impl_instance
     return type_
+
+
+def _by_value(type_: TypeEngine[Any]) -> bool:
+    return isinstance(undecorated(type_), tuple(JSON_BY_VALUE))
 
 
 def _is(*classes: type) -> Callable[[TypeEngine[Any]], bool]:
@@ -148,7 +160,7 @@ class Column:
     def keeps_json_by_value(self) -> bool:
         """Whether some engine keeps the column's JSON by value, so its text is not the writer's."""
         types = (self.type, *self.type._variant_mapping.values())
-        return any(isinstance(undecorated(type_), tuple(JSON_BY_VALUE)) for type_ in types)
+        return any(map(_by_value, types))
 
     @property
     def scale(self) -> int:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.counters import Counter
-from dbsync_pipeline.dialects.table import Column, Kind, Table, kind_of
+from dbsync_pipeline.dialects.table import Column, Kind, Table, kind_of, undecorated
 from dbsync_pipeline.errors import Busy
 from dbsync_pipeline.mirror.model import Model
 
@@ -159,6 +159,9 @@ def _value(column: Column) -> Any:
     if isinstance(column.type, sa.Enum):
         enum = column.type
         return next(iter(enum.enum_class)) if enum.enum_class else enum.enums[0]
+    types = (column.type, *column.type._variant_mapping.values())
+    if any(isinstance(undecorated(type_), sa.ARRAY) for type_ in types):
+        return []
     if isinstance(column.type, sa.JSON):
         return {}
     return _VALUES[kind_of(column.type)](column)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dbsync_pipeline.dialects.digests import Form
 from dbsync_pipeline.dialects.postgresql.catalog import quote
+from dbsync_pipeline.dialects.postgresql.column_types import array_of
 from dbsync_pipeline.dialects.table import Column, Kind, Table
 
 _EPOCH_SECONDS = 946_684_800
@@ -123,6 +124,8 @@ class Expressions:
     def plain(self, column: Column) -> str:
         """Return the column as a plain value. OPAQUE is text, for servers of other versions."""
         name = f"t.{quote(column.name)}"
+        if array_of(column):
+            return f"to_jsonb({name})::text"
         match column.kind:
             case Kind.BOOLEAN:
                 return f"{name}::int"
@@ -170,7 +173,7 @@ class Expressions:
         name = f"t.{quote(column.name)}"
         match column.kind:
             case Kind.TEXT | Kind.OPAQUE:
-                text = f"{name}::text"
+                text = f"({self.plain(column)})"
                 data = text if self.utf8 else f"convert_to({text}, 'UTF8')"
                 return f"octet_length({data}) || ':' || {text}"
             case Kind.BYTES:

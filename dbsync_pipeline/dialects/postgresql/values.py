@@ -6,6 +6,8 @@ from psycopg2.extensions import encodings
 
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.json_by_value import kept
+from dbsync_pipeline.dialects.postgresql import arrays
+from dbsync_pipeline.dialects.postgresql.column_types import array_of
 from dbsync_pipeline.dialects.table import Column, Kind
 
 
@@ -19,6 +21,8 @@ def to_postgresql(column: Column, encoding: str = "UTF8") -> values.Convert:
         convert = _encodable(encoding)
     if column.kind is Kind.TEXT and column.keeps_json_by_value:
         check = kept
+    if (array := array_of(column)) is not None:
+        convert = arrays.literal_of(array, convert)
     return (lambda value: convert(check(value))) if check else convert
 
 

@@ -29,6 +29,8 @@ _NAMES: dict[str, Any] = {
 
 _NUMBER = re.compile(r"\(?(-?\d+(\.\d+)?)\)?$")
 _TRUTH = {"0": "sa.false()", "false": "sa.false()", "1": "sa.true()", "true": "sa.true()"}
+_JSON_HAS = (sa.String, sa.Integer, sa.Boolean, sa.Uuid)
+"""What an array of PostgreSQL's may be of, so that JSON holds it exactly."""
 _TEXT = re.compile(r"('(?:[^']|'')*')(::[\w .\"\[\]()]+)?$")
 
 
@@ -148,6 +150,14 @@ def _json(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
     return "sa.JSON()"
 
 
+def _array(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str | None:
+    """An array of what JSON has too is JSON on other engines."""
+    item = _specific(type_)
+    if item is None or not isinstance(type_.item_type, _JSON_HAS):
+        return None
+    return f"sa.JSON().with_variant({item}, {engine!r})"
+
+
 def _float(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
     single = isinstance(type_, sa.REAL) and engine != "sqlite"  # where it has 64 bits
     return "sa.REAL()" if single else "sa.Float(53)"
@@ -180,6 +190,7 @@ _PORTABLE: tuple[tuple[Any, Callable[[Any, str, bool, bool], str | None]], ...] 
     (sa.Numeric, _numeric),
     (sa.Uuid, _plain("sa.Uuid()")),
     (sa.JSON, _json),
+    (sa.ARRAY, _array),
     (sa.DateTime, _moment),
     (sa.Date, _plain("sa.Date()")),
     (sa.Time, _time),
