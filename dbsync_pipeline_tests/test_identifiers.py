@@ -566,6 +566,16 @@ def test_a_column_that_only_postgresql_has_is_refused_by_name_towards_sqlite(
                 match=rf"table rich: column {column} of type .* cannot be copied exactly",
             ):
                 sync(one_source, one_target, model=Model(metadata))
+    metadata = sa.MetaData()
+    key = sa.Column("id", sa.Integer, primary_key=True)
+    more = (sa.Column(column, type_) for column, type_ in _OPAQUE.items())
+    sa.Table("rich", metadata, key, *more)
+    with (
+        session(source, target, model=Model(metadata)) as one,
+        pytest.raises(StructureError) as refused,
+    ):
+        one.plan()
+    assert all(f"column {column} of type" in str(refused.value) for column in _OPAQUE)
 
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "postgresql"])

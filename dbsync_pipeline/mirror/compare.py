@@ -94,18 +94,27 @@ def digest_format_of(source: Dialect, target: Dialect, tables: tuple[Table, ...]
 
 
 def require_carried(source: str, target: str, tables: tuple[Table, ...]) -> None:
-    """Raise StructureError if a column's values cannot be copied between these engines."""
+    """Raise StructureError with all columns whose values cannot be copied between these engines."""
     if source == target:
         return
-    for table in tables:
-        for column in table.columns:
-            if column.kind is Kind.OPAQUE:
-                raise StructureError(
-                    f"column {column.name} of type {type(column.type).__name__} cannot be copied "
-                    f"exactly between {source} and {target}",
-                    table=table.name,
-                    remedy="give the column a type that both engines have",
-                )
+    opaque = [
+        (table, f"column {column.name} of type {type(column.type).__name__}")
+        for table in tables
+        for column in table.columns
+        if column.kind is Kind.OPAQUE
+    ]
+    if opaque:
+        table, first = opaque[0]
+        others = "; ".join(f"table {other.name}: {column}" for other, column in opaque[1:])
+        raise StructureError(
+            f"{first} cannot be copied exactly between {source} and {target}"
+            + (f"; nor can {others}" if others else ""),
+            operation="compare the structure",
+            table=table.name,
+            remedy="give these columns types that both engines have, in models of your own "
+            "(`dbsync models from-database FILE` writes them), or leave the tables out by "
+            "DBSYNC_SKIP_TABLES",
+        )
 
 
 def buckets_for(rows: int) -> int:

@@ -84,4 +84,8 @@ def _table(table: Table, dialect: Dialect) -> list[object]:
 
 def _type(type_: sa.types.TypeEngine[object], dialect: Dialect) -> str:
     values = ", ".join(type_.enums) if isinstance(type_, sa.Enum) else ""
-    return f"{type_!r} {type_.compile(dialect.connection.dialect)} {values}"
+    try:
+        written = type_.compile(dialect.connection.dialect)
+    except sa.exc.CompileError:  # the engine has no such type: no table can have it
+        written = ""
+    return f"{type_!r} {written} {values}"

@@ -153,6 +153,7 @@ class Opening:
     def open_for_reading(self) -> frozenset[str]:
         """Open a snapshot of each side; return the names of the tables that the target lacks."""
         task = self._task
+        compare.require_carried(task.source.engine_name, task.target.engine_name, task.tables)
         source, target = self._connect()
         structure, missing = KnownStructure.read(task.model, source, target), set[str]()
         if not structure.equal:
