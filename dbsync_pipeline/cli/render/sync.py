@@ -131,11 +131,14 @@ def _plan(plan: Plan, findings: Sequence[Finding]) -> None:
         counts = numbers(changes.source_rows, changes.insert, changes.update, changes.delete)
         shown.add_row(escape(name), *counts)
     OUT.print(shown)
-    for finding in findings:
-        complain(
-            f"{plan.target}: a sync would be refused: {finding.found} ({finding.guard})\n"
-            f"Remedy: {finding.remedy}"
-        )
+    _objections(f"{plan.target}: a sync would be refused", findings)
+
+
+def _objections(what: str, findings: Sequence[Finding]) -> None:
+    from dbsync_pipeline.mirror.refusal import by_guard  # which imports the mirror
+
+    for why, remedy in by_guard(findings):
+        complain(f"{what}: {why}\nRemedy: {remedy}")
 
 
 def adopted(result: Adopted) -> None:
@@ -169,10 +172,7 @@ def _distance(plan: Plan) -> None:
 
 
 def _taken_in(target: str, adoption: Adoption) -> None:
-    for finding in adoption.findings:
-        complain(
-            f"{target}: not taken in: {finding.found} ({finding.guard})\nRemedy: {finding.remedy}"
-        )
+    _objections(f"{target}: not taken in", adoption.findings)
     if adoption.run is None:
         return
     if adoption.run.succeeded:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from dbsync_pipeline.errors import DbsyncError, Refused
-from dbsync_pipeline.mirror import guard
+from dbsync_pipeline.mirror import guard, refusal
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
@@ -49,10 +49,10 @@ def require_allowed(task: Task, plan: Plan) -> None:
     findings: Sequence[Finding] = guard.review(plan, task.policy)
     if findings:
         raise Refused(
-            "; ".join(f"{finding.found} ({finding.guard})" for finding in findings),
+            refusal.summary(findings),
             findings=[asdict(finding) for finding in findings],
             operation="sync",
             database=task.target.name,
-            table=findings[0].table,
+            table=findings[0].table if len(findings) == 1 else None,
             remedy=findings[0].remedy,
         )
