@@ -129,6 +129,64 @@ def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) 
     assert (back.rows, back.inserted, back.updated, back.deleted) == (1, 0, 0, 0)
 
 
+_AS_ENTITY_FRAMEWORK_WRITES = """
+CREATE TABLE "__EFMigrationsHistory" ("MigrationId" TEXT NOT NULL CONSTRAINT "PK___EFMigrationsHistory" PRIMARY KEY,
+  "ProductVersion" TEXT NOT NULL);
+CREATE TABLE "People" ("Id" INTEGER NOT NULL CONSTRAINT "PK_People" PRIMARY KEY AUTOINCREMENT, "Mail" TEXT COLLATE NOCASE NOT NULL,
+  "Rate" TEXT NOT NULL DEFAULT '0.0', "On" INTEGER NOT NULL CONSTRAINT "CK On" CHECK ("On" IN (0, 1)));
+CREATE UNIQUE INDEX "IX_People_Mail" ON "People" ("Mail") WHERE "On" = 1;
+CREATE TABLE "Courses" ("Id" INTEGER NOT NULL CONSTRAINT "PK_Courses" PRIMARY KEY AUTOINCREMENT, "By" INTEGER NOT NULL,
+  "Of" INTEGER CONSTRAINT "UQ Of" UNIQUE CONSTRAINT "FK Of" REFERENCES "Courses", "In" INTEGER CONSTRAINT "CK In" CHECK ("In" > 0) REFERENCES "Courses",
+  "Both" TEXT AS ("Id" || '-' || "By") STORED, CONSTRAINT "UQ_Courses" UNIQUE ("By", "In"),
+  CONSTRAINT "FK_Courses_People_By" FOREIGN KEY ("By") REFERENCES "People" ("Id") ON DELETE RESTRICT);
+CREATE TABLE "CoursePerson" ("CoursesId" INTEGER NOT NULL, "PeopleId" INTEGER NOT NULL,
+  CONSTRAINT "PK_CoursePerson" PRIMARY KEY ("CoursesId", "PeopleId"),
+  CONSTRAINT "FK_CoursePerson_Courses_CoursesId" FOREIGN KEY ("CoursesId") REFERENCES "Courses" ("Id") ON DELETE CASCADE);
+INSERT INTO "People" VALUES (1, 'Ada@x', '1.50', 1); INSERT INTO "Courses" ("Id", "By", "Of") VALUES (1, 1, 1);
+INSERT INTO "CoursePerson" VALUES (1, 1);
+CREATE VIRTUAL TABLE search USING fts5(mail);
+INSERT INTO search VALUES ('ada');
+"""
+_NAMES_THERE = {
+    "People": {"PK_People", "CK On"},
+    "Courses": {
+        "PK_Courses",
+        "FK Of",
+        "CK In",
+        "UQ_Courses",
+        "FK_Courses_People_By",
+        None,
+    },
+    "CoursePerson": {"PK_CoursePerson", "FK_CoursePerson_Courses_CoursesId"},
+}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_constraints_of_sqlite_have_their_own_names(new_database: NewDatabase, engine: str) -> None:
+    """SQLAlchemy takes all from the first constraint's name to a key for the key's name."""
+    windows, linux = new_database("sqlite", "windows"), new_database(engine, "linux")
+    run(windows, _AS_ENTITY_FRAMEWORK_WRITES)
+    read_there = structure(windows)
+    model = Model(load(read_there.source, "courses"))
+    named = {
+        name: {constraint.name for constraint in table.constraints}
+        for name, table in model.metadata.tables.items()
+    }
+    assert named == _NAMES_THERE
+    sync(windows, linux, model=model)
+    assert all(table.equal and table.source_rows for table in verify(windows, linux, model))
+    assert "the virtual table search: its rows are its module's" in " ".join(
+        read_there.source.split()
+    )
+    if engine == "sqlite":
+        execute(linux, """INSERT INTO "People" VALUES (2, 'other', '1', 0)""")
+        with linux.engine().connect() as connection:
+            mail = sa.text("""SELECT "Id" FROM "People" WHERE "Mail" = 'ADA@X'""")
+            assert connection.scalars(mail).all() == [1]
+        with pytest.raises(sa.exc.IntegrityError):
+            execute(linux, """INSERT INTO "People" VALUES (3, 'ADA@X', '1', 1)""")
+
+
 _AS_DJANGO_WRITES = """
 CREATE TABLE "shop_user" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "name" varchar(80) NOT NULL);
 CREATE TABLE "shop_thing" ("id" integer NOT NULL PRIMARY KEY AUTOINCREMENT, "uid" char(32) NOT NULL UNIQUE,

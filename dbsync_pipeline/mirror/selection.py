@@ -21,6 +21,7 @@ TOOLS: Mapping[str, str] = {
     "__diesel_schema_migrations": "Diesel",
     "__drizzle_migrations": "Drizzle",
     "__efmigrationshistory": "Entity Framework",
+    "__efmigrationslock": "Entity Framework",
     "_prisma_migrations": "Prisma",
     "_sqlx_migrations": "SQLx",
     "_yoyo_log": "yoyo",

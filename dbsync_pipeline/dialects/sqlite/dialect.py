@@ -97,6 +97,11 @@ class SQLite(SQLiteTarget):
         )
 
     @translated
+    def places(self, schemas: Sequence[str]) -> list[Place]:
+        """Return the tables that have rows of their own, read in the open transaction."""
+        return reflection.places(self.connection, super().places(schemas))
+
+    @translated
     def reflect(self, tables: Sequence[Place]) -> Reflection:
         """Return the structure of these tables, with what SQLAlchemy does not say."""
         return reflection.reflect(self.connection, tables)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import pairwise
 
 import sqlalchemy as sa
@@ -22,9 +23,13 @@ WHERE l.origin = 'c' AND (l.partial OR EXISTS (
 ORDER BY 1"""
 """(index, CREATE) of indexes that are more than a list of columns."""
 
-_NOTES = """
+_TRIGGERS_AND_VIEWS = """
 SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY 1, 2"""
 
+
+_VIRTUAL = """
+SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY 1
+"""
 
 _CREATE = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :table"
 
@@ -79,6 +84,47 @@ def deferrable(create: str) -> dict[str, str]:
     return keys
 
 
+def key_names(create: str) -> dict[tuple[str, ...], str]:
+    """Return by its columns the name of each foreign key in a CREATE TABLE that has one.
+
+    SQLAlchemy takes what stands before the key for a part of its name, such as another constraint.
+    """
+    named: dict[tuple[str, ...], str] = {}
+    for definition in _definitions(create):
+        tokens = [token for token in definition if token.strip()]
+        upper = [token.upper() for token in tokens]
+        before = upper[: upper.index("REFERENCES")] if "REFERENCES" in upper else []
+        if "CONSTRAINT" not in before:
+            continue
+        place = len(before) - 1 - before[::-1].index("CONSTRAINT")
+        columns = tokens[:1]
+        if "FOREIGN" in before:
+            columns = [token for token in tokens[before.index("(") + 1 :] if token != ","]
+            columns = columns[: columns.index(")")]
+        elif place != len(before) - 2:  # the name is of another constraint of the column
+            continue
+        named[tuple(map(sql.bare, columns))] = sql.bare(tokens[place + 1])
+    return named
+
+
+def collations(create: str) -> dict[str, str]:
+    """Return by column the collation that a CREATE TABLE gives it."""
+    named: dict[str, str] = {}
+    for definition in _definitions(create):
+        tokens, depth = [token for token in definition if token.strip()], 0
+        for word, name in pairwise(tokens):
+            depth += sql.DEPTH.get(word, 0)
+            if depth == 0 and word.upper() == "COLLATE":
+                named[sql.bare(tokens[0])] = sql.bare(name)
+    return named
+
+
+def constraint_names(create: str) -> set[str]:
+    """Return the names of all constraints in a CREATE TABLE."""
+    tokens = [token for token in sql.tokens(create) if token.strip()]
+    return {sql.bare(name) for word, name in pairwise(tokens) if word.upper() == "CONSTRAINT"}
+
+
 def _definitions(create: str) -> Iterator[list[str]]:
     """Yield the tokens of each column and each rule in a CREATE TABLE."""
     tokens = sql.tokens(create)
@@ -126,18 +172,34 @@ def _inside(tokens: list[str]) -> str:
     return ""
 
 
+def places(connection: sa.Connection, own: Sequence[Place]) -> list[Place]:
+    """Return those of the tables that have rows of their own.
+
+    A virtual table has none, and the tables behind it, which only SQLite since 3.37 lists as such,
+    are its module's.
+    """
+    listed = connection.exec_driver_sql("PRAGMA table_list").all()
+    left_out = {name for _, name, kind, *_ in listed if kind in ("virtual", "shadow")}
+    left_out |= set(connection.scalars(sa.text(_VIRTUAL)))
+    return [(schema, name) for schema, name in own if name not in left_out]
+
+
+def _name_constraints(table: sa.Table, create: str) -> None:
+    """Give each constraint the name that it has, and no other."""
+    keys, named = key_names(create), constraint_names(create)
+    for constraint in table.constraints:
+        if isinstance(constraint, sa.ForeignKeyConstraint):
+            constraint.name = keys.get(tuple(column.name for column in constraint.columns))
+        elif constraint.name not in named:
+            constraint.name = None
+
+
 def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
     """Return the structure of these tables with everything that this module names."""
     result = reflection.reflect(connection, tables)
     for table in result.metadata.tables.values():
         named = {"table": table.name}
-        create = str(connection.scalar(sa.text(_CREATE), named))
-        table.dialect_options["sqlite"]["autoincrement"] = sql.has_autoincrement(create)
-        for column, expression in expressions(create).items():
-            computed = table.c[column].computed
-            if computed is not None:
-                computed.sqltext = sa.text(expression.replace(":", "\\:"))
-        _defer(table, deferrable(create))
+        _complete(table, str(connection.scalar(sa.text(_CREATE), named)))
         for column, type_ in connection.execute(sa.text(_TYPES), named):
             result.types[table.key, column] = type_
             if type_.upper() == "INTEGER" and table.c[column].primary_key:
@@ -145,9 +207,31 @@ def reflect(connection: sa.Connection, tables: Sequence[Place]) -> Reflection:
         for name, create in connection.execute(sa.text(_INDEXES), named):
             table.indexes -= {index for index in table.indexes if index.name == name}
             result.then(table.key, [create])
-    for kind, name, table_name in connection.execute(sa.text(_NOTES)):
-        if kind == "view":
-            result.notes.append(f"the view {name}: it has no rows of its own to copy")
-        elif table_name in result.metadata.tables:
-            result.notes.append(f"the trigger {name} of {table_name}: triggers are not copied")
+    result.notes += _notes(connection, result.metadata.tables)
     return result
+
+
+def _complete(table: sa.Table, create: str) -> None:
+    """Add what only the CREATE TABLE says."""
+    table.dialect_options["sqlite"]["autoincrement"] = sql.has_autoincrement(create)
+    for column, expression in expressions(create).items():
+        computed = table.c[column].computed
+        if computed is not None:
+            computed.sqltext = sa.text(expression.replace(":", "\\:"))
+    for column, collation in collations(create).items():
+        type_ = copy(table.c[column].type)
+        if isinstance(type_, sa.String):
+            type_.collation = collation
+            table.c[column].type = type_
+    _name_constraints(table, create)
+    _defer(table, deferrable(create))
+
+
+def _notes(connection: sa.Connection, tables: Container[str]) -> Iterator[str]:
+    for kind, name, table_name in connection.execute(sa.text(_TRIGGERS_AND_VIEWS)):
+        if kind == "view":
+            yield f"the view {name}: it has no rows of its own to copy"
+        elif table_name in tables:
+            yield f"the trigger {name} of {table_name}: triggers are not copied"
+    for name in connection.scalars(sa.text(_VIRTUAL)):
+        yield f"the virtual table {name}: its rows are its module's"

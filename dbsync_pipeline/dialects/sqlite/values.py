@@ -98,7 +98,7 @@ def from_sqlite(column: Column) -> values.Convert:
 def _of(*classes: type) -> values.Convert:
     def check(value: Any) -> Any:
         if not isinstance(value, classes):
-            raise values.Cannot(f"SQLite stores a {type(value).__name__} there")
+            raise values.Cannot(f"SQLite stores a value of type {type(value).__name__} there")
         return value
 
     return check
