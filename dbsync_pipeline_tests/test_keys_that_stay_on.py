@@ -29,7 +29,11 @@ sa.Table(
     "people",
     _metadata,
     sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("shop", distinct(40), sa.ForeignKey("shops.name", ondelete="SET NULL")),
+    sa.Column(
+        "shop",
+        distinct(40),
+        sa.ForeignKey("shops.name", ondelete="SET NULL", onupdate="CASCADE"),
+    ),
     sa.Column("boss_id", sa.Integer, sa.ForeignKey("people.id")),
     sa.Column("name", sa.Unicode(40)),
 )

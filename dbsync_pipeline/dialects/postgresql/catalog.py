@@ -87,6 +87,12 @@ follow a delete, and an update, whether the table there is mirrored or a partiti
 it is valid) of the foreign keys among these; the table and its columns are quoted.
 """
 
+DETERMINISTIC_TEXTS = """
+SELECT n, attname::text FROM unnest(%s::text[]) n JOIN pg_attribute ON attrelid = n::regclass
+JOIN pg_collation c ON c.oid = attcollation AND c.collisdeterministic
+WHERE atttypid IN ('text'::regtype, 'varchar'::regtype) AND attnum > 0"""
+"""(table, column) of texts of which equal ones are the same bytes."""
+
 FIRE_FOR_REPLICAS = f"""{_MIRRORED}
 SELECT format('the trigger %%s of %%s', tgname, tgrelid::regclass) FROM pg_trigger
 WHERE NOT tgisinternal AND tgenabled IN ('R', 'A') AND tgrelid IN (SELECT oid FROM mirrored)

@@ -9,7 +9,7 @@ a key, because it is NOT VALID: the server does not check a key that an update l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
 
 _ONE_FORM = (Kind.INTEGER, Kind.UUID, Kind.BOOLEAN, Kind.DATE, Kind.TIME, Kind.INSTANT)
-"""Equal values of these kinds are the same bytes, so a row that stays keeps them."""
+"""Equal values of these kinds are the same bytes, so a row that stays keeps them; so are texts of a
+deterministic collation."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class _Key:
 class OneStatement:
     """How the staged changes of some tables are written while these keys stay on."""
 
-    def __init__(self, target: PostgreSQLTarget, keys: Sequence[_Key]) -> None:
-        self._target, self._keys = target, keys
+    def __init__(
+        self, target: PostgreSQLTarget, keys: Sequence[_Key], texts: Collection[tuple[str, str]]
+    ) -> None:
+        self._target, self._keys, self._texts = target, keys, texts
         children = (key.mine for key in keys if key.mine and not key.valid)
         self._stay = {key.parent.name for key in keys} | {
             child.name for child in children if not child.keyless
@@ -63,15 +66,20 @@ class OneStatement:
         by_name = {quote_table(table.sa): table for table in tables}
         named = (list(by_name),)
         written = {oid: by_name[name] for name, oid in target._all(catalog.OIDS, named)}
-        keys, staying = [], target._all(catalog.STAYING_KEYS, named)
+        staying = target._all(catalog.STAYING_KEYS, named)
+        texts = {
+            (by_name[name].name, column)
+            for name, column in target._all(catalog.DETERMINISTIC_TEXTS, named)
+        }
+        keys = []
         for child, oid, there, columns, referred, deletes, updates, mirrored, valid in staying:
             parent = written.get(there)
             if parent is None and not mirrored:
                 continue  # its rows are not written
-            if parent is None or parent.keyless or (updates and not _stay(parent, referred)):
+            if parent is None or parent.keyless or (updates and not _stay(parent, referred, texts)):
                 return None
             keys.append(_Key(child, written.get(oid), parent, columns, referred, deletes, valid))
-        return cls(target, keys)
+        return cls(target, keys, texts)
 
     def write(self, tables: Sequence[Table]) -> dict[str, Written] | None:
         """Apply the staged changes; None if a constraint refuses that, and nothing is written."""
@@ -137,7 +145,7 @@ class OneStatement:
 
     def _updating(self, table: Table) -> str | None:
         """None if rows that stay cannot differ."""
-        changing = [column for column in table.columns if not _is_kept(table, column)]
+        changing = [column for column in table.columns if not _is_kept(table, column, self._texts)]
         values = ", ".join(f"{quote(part.name)} = n.{quote(part.name)}" for part in changing)
         live, new = self._target._from(table), self._target._new(table)
         same = self._target._same(table, "t", "n")
@@ -155,11 +163,12 @@ def _after(part: str) -> str:
     return f"(SELECT count(*) FROM {part}) >= 0"
 
 
-def _is_kept(table: Table, column: Column) -> bool:
+def _is_kept(table: Table, column: Column, texts: Collection[tuple[str, str]]) -> bool:
     """Whether an update in place leaves the column as it is: a part of the key, by its bytes."""
-    return column.name in (table.key_names or ()) and column.kind in _ONE_FORM
+    same_bytes = column.kind in _ONE_FORM or (table.name, column.name) in texts
+    return same_bytes and column.name in (table.key_names or ())
 
 
-def _stay(table: Table, referred: Sequence[str]) -> bool:
+def _stay(table: Table, referred: Sequence[str], texts: Collection[tuple[str, str]]) -> bool:
     by_name = {column.name: column for column in table.columns}
-    return all(name in by_name and _is_kept(table, by_name[name]) for name in referred)
+    return all(name in by_name and _is_kept(table, by_name[name], texts) for name in referred)
