@@ -10,12 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.dialects.foreign_keys import held
 from dbsync_pipeline.errors import DbsyncError
 from dbsync_pipeline.mirror import guard, pausing, schema, trial
 from dbsync_pipeline.mirror.database import Database
@@ -23,6 +19,7 @@ from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.own_keys import violated
 from dbsync_pipeline.settings import Settings
 
 REACHABLE = "reachable"
@@ -202,7 +199,10 @@ def read(dialect: Dialect, model: Model) -> Facts:
         if model.why_unknown:
             structure = (model.why_unknown,)
         return Facts(structure, last=last, age_seconds=age, held=held)
-    orphans = tuple(_orphans(dialect, model))
+    orphans = tuple(
+        f"{table.name} ({', '.join(key.column_keys)})"
+        for table, key, _ in violated(dialect, model.tables)
+    )
     counters = dialect.counters(model.tables)
     taken = tuple(counter.name for counter in counters if counter.next_is_taken)
     dialect.rollback()
@@ -216,28 +216,3 @@ def _ledger(dialect: Dialect) -> tuple[Publish | None, str | None]:
     facts = ledger.last(), pausing.reason(ledger)
     dialect.rollback()
     return facts
-
-
-def _orphans(dialect: Dialect, model: Model) -> Iterator[str]:
-    """The foreign keys that do not hold."""
-    for table in model.tables:
-        with dialect.doing("check the foreign keys"):
-            keys = held(dialect.connection, table.sa)
-        for key in keys:
-            with dialect.doing("check the foreign keys"):
-                if dialect.connection.execute(_orphan(key)).first() is not None:
-                    yield f"{table.name} ({', '.join(key.column_keys)})"
-
-
-def _orphan(key: sa.ForeignKeyConstraint) -> sa.Select[Any]:
-    """A row whose parent does not exist. A row with a NULL in the key needs no parent."""
-    child, parent = key.table, key.referred_table.alias("parent")
-    pairs = [(element.parent, parent.c[element.column.key]) for element in key.elements]
-    same = (parent_column == column for column, parent_column in pairs)
-    exists = sa.exists().where(*same).correlate(child)
-    return (
-        sa.select(sa.literal(1))
-        .select_from(child)
-        .where(*(column.is_not(None) for column, _ in pairs), ~exists)
-        .limit(1)
-    )

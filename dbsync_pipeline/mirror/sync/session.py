@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dbsync_pipeline.dialects.contract import Dialect
-from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline.errors import NotProved, SettingsError, StructureError
 from dbsync_pipeline.mirror import guard
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.guard import Finding, Plan
 from dbsync_pipeline.mirror.ledger import Publish, Term
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.outside import orphans
+from dbsync_pipeline.mirror.own_keys import require_held
 from dbsync_pipeline.mirror.report.file import Report
 from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison, all_new, compare_table
@@ -144,18 +145,27 @@ class Session:
         confirming = Confirming.of(task, opened, comparisons)
         if confirming is not None:
             return self._confirm(confirming)
-        with self._phases.timed("publish"):
-            number = numbering.claim(task, opened, comparisons)
-            publishing = Publishing(task, opened, comparisons, number)
-            stripped = publishing.write()
-        with self._phases.timed("prove"):
-            publishing.prove(stripped)
+        publishing = self._write(comparisons)
         publish = publishing.record(self._phases)
         settling = Settling.of(task, opened, comparisons)
         publishing.commit()
         if settling:
             settling.run()
         return publish
+
+    def _write(self, comparisons: Sequence[Comparison]) -> Publishing:
+        """Write and prove the changes. What fails may be what the source's own rows violate."""
+        try:
+            with self._phases.timed("publish"):
+                number = numbering.claim(self._task, self.opened, comparisons)
+                publishing = Publishing(self._task, self.opened, comparisons, number)
+                stripped = publishing.write()
+            with self._phases.timed("prove"):
+                publishing.prove(stripped)
+        except (NotProved, StructureError):
+            require_held(self.opened.source, self._task.tables)
+            raise
+        return publishing
 
     def _confirm(self, confirming: Confirming) -> Publish:
         with self._phases.timed("publish"):
