@@ -45,6 +45,13 @@ CREATE TABLE sales.colon (id int PRIMARY KEY, a text DEFAULT 'x :y [[:alpha:]] \
 CREATE TABLE sales.base (id int PRIMARY KEY, common text NOT NULL);
 CREATE TABLE sales.derived (extra int, PRIMARY KEY (id)) INHERITS (sales.base);
 CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+CREATE SEQUENCE invoice_no START 7 INCREMENT 3;
+CREATE SEQUENCE sales."Unused" AS int;
+CREATE FUNCTION next_invoice() RETURNS text LANGUAGE sql AS $$ SELECT 'R-' || nextval('invoice_no') $$;
+CREATE TABLE invoice (no text PRIMARY KEY DEFAULT next_invoice(), total int);
+CREATE FUNCTION invoices() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM invoice $$;
+CREATE TABLE audit (id int PRIMARY KEY, so_far bigint DEFAULT invoices());
+INSERT INTO invoice DEFAULT VALUES; INSERT INTO invoice DEFAULT VALUES; INSERT INTO audit VALUES (1);
 CREATE VIEW v AS SELECT * FROM customer;
 INSERT INTO tools.account VALUES (1);
 INSERT INTO customer (email, name, alias, tags, extra, plain, attrs, home, worth, during, reach, bits, vb, cash, took, ip, net, mac, at, day, clock, zoned, small, big, fixed, amount, raw, n, tsv, felts, felt, xmlish, pt)

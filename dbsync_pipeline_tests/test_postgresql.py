@@ -547,3 +547,17 @@ def test_a_session_leaves_out_the_settings_that_its_server_does_not_have(
         shown = {name: setting for name, setting in rows}
     assert "no_such_setting" not in shown
     assert shown["lock_timeout"] == "30000" and shown["client_connection_check_interval"] == "5000"
+
+
+def test_a_sequence_that_the_standby_lacks_is_named(
+    two: Ready, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, target, model = two("CREATE TABLE t (id serial PRIMARY KEY)")
+    run(source, "CREATE SEQUENCE loose", "SELECT nextval('loose')")
+    sync(source, target, model=model)
+    assert "linux lacks counters that windows has: sequence loose;" in caplog.text
+    run(target, "CREATE SEQUENCE loose")
+    caplog.clear()
+    sync(source, target, model=model)
+    assert "lacks counters" not in caplog.text
+    assert run(target, "SELECT nextval('loose')")[0][0] > 1

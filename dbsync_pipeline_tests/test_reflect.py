@@ -86,6 +86,8 @@ def test_a_structure_is_read_written_created_and_read_again_the_same(
     assert all(table.equal and table.source_rows for table in verify(windows, linux, model))
     again = sync(windows, linux, model=model).tables.values()
     assert not any(table.inserted + table.updated + table.deleted for table in again)
+    if engine == "postgresql":  # the next number of a sequence that only a function uses
+        execute(linux, "INSERT INTO invoice DEFAULT VALUES")
 
 
 def _without_notes(source: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -55,6 +57,9 @@ def test_arrays_reach_every_engine_and_come_back(pair: tuple[Database, Database]
     if source.engine_name == "postgresql":  # which writes both digits after the point
         rows[2]["prices"] = ["1.00", "12.50"]
     prepare(source, {"lists": rows}, MODEL)
+    if source.engine_name == "mssql" != target.engine_name:  # it compares no JSON by value
+        text = sa.text("UPDATE lists SET tags = :text WHERE id = 1")
+        execute(source, text.bindparams(text=json.dumps(HARD, ensure_ascii=False)))
     sync(source, target, model=MODEL)
     assert all(table.equal for table in verify(source, target, MODEL))
     for database in pair:

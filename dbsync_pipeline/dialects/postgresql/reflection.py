@@ -131,11 +131,27 @@ WHERE p.pronamespace <> 'pg_catalog'::regnamespace AND p.prokind = 'f'
 ORDER BY p.oid"""
 )
 
-_SEQUENCES = """
-SELECT c.oid::regclass::text, a.attrelid, a.attname, d.deptype = 'a',
+_CREATE_SEQUENCE = """
   format('CREATE SEQUENCE IF NOT EXISTS %s AS %s INCREMENT %s MINVALUE %s MAXVALUE %s'
     || ' START %s CACHE %s%s', c.oid::regclass, q.seqtypid::regtype, q.seqincrement, q.seqmin,
-    q.seqmax, q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' ELSE '' END),
+    q.seqmax, q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' ELSE '' END)"""
+
+_FREE_SEQUENCES = f"""
+SELECT {_CREATE_SEQUENCE} FROM pg_class c JOIN pg_sequence q ON q.seqrelid = c.oid
+WHERE c.relpersistence <> 't' AND c.relnamespace IN (
+  SELECT relnamespace FROM pg_class WHERE oid = ANY(CAST(:tables AS oid[])))
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+      AND d.deptype IN ('a', 'i', 'e'))
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      AND d.classid = 'pg_attrdef'::regclass)
+ORDER BY 1"""
+"""CREATE of sequences beside the tables that fill no column; functions and programs use them."""
+
+_SEQUENCES = f"""
+SELECT c.oid::regclass::text, a.attrelid, a.attname, d.deptype = 'a',
+  {_CREATE_SEQUENCE},
   d.deptype = 'a' AND q.seqtypid = a.atttypid AND q.seqstart = 1 AND q.seqincrement = 1
     AND q.seqmin = 1 AND q.seqcache = 1 AND NOT q.seqcycle AND c.relnamespace = t.relnamespace
     AND c.relname = t.relname || '_' || a.attname || '_seq'
@@ -250,7 +266,11 @@ def _before(result: Reflection, tables: Sequence[Place], query: _Query) -> None:
         _unless(f"to_regtype({_literal(name)}) IS NOT NULL", statement)
         for name, statement in query(_TYPES)
     ]
-    result.before += [statement.rstrip() for (statement,) in query(_FUNCTIONS)]
+    result.before += [statement for (statement,) in query(_FREE_SEQUENCES)]
+    functions = [statement.rstrip() for (statement,) in query(_FUNCTIONS)]
+    if functions:  # which may name tables that are created afterwards
+        functions.insert(0, "SET LOCAL check_function_bodies = off")
+    result.before += functions
 
 
 def _sequences(result: Reflection, oids: dict[int, str], query: _Query) -> None:

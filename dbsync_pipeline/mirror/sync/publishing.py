@@ -260,7 +260,13 @@ def move_counters(task: Task, opened: Opened) -> None:
     So rows that are written on both sides of an outage do not share numbers.
     """
     issued = {counter.name: counter for counter in opened.source.counters(task.tables)}
-    for counter in opened.target.counters(task.tables):
+    counters = opened.target.counters(task.tables)
+    lacking = issued.keys() - {counter.name for counter in counters}
+    if lacking and opened.source.engine_name == opened.target.engine_name:
+        source, target = opened.source.name, opened.target.name
+        names = ", ".join(sorted(lacking))
+        _log.warning("%s lacks counters that %s has: %s; create them there", target, source, names)
+    for counter in counters:
         value = counter.target(issued.get(counter.name), task.settings.key_gap)
         if value is not None:
             opened.target.move_counter(counter, value)
