@@ -59,7 +59,8 @@ def raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block if a library caught a Ctrl-C within it.
+    """Raise KeyboardInterrupt at the end of the block if a library caught a Ctrl-C within it, or at
+    `check` within it.
 
     Signals reach the main thread only; in another thread this does nothing.
     """
@@ -69,13 +70,23 @@ def kept() -> Iterator[None]:
     listener, hook = _Listener(), sys.unraisablehook
     previous = signal.set_wakeup_fd(listener.fileno(), warn_on_full_buffer=False)
     sys.unraisablehook = _show_unless_kept
+    _keeping.append(listener)
     try:
         yield
     finally:
+        _keeping.remove(listener)
         signal.set_wakeup_fd(previous)
         sys.unraisablehook = hook
         received = listener.close()
     if signal.SIGINT in received:
+        raise KeyboardInterrupt
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if a library caught a Ctrl-C since a block of `kept` began; for a
+    loop that waits for something else.
+    """
+    if any(signal.SIGINT in listener.received for listener in _keeping):
         raise KeyboardInterrupt
 
 
@@ -129,6 +140,7 @@ def cancel_on_signal(work: Cancellable) -> None:
 
 
 _cancellable: weakref.WeakSet[Cancellable] = weakref.WeakSet()
+_keeping: list[_Listener] = []
 
 
 class _Listener:
@@ -140,7 +152,7 @@ class _Listener:
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._received: set[int] = set()
+        self.received: set[int] = set()
         self._thread = threading.Thread(target=self._listen, name="dbsync-signals", daemon=True)
         self._thread.start()
 
@@ -157,11 +169,11 @@ class _Listener:
         self._writer.close()
         self._thread.join()
         self._reader.close()
-        return self._received
+        return self.received
 
     def _listen(self) -> None:
         while numbers := self._reader.recv(4096):
-            self._received.update(numbers)
+            self.received.update(numbers)
             if {signal.SIGINT, signal.SIGTERM} & set(numbers):
                 for work in list(_cancellable):
                     work.cancel()

@@ -141,7 +141,10 @@ def ctrl_c_cancels(places: Places, instance: DagsterInstance, linux: Database) -
     with command(places, "sync", "--target", "linux") as process:
         until("the run waits for its target", lambda: waits(linux))
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            assert process.wait(60) == 130
+        except subprocess.TimeoutExpired:
+            pytest.fail((places.folder / "command.log").read_text())
     (run,) = newest(instance)
 
     def cancelled() -> bool:

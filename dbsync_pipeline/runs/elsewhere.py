@@ -30,6 +30,7 @@ from dagster import (
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget, WorkspaceFileTarget
 
+from dbsync_pipeline import signals
 from dbsync_pipeline.defs.run_tags import JOB, PROGRESS_TAG
 from dbsync_pipeline.errors import DbsyncError, SettingsError, Unavailable
 from dbsync_pipeline.mirror.sync.session import Observer
@@ -202,6 +203,7 @@ def _follow(instance: DagsterInstance, following: Sequence[_Following]) -> None:
     """Return when all runs have ended."""
     while waiting := {run.run_id: run for run in following if not run.over}:
         time.sleep(_LOOK_SECONDS)
+        signals.check()
         runs = instance.get_runs(RunsFilter(run_ids=list(waiting)))
         for run in runs:
             waiting.pop(run.run_id).look(run)
