@@ -37,7 +37,7 @@ def test_a_reason_that_tables_share_is_written_once_with_each_table() -> None:
 def test_of_many_tables_an_error_names_five_and_a_plan_all() -> None:
     found = local_writes(*"abcdefg")
     assert "; e: up to" in summary(found) and "f: up to" not in summary(found)
-    assert summary(found).endswith("; 2 more tables, which `dbsync plan` shows")
+    assert summary(found).endswith("; and 2 more, which `dbsync plan` shows")
     ((shown, _),) = by_guard(found)
     assert "; g: up to" in shown
 
@@ -56,3 +56,13 @@ def test_other_reasons_and_other_guards_stand_for_themselves() -> None:
         "set a limit",
         "sync all tables",
     ]
+
+
+def test_two_findings_about_one_table_are_of_one_table() -> None:
+    hidden = [
+        Finding("hidden rows", "users", f"{database} may hide rows", "give the right")
+        for database in ("windows", "linux")
+    ]
+    assert summary(hidden) == (
+        "1 table (hidden rows): users: windows may hide rows; users: linux may hide rows"
+    )

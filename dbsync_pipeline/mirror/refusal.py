@@ -42,6 +42,7 @@ def _described(guard: str, findings: Sequence[Finding], most_tables: int | None)
         for finding in findings[:most_tables]
     ]
     if more := len(findings) - len(listed):
-        listed.append(f"{count(more, 'more table')}, which `dbsync plan` shows")
+        listed.append(f"and {more} more, which `dbsync plan` shows")
     within = f"{shared.removesuffix(': ')}, in " if shared else ""
-    return f"{within}{count(len(findings), 'table')} ({guard}): {'; '.join(listed)}"
+    tables = count(len({finding.table for finding in findings}), "table")
+    return f"{within}{tables} ({guard}): {'; '.join(listed)}"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Source(Connection):
     """Reading: one snapshot, digests computed where the data lives, rows by key."""
 
+    enforces_keys: ClassVar[bool] = True
+    """Whether the engine lets no connection write a row that violates a foreign key."""
     own_format_is_sha256: ClassVar[bool] = False
     """Whether the engine's own digests are SHA-256 and not a faster, weaker hash."""
 

@@ -320,18 +320,22 @@ unique index) of sequences that fill columns.
 A column has one by identity, as its owner, in its default, or by the name that the models give.
 """
 
-FREE_SEQUENCES = """
+FILLS_NO_COLUMN = """
+  NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+      AND d.deptype IN ('a', 'i', 'e'))
+  AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      AND d.classid = 'pg_attrdef'::regclass)"""
+"""Whether the sequence `c` is no column's and no default's, nor of an extension."""
+
+FREE_SEQUENCES = f"""
 SELECT c.oid::regclass::text, q.seqincrement,
        CASE WHEN q.seqincrement > 0 THEN q.seqmax ELSE q.seqmin END
 FROM pg_class c JOIN pg_sequence q ON q.seqrelid = c.oid
 WHERE c.relpersistence <> 't'
   AND c.relnamespace IN (SELECT relnamespace FROM pg_class WHERE oid = ANY(%s::text[]::regclass[]))
   AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT') END
-  AND NOT EXISTS (
-    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-      AND d.deptype IN ('a', 'i', 'e'))
-  AND NOT EXISTS (
-    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-      AND d.classid = 'pg_attrdef'::regclass)
+  AND {FILLS_NO_COLUMN}
 ORDER BY 1"""
 """(sequence, increment, end) of sequences beside the tables that fill no column."""

@@ -52,7 +52,7 @@ class OneStatement:
     ) -> None:
         self._target, self._keys, self._texts = target, keys, texts
         children = (key.mine for key in keys if key.mine and not key.valid)
-        self._stay = {key.parent.name for key in keys} | {
+        self._in_place = {key.parent.name for key in keys} | {
             child.name for child in children if not child.keyless
         }
 
@@ -104,7 +104,7 @@ class OneStatement:
 
     def _parts(self, table: Table, n: int) -> Iterator[tuple[str, str]]:
         """Yield name and statement of each part; a part begins when the one before it has ended."""
-        if table.name not in self._stay:
+        if table.name not in self._in_place:
             yield f"d{n}", self._target._deleting(table)
             yield f"i{n}", f"{self._target._inserting(table)} WHERE {_after(f'd{n}')}"
             return

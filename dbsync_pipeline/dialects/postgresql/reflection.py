@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.postgresql import partitions
-from dbsync_pipeline.dialects.postgresql.catalog import quote
+from dbsync_pipeline.dialects.postgresql.catalog import FILLS_NO_COLUMN, quote
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 
 _TABLES = """
@@ -140,12 +140,7 @@ _FREE_SEQUENCES = f"""
 SELECT {_CREATE_SEQUENCE} FROM pg_class c JOIN pg_sequence q ON q.seqrelid = c.oid
 WHERE c.relpersistence <> 't' AND c.relnamespace IN (
   SELECT relnamespace FROM pg_class WHERE oid = ANY(CAST(:tables AS oid[])))
-  AND NOT EXISTS (
-    SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-      AND d.deptype IN ('a', 'i', 'e'))
-  AND NOT EXISTS (
-    SELECT FROM pg_depend d WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-      AND d.classid = 'pg_attrdef'::regclass)
+  AND {FILLS_NO_COLUMN}
 ORDER BY 1"""
 """CREATE of sequences beside the tables that fill no column; functions and programs use them."""
 

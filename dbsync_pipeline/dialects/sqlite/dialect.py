@@ -109,12 +109,12 @@ class SQLite(SQLiteTarget):
     @translated
     def generated(self, tables: Sequence[Table]) -> dict[tuple[str, str], Generated]:
         """Return how columns are computed, read in the open transaction."""
-        names = {table.sa.name.lower(): table.name for table in tables}
+        by_name = {table.sa.name.lower(): table.name for table in tables}
         definitions = self._raw.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
         return {
-            (names[table.lower()], column): computed
+            (by_name[table.lower()], column): computed
             for table, create in definitions
-            if table.lower() in names
+            if table.lower() in by_name
             for column, computed in reflection.generated(create).items()
         }
 

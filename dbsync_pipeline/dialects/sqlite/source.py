@@ -28,6 +28,8 @@ _MOST_JOINED = 500
 class SQLiteSource(SQLiteConnection):
     """A file that is read in one snapshot."""
 
+    enforces_keys = False
+
     @translated
     def digest_format(self) -> str:
         """Return the format of every SQLite file."""
