@@ -50,12 +50,15 @@ def sizes(database: Database) -> tuple[int, int]:
 
 
 def test_syncs_of_nothing_fill_no_ledger_and_renew_the_age(pair: Pair) -> None:
+    """While transactions of others end between the syncs, each of which renews the source's claim."""
     source, target = pair
     prepare(source, small_world())
     first = sync(source, target)
+    execute(source, "CREATE TABLE elsewhere (id int)")
     sync(source, target)
     before = sizes(source), sizes(target)
     for count in (2, 3):
+        execute(source, f"INSERT INTO elsewhere VALUES ({count})")
         run = sync(source, target, round_id=f"round {count}")
         assert (run.number, run.confirmations) == (first.number, count)
     assert (sizes(source), sizes(target)) == before
