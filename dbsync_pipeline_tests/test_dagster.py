@@ -602,5 +602,5 @@ def test_cancelling_a_run_cancels_the_statement_that_it_waits_for(
         (running,) = store.get_runs()
         store.report_run_canceling(running)
         _, err = job.communicate(timeout=120)
-        assert job.returncode != 0 and "cancelled" in err
+        assert job.returncode != 0 and "cancelled" in err, err
         assert application.scalar(sa.text(waits)) == 0

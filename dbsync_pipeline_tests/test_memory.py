@@ -129,14 +129,12 @@ def test_values_of_100_megabytes(values: int, new_database: NewDatabase) -> None
     assert max(taken, taken_again) < 4 * VALUE_MB, (taken, taken_again)
 
 
-@pytest.mark.parametrize("name", ["r.csv", "r.sql", "r.html"])
-def test_a_report_of_many_rows_that_differ(
-    name: str, new_database: NewDatabase, tmp_path: Path
-) -> None:
-    """Every row differs, and its values are written from both sides."""
+@pytest.fixture(scope="module")
+def differing(shared_database: NewDatabase) -> tuple[Database, Database]:
+    """Two databases in which every row differs."""
     source, target = (
-        new_database("postgresql", "windows"),
-        new_database("postgresql", "linux", server=1),
+        shared_database("postgresql", "windows"),
+        shared_database("postgresql", "linux", server=1),
     )
     for database in (source, target):
         prepare(database, {})
@@ -145,7 +143,15 @@ def test_a_report_of_many_rows_that_differ(
             f"INSERT INTO users SELECT n, repeat('e', 100) || n, '{database.name}', repeat('h', 255), true, NULL, now(), NULL "
             f"FROM generate_series(1, {ROWS}) n",
         )
-    urls = [database.url.render_as_string(hide_password=False) for database in (source, target)]
+    return source, target
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.sql", "r.html"])
+def test_a_report_of_many_rows_that_differ(
+    name: str, differing: tuple[Database, Database], tmp_path: Path
+) -> None:
+    """The values of every row are written from both sides."""
+    urls = [database.url.render_as_string(hide_password=False) for database in differing]
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *urls, str(tmp_path / name)],
         cwd=ROOT,
@@ -153,6 +159,6 @@ def test_a_report_of_many_rows_that_differ(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    differing, taken = map(int, done.stdout.split())
-    print(f"{name}: {differing} rows, {taken} MB")
-    assert (differing, taken < MOST_MB) == (ROWS, True), taken
+    rows, taken = map(int, done.stdout.split())
+    print(f"{name}: {rows} rows, {taken} MB")
+    assert (rows, taken < MOST_MB) == (ROWS, True), taken

@@ -37,6 +37,18 @@ def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
 
     The connection is closed if it was lost in a COMMIT that was carried out: see `outcome.usable`.
     """
+    absent = create_missing(dialect, database, model)
+    with outcome.usable(dialect, database) as usable:
+        require(usable, model)
+        create_ledger(usable, database, model, equal=True)
+    return absent
+
+
+def create_missing(dialect: Dialect, database: Database, model: Model) -> list[str]:
+    """Create the missing tables as `ensure` does, and return their names; compare nothing.
+
+    The connection may be closed afterwards, as by `ensure_on`.
+    """
     dialect.prepare()
     absent = missing(dialect, model)
     if absent and len(absent) < len(model.tables):
@@ -47,9 +59,6 @@ def ensure_on(dialect: Dialect, database: Database, model: Model) -> list[str]:
     _require_types(dialect, [model.table(name) for name in absent])
     if absent:
         _create(dialect, database, model, absent)
-    with outcome.usable(dialect, database) as usable:
-        require(usable, model)
-        create_ledger(usable, database, model, equal=True)
     return absent
 
 
