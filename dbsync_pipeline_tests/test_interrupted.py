@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import load
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.processes import ROOT, job_execute, until
 from dbsync_pipeline_tests.proxy import TO_SERVER, proxy_to, swallow
 from dbsync_pipeline_tests.test_safety import LABEL, free_after
@@ -28,6 +28,7 @@ from dbsync_pipeline_tests.worlds import (
     MODEL,
     content,
     execute,
+    is_babelfish,
     prepare,
     small_world,
     sync,
@@ -93,11 +94,17 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Comm
 Start = Callable[[str, Database, Database], Command]
 
 
+_SESSIONS = {
+    "postgresql": f"SELECT count(*) FROM pg_stat_activity WHERE {LABEL}",
+    "mssql": "SELECT count(session_id) FROM sys.dm_exec_sessions WHERE database_id = db_id() "
+    f"AND substring(context_info, 1, 10) = 0x{b'dbsync run'.hex()}",
+}
+
+
 def sessions(database: Database) -> int:
     """How many sessions of syncs the server has."""
     with database.engine().connect() as connection:
-        count = sa.text(f"SELECT count(*) FROM pg_stat_activity WHERE {LABEL}")
-        return int(connection.scalar(count) or 0)
+        return int(connection.scalar(sa.text(_SESSIONS[database.engine_name])) or 0)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -161,6 +168,47 @@ def test_a_sqlite_file_that_another_process_has_locked(
         time.sleep(1)
         syncing.interrupted(signal.SIGINT)
     free_after(source, target, DEADLINE)
+
+
+_WAITING = """
+SELECT count(*) FROM sys.dm_exec_requests r
+INNER JOIN sys.dm_exec_sessions s ON s.session_id = r.session_id
+WHERE s.database_id = db_id() AND r.wait_type LIKE 'LCK%'"""
+_BABELFISH_WAITING = """
+SELECT count(*) FROM pg_stat_activity a INNER JOIN sys.dm_exec_sessions s ON s.session_id = a.pid
+WHERE s.database_id = db_id() AND a.wait_event_type = 'Lock'"""
+
+
+def waiting(database: Database) -> int:
+    """How many sessions of a database of SQL Server wait for a lock."""
+    question = _BABELFISH_WAITING if is_babelfish(database) else _WAITING
+    with database.engine().connect() as connection:
+        return int(connection.scalar(sa.text(question)) or 0)
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name == "mssql"])
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_table_of_sql_server_that_the_application_writes_to(
+    new_database: NewDatabase, start: Start, command: str, number: int, engine: str
+) -> None:
+    source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
+    prepare(source, small_world())
+    sync(source, target)
+    execute(source, users.update().where(users.c.id < 5).values(name="new"))
+    before = content(target)
+    with target.engine().connect() as application:
+        application.execute(users.update().where(users.c.id == 9).values(name="application"))
+        syncing = start(command, source, target)
+        until("the sync waits for the lock", lambda: waiting(target) == 1)
+        syncing.interrupted(number)
+        if not is_babelfish(target):  # there a statement runs to its end
+            until("the session has ended on the server", lambda: sessions(target) == 0)
+        application.rollback()
+    until("the session has ended on the server", lambda: sessions(target) == 0)
+    free_after(source, target, DEADLINE)
+    assert content(target) == before
+    assert sync(source, target).changed == 4
 
 
 _ENDLESS = """
