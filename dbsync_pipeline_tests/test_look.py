@@ -561,5 +561,6 @@ def test_a_standby_that_follows_the_rows_written_since_is_equal_to_the_source(
                     cursor.execute(chance.choice(_MAINTENANCE))
         standby.follow()
     connection.close()
-    assert standby.followed > ROUNDS // 8
+    # in many rounds the applications have ended no transaction since the one before
+    assert standby.followed > min(ROUNDS // 8, 500)
     assert standby.followed > standby.compared > 0
