@@ -439,6 +439,30 @@ def test_the_digest_of_many_columns_is_not_cut_at_8000_bytes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("type_", "text"),
+    [
+        (sa.Unicode(100), "convert(varchar(300), t.[text]{utf8})"),
+        (sa.String(100), "convert(varchar(300), convert(nvarchar(100), t.[text]){utf8})"),
+        (sa.Enum("a", "abcd"), "convert(varchar(12), convert(nvarchar(4), t.[text]){utf8})"),
+        (sa.Unicode(10).with_variant(mssql.NVARCHAR(500), NATIVE), "convert(varchar(1500), "),
+        (sa.Unicode(2500), "convert(varchar(7500), "),
+        (sa.Unicode(3000), "convert(varchar(max), "),  # 9,000 bytes of UTF-8
+        (sa.UnicodeText(), "convert(varchar(max), "),
+        (sa.JSON(), "convert(varchar(max), "),
+        (mssql.XML(), "convert(varchar(max), "),
+    ],
+    ids=str,
+)
+def test_a_short_row_is_hashed_without_large_objects(type_: Any, text: str) -> None:
+    columns = [sa.Column("id", sa.Integer, primary_key=True), sa.Column("text", type_)]
+    table = Table(sa.Table("short", sa.MetaData(), *columns))
+    expression = tsql.hashed(table.columns, False, tsql.MICROSOFT)
+    _parsed(f"SELECT {expression} FROM [short] t")
+    assert text.format(utf8=tsql.MICROSOFT.utf8) in expression
+    assert ("(max)" in expression) == ("(max)" in text)
+
+
 def test_names_are_quoted() -> None:
     table = EVERYTHING.tables[0]
     assert tsql.quote_table(table.sa) == "[a schema].[of every]]kind]"

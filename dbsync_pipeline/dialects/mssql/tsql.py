@@ -7,6 +7,7 @@ Everything here depends on the models only, so it can be compiled and parsed wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -246,15 +247,45 @@ _SEVEN_DIGITS = {"DATETIMEOFFSET", "DATETIME2", "TIME"} | {
 }
 
 
-def _utf8(column: Column, name: str, flavour: Flavour) -> str:
-    return f"convert(varchar(max), {plain(column, name)}{flavour.utf8})"
+def _utf8(column: Column, name: str, flavour: Flavour, bounded: bool = False) -> str:
+    if not bounded:
+        return f"convert(varchar(max), {plain(column, name)}{flavour.utf8})"
+    most = _most_units(column)
+    assert most is not None, "a row with it is not short"
+    text = name if _is_nvarchar(column) else f"convert(nvarchar({most}), {name})"
+    return f"convert(varchar({_UTF8_BYTES * most}), {text}{flavour.utf8})"
 
 
-def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
+def _most_units(column: Column) -> int | None:
+    """Return the most UTF-16 units that a text column holds, by its type there; None for MAX."""
+    sized = re.fullmatch(r"N?VARCHAR\((\d+)\)", type_name(column), re.IGNORECASE)
+    return int(sized[1]) if sized else None
+
+
+_UTF8_BYTES = 3
+"""The most bytes of UTF-8 for a UTF-16 unit: a pair of them takes 4."""
+_ROW_BYTES = 8000
+"""The most that `concat` returns, and that a VARCHAR holds, without a MAX type."""
+_PIECE_BYTES = 54
+"""The most bytes of a piece, of text without the text itself."""
+
+
+def _is_short(columns: Sequence[Column]) -> bool:
+    """Return whether what is hashed of a row of these columns never exceeds `_ROW_BYTES`.
+
+    It is then computed without MAX types, which the server handles like large objects.
+    """
+    texts = [column for column in columns if column.kind is Kind.TEXT]
+    most = [units for column in texts if (units := _most_units(column)) is not None]
+    size = _PIECE_BYTES * len(columns) + _UTF8_BYTES * sum(most)
+    return len(most) == len(texts) and size <= _ROW_BYTES
+
+
+def _piece(column: Column, name: str, native: bool, flavour: Flavour, bounded: bool) -> str:
     """Return the column's piece of the text that is hashed."""
     match column.kind:
         case Kind.TEXT:
-            text = _utf8(column, name, flavour)
+            text = _utf8(column, name, flavour, bounded)
             return f"convert(varchar(20), datalength({text})) + ':' + {text}"
         case Kind.BYTES | Kind.OPAQUE:
             data = _as_bytes(column, name)
@@ -280,12 +311,15 @@ def _piece(column: Column, name: str, native: bool, flavour: Flavour) -> str:
 
 def hashed(columns: Sequence[Column], native: bool, flavour: Flavour) -> str:
     """Return SQL for the SHA-256 of a row of `t`, over these columns."""
+    bounded = _is_short(columns)
     pieces = [
-        f"isnull({_piece(column, f't.{quote(column.name)}', native, flavour)}, '~') + '|'"
+        f"isnull({_piece(column, f't.{quote(column.name)}', native, flavour, bounded)}, '~') + '|'"
         for column in columns
     ]
     groups = [_concat(pieces[n : n + _ARGUMENTS]) for n in range(0, len(pieces), _ARGUMENTS)]
-    whole = groups[0] if len(groups) == 1 else _concat(["convert(varchar(max), '')", *groups])
+    if len(groups) > 1 and not bounded:
+        groups.insert(0, "convert(varchar(max), '')")
+    whole = _concat(groups)
     return f"hashbytes('SHA2_256', {whole})"
 
 
