@@ -6,6 +6,7 @@ server carries them out is what the conformance suite shows, where DBSYNC_TEST_U
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import decimal
 import io
@@ -208,6 +209,7 @@ def statements_of_a_sync(model: Model, babelfish: bool, digest_format: str) -> l
     dialect, raw = _opened(babelfish)
     form, tables = Form(digest_format, 127), model.tables
     source = _Source("windows", None)  # type: ignore[arg-type]
+    dialect.require_supported(tables, writing=True)
     dialect.snapshot()
     dialect.set_marker(5), dialect.sees_marker(6), dialect.size_bytes(), dialect.digest_format()
     dialect.begin(tables, wait_seconds=1)
@@ -711,6 +713,41 @@ def test_an_altered_column_stays_not_null(babelfish: bool) -> None:
         and statements[-1] == "ALTER TABLE users DROP COLUMN tier"
     )
     _parsed(statements[0]), _parsed(statements[-1])
+
+
+@pytest.mark.parametrize(
+    ("column", "feature", "refused", "said"),
+    [
+        ("email", "encrypted", (True, True), "Always Encrypted"),
+        ("created_at", "period", (False, True), "SET (SYSTEM_VERSIONING = OFF)"),
+        ("created_at", "ledger", (False, True), "ledger table"),
+        ("preferences", "column set", (False, True), "DROP COLUMN [preferences]"),
+        ("preferences", "typed XML", (False, True), "ALTER COLUMN [preferences] XML"),
+        ("", "in memory", (False, True), "memory-optimized"),
+        ("not_copied", "encrypted", (False, False), ""),
+    ],
+)
+def test_what_a_mirror_cannot_carry_is_refused_by_name(
+    column: str, feature: str, refused: tuple[bool, bool], said: str
+) -> None:
+    tables = MODEL.tables[:1]
+    for writing, expected in zip((False, True), refused, strict=True):
+        dialect, raw = _opened(babelfish=False)
+        raw.rows_for = lambda sql: (  # type: ignore[method-assign]
+            [(0, column, feature)] if "encryption_type" in sql else []
+        )
+        with pytest.raises(StructureError) if expected else contextlib.nullcontext() as refusal:
+            dialect.require_supported(tables, writing=writing)
+        if refusal is not None:
+            text = f"{refusal.value}"
+            assert said in text and f"table {tables[0].name}" in text
+            assert (f"column {column} " in text) == bool(column)
+
+
+def test_babelfish_has_nothing_that_a_mirror_cannot_carry() -> None:
+    dialect, raw = _opened(babelfish=True)
+    dialect.require_supported(MODEL.tables, writing=True)
+    assert not raw.statements
 
 
 def test_keys_are_sent_as_json() -> None:

@@ -33,6 +33,12 @@ class Source(Connection):
         An engine whose snapshots do not hold against TRUNCATE or DDL keeps those off the `tables`.
         """
 
+    def require_supported(self, tables: Sequence[Table], *, writing: bool) -> None:
+        """Raise StructureError, naming table and column, if the engine has a feature on one of
+        these that keeps its rows from being compared, or from being replaced if `writing`.
+        """
+        assert not self.connection.closed
+
     @abstractmethod
     def hidden(self, tables: Sequence[Table]) -> list[str]:
         """Return the names of the tables of which this role may not see all rows."""

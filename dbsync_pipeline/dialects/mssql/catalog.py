@@ -45,6 +45,21 @@ SELECT CASE WHEN EXISTS (
 THEN 1 ELSE 0 END AS hidden"""
 """1 where a policy filters the rows of a table, or a mask hides values from this user; else 0."""
 
+_UNSUPPORTED_COLUMN = """CASE
+    WHEN encryption_type IS NOT NULL THEN 'encrypted'
+    WHEN generated_always_type IN (1, 2) THEN 'period'
+    WHEN generated_always_type <> 0 THEN 'ledger'
+    WHEN is_column_set = 1 THEN 'column set'
+    WHEN xml_collection_id <> 0 THEN 'typed XML' END"""
+
+UNSUPPORTED = f"""
+SELECT name, {_UNSUPPORTED_COLUMN} AS why
+FROM sys.columns WHERE object_id = {{0}} AND {_UNSUPPORTED_COLUMN} IS NOT NULL
+UNION ALL SELECT '', 'in memory'
+FROM sys.tables WHERE object_id = {{0}} AND is_memory_optimized = 1"""
+"""(column, why) of each column of a table that cannot be carried like others; the column is empty
+where it is the table."""
+
 IDENTITY = """
 SELECT name, convert(bigint, last_value) AS last, convert(bigint, increment_value) AS step
 FROM sys.identity_columns WHERE object_id = {0}"""

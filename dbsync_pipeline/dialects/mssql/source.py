@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects import values
 from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.digests import PLAIN, Digests, Form, RowDigest
-from dbsync_pipeline.dialects.mssql import babelfish, catalog, tsql
+from dbsync_pipeline.dialects.mssql import babelfish, catalog, tsql, unsupported
 from dbsync_pipeline.dialects.mssql.connection import MSSQLConnection, object_id
 from dbsync_pipeline.dialects.mssql.tsql import quote
 from dbsync_pipeline.dialects.table import Row, RowKey, RowKeys, Table
@@ -118,6 +118,19 @@ class MSSQLSource(MSSQLConnection):
     def octets(self, column: sa.ColumnElement[object]) -> sa.ColumnElement[int]:
         """Return the bytes of a value, as a bigint: a sum of ints overflows at two gigabytes."""
         return sa.cast(sa.func.datalength(column), sa.BigInteger)
+
+    @translated
+    def require_supported(self, tables: Sequence[Table], *, writing: bool) -> None:
+        """Raise StructureError for a table or column with a feature that a mirror cannot carry.
+
+        Babelfish has none of these.
+        """
+        if self._babelfish:
+            return
+        for table, rows in zip(tables, self._catalog_of(catalog.UNSUPPORTED, tables), strict=True):
+            for column, what in rows:
+                if unsupported.matters(table, column, what, writing=writing):
+                    raise unsupported.refusal(self.name, table, column, what)
 
     @translated
     def hidden(self, tables: Sequence[Table]) -> list[str]:

@@ -146,6 +146,7 @@ class Opening:
             target = self._opened_again(target)
             if created:  # the marks are of the structure before; the next sync notes the new ones
                 structure = KnownStructure(None, False)
+        self._require_supported(source, target)
         target.begin(task.tables, wait_seconds=task.settings.lock_seconds)
         self._opened = _read(task, source, target, structure)
         return created
@@ -162,6 +163,7 @@ class Opening:
                 missing = _missing(target, task.model)
             computed.require_equal(source, target, task.model)
             partitions.missing(source, target, task.model)
+        self._require_supported(source, target, missing)
         target.snapshot([table for table in task.tables if table.name not in missing])
         self._opened = _read(task, source, target, structure, missing)
         return frozenset(missing)
@@ -201,6 +203,17 @@ class Opening:
                 schema.create_ledger(source, task.source, task.model, equal=True)
         except (DatabaseError, Busy) as error:
             _log.warning("%s: it cannot get a ledger: %s", task.source.name, error.cause)
+
+    def _require_supported(
+        self, source: Dialect, target: Dialect, missing: Collection[str] = ()
+    ) -> None:
+        """Refuse by name what cannot be carried. Leaves no transaction open."""
+        tables = self._task.tables
+        source.require_supported(tables, writing=False)
+        present = [table for table in tables if table.name not in missing]
+        target.require_supported(present, writing=True)
+        for side in (source, target):
+            side.rollback()
 
     def _connect(self, *, create: bool = False) -> tuple[Dialect, Dialect]:
         """Open both; `create` as in `Database.open`, for the target. The source is closed last."""
