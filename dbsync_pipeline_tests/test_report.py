@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime as dt
 import html.parser
@@ -21,11 +22,18 @@ from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.report.file import opened
 from dbsync_pipeline.mirror.verify import verify
-from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
-from dbsync_pipeline_tests.worlds import MODEL, execute, insert, prepare, session, sync
+from dbsync_pipeline_tests.worlds import (
+    MODEL,
+    execute,
+    insert,
+    prepare,
+    session,
+    sync,
+)
 
 Pair = tuple[Database, Database]
 PAIRS = (("postgresql", "postgresql"), ("sqlite", "sqlite"), ("postgresql", "sqlite"))
@@ -51,6 +59,8 @@ HOSTILE = [
     '&amp; "quoted" | , ;',
     "%s %(x)s {0}",
 ]
+LINE_ENDS = ["one\\\ntwo", "one\\\r\ntwo", "\\\n" + 5000 * "x"]
+"""Texts of which T-SQL would join the lines."""
 SECRET = "hunter2"
 
 
@@ -170,20 +180,24 @@ def test_html_shows_hostile_texts_as_text(pair: Pair, tmp_path: Path, values: bo
     assert "\x01" not in text
 
 
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "postgresql"])
 def test_sql_makes_the_target_equal_but_for_secrets(
-    new_database: NewDatabase, tmp_path: Path
+    engine: str, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     model = Model(sa.MetaData())
     columns = (
-        sa.Column(c.name, c.type) for c in people.columns if c.name not in ("id", "password")
+        sa.Column(c.name, sa.UnicodeText() if c.name == "name" else c.type)
+        for c in people.columns
+        if c.name not in ("id", "password")
     )
     sa.Table("people", model.metadata, sa.Column("id", Key, primary_key=True), *columns)
-    source, target = new_database("postgresql", "windows"), new_database("sqlite", "linux")
+    source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
     for database in (source, target):
         schema.ensure(database, model)
-    rows = [{"id": n, "name": name, "photo": b"\0'"} for n, name in enumerate(HOSTILE, 1)]
-    rows += [{"id": n, "name": name, "photo": None} for n, name in enumerate(HOSTILE, 101)]
-    others = [{"id": n, "name": "x"} for n in (*range(101, 101 + COUNT), 300)]
+    texts = [*HOSTILE, *LINE_ENDS]
+    rows = [{"id": n, "name": name, "photo": b"\0'"} for n, name in enumerate(texts, 1)]
+    rows += [{"id": n, "name": name, "photo": None} for n, name in enumerate(texts, 101)]
+    others = [{"id": n, "name": "x"} for n in (*range(101, 101 + len(texts)), 300)]
     insert(source, {"people": rows}, model)
     insert(target, {"people": others}, model)
     path = tmp_path / "r.sql"
@@ -192,11 +206,21 @@ def test_sql_makes_the_target_equal_but_for_secrets(
         session(source, target, model=model) as one,
     ):
         one.plan(file)
-    connection = sqlite3.connect(str(target.url.database))
-    connection.executescript(_read(path))
-    connection.close()
+    run_script(target, _read(path))
     with session(source, target, model=model) as one:
         assert one.plan()[0].empty
+
+
+def run_script(target: Database, script: str) -> None:
+    """Run it as a person would: whole, on a connection that begins no transaction of its own."""
+    if target.engine_name == "sqlite":
+        with contextlib.closing(sqlite3.connect(str(target.url.database))) as connection:
+            connection.executescript(script)
+        return
+    raw = target.engine().raw_connection()
+    raw.driver_connection.autocommit = True  # type: ignore[union-attr]
+    raw.cursor().execute(script)
+    raw.close()
 
 
 @pytest.mark.parametrize("engine", ["postgresql"])
@@ -230,10 +254,7 @@ def test_sql_for_postgresql_runs_as_it_stands(
         session(source, target, model=model) as one,
     ):
         one.plan(file)
-    raw = target.engine().raw_connection()
-    raw.driver_connection.autocommit = True  # type: ignore[union-attr]
-    raw.cursor().execute(_read(path))
-    raw.close()
+    run_script(target, _read(path))
     with session(source, target, model=model) as one:
         assert one.plan()[0].empty
 

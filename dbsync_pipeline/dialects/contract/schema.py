@@ -111,8 +111,13 @@ class Script(Connection):
 
     script_begins: ClassVar[tuple[str, ...]] = ("BEGIN;",)
     """The first lines of a script that a person runs in one transaction."""
-    with_numbers: ClassVar[str] = ""
-    """What an INSERT of a script has before VALUES, so that it may give generated numbers."""
+
+    def insertion(self, table: Table, into: str, values: str) -> str:
+        """Return an INSERT as a script writes it, which may give numbers that are generated.
+
+        `into` names the table and its columns; `values` are literals.
+        """
+        return f"INSERT INTO {into} VALUES ({values})"
 
     @abstractmethod
     def quoted(self, name: str) -> str:

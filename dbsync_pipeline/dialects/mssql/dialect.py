@@ -6,6 +6,7 @@ where it differs: there PostgreSQL takes the locks and switches foreign keys off
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from dbsync_pipeline.dialects.contract import translated
 from dbsync_pipeline.dialects.mssql import tsql
 from dbsync_pipeline.dialects.mssql.counters import MSSQLCounters
 from dbsync_pipeline.dialects.mssql.target import MSSQLTarget
-from dbsync_pipeline.dialects.table import Column, Kind
+from dbsync_pipeline.dialects.mssql.values import to_mssql
+from dbsync_pipeline.dialects.table import Column, Kind, Table
 
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
@@ -29,8 +31,17 @@ class MSSQL(MSSQLTarget, MSSQLCounters):
         """Return an identifier as a script writes it."""
         return tsql.quote(name)
 
+    def insertion(self, table: Table, into: str, values: str) -> str:
+        """Return an INSERT, between statements that allow it to give the table's IDENTITY."""
+        insert = super().insertion(table, into, values)
+        if not self._has_identity(table):
+            return insert
+        allow = f"SET IDENTITY_INSERT {tsql.quote_table(table.sa)}"
+        return f"{allow} ON; {insert}; {allow} OFF"
+
     def literal(self, column: Column, value: Any) -> str:
-        """Return a plain value as T-SQL writes it; an IDENTITY needs IDENTITY_INSERT too."""
+        """Return a plain value as T-SQL writes it. Raise Cannot if the column cannot hold it."""
+        to_mssql(column, tsql.type_name(column), None)(value)
         match column.kind:
             case Kind.INTEGER | Kind.BOOLEAN:
                 return str(int(value))
@@ -46,7 +57,7 @@ class MSSQL(MSSQLTarget, MSSQLCounters):
                 value = values.date(value).isoformat()
             case Kind.TIME:
                 value = values.time_of_day(value).isoformat()
-        return "N'" + str(value).replace("'", "''") + "'"
+        return _text(str(value))
 
     @translated
     def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
@@ -70,6 +81,16 @@ class MSSQL(MSSQLTarget, MSSQLCounters):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "MS-SQL ALTER COLUMN")
             return super().alter(operations, operation)
+
+
+def _text(value: str) -> str:
+    """Return a text as T-SQL writes it; in one literal, a backslash before a line end would be
+    lost with it.
+    """
+    parts = [tsql.national(part) for part in re.split(r"(?<=\\)(?=[\r\n])", value)]
+    if len(parts) > 1:  # a sum of short texts would be cut at 4,000 characters
+        parts[0] = f"convert(nvarchar(max), {parts[0]})"
+    return " + ".join(parts)
 
 
 DIALECT = MSSQL

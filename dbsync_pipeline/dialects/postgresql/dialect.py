@@ -165,7 +165,10 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
         return [names[name] for (name,) in self._all(partitions.ATTACHED, (list(names),))]
 
     script_begins = ("BEGIN;", "SET CONSTRAINTS ALL DEFERRED;")
-    with_numbers = " OVERRIDING SYSTEM VALUE"
+
+    def insertion(self, table: Table, into: str, values: str) -> str:
+        """Return an INSERT that may give the values of identity columns."""
+        return super().insertion(table, f"{into} OVERRIDING SYSTEM VALUE", values)
 
     def quoted(self, name: str) -> str:
         """Return an identifier as a script writes it."""

@@ -95,8 +95,7 @@ class SqlWriter(Writer):
     def _insert(self, table: Table, row: Row) -> str:
         names = ", ".join(self._target.quoted(column.name) for column in table.columns)
         values = ", ".join(self._literals(table.columns, row))
-        into = f"{self._name(table)} ({names}){self._target.with_numbers}"
-        return f"INSERT INTO {into} VALUES ({values})"
+        return self._target.insertion(table, f"{self._name(table)} ({names})", values)
 
     def _update(self, table: Table, changed: Sequence[Column], row: Row) -> str:
         by_name = dict(zip((column.name for column in table.columns), row, strict=True))
