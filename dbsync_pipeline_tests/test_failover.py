@@ -357,6 +357,33 @@ def test_a_standby_that_the_application_writes_to_is_promoted_and_carried_on(thr
         assert content(target) == before
 
 
+def test_a_former_primary_publishes_nothing_to_a_standby_that_missed_its_replacement(
+    three: Three,
+) -> None:
+    three.silent = {"azure"}
+    assert promote(three.settings, "linux").took == ("windows", "linux")
+    execute(three.windows, (users.insert(), [user(777)]))
+    before = content(three.azure)
+    with pytest.raises(Refused, match="windows knows that linux is the primary") as refused:
+        sync(three.windows, three.azure)
+    assert content(three.azure) == before
+    assert "`dbsync sync --source linux --target azure`" in str(refused.value.remedy)
+    sync(three.windows, three.azure, policy=ANYTHING)
+    # under the number that the new primary has reserved for itself
+    with pytest.raises(Refused, match="which linux does not know"):
+        sync(three.linux, three.azure)
+
+
+def test_a_former_primary_that_became_a_standby_passes_on_what_it_received(three: Three) -> None:
+    three.silent = {"azure"}
+    promote(three.settings, "linux")
+    execute(three.linux, (users.insert(), [user(778)]))
+    sync(three.linux, three.windows, policy=ANYTHING)
+    sync(three.windows, three.azure)
+    assert content(three.azure) == content(three.linux)
+    sync(three.linux, three.azure)
+
+
 def test_alone_a_standby_is_not_promoted_whatever_it_holds(files: Three) -> None:
     execute(files.linux, (users.insert(), [user(900)]))
     files.silent = {"windows", "azure"}

@@ -10,18 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from dbsync_pipeline.errors import Refused
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.failover.promote import promote
 from dbsync_pipeline.mirror.ledger import Ledger, Publish
 from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline.request import SyncRequest
 from dbsync_pipeline.runs import launch
-from dbsync_pipeline.settings import load
+from dbsync_pipeline.settings import DatabaseSetting, Settings, load
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.worlds import (
     MODEL,
@@ -36,6 +39,7 @@ from dbsync_pipeline_tests.worlds import (
 )
 
 STANDBYS = ("linux", "azure", "third")
+users = MODEL.table("users").sa
 
 
 @pytest.fixture
@@ -217,6 +221,37 @@ def test_a_standby_that_confirmed_a_later_state_does_not_go_back(
         assert sync(source, second).changed == 0
         sync(source, second, shared=shared)
     assert content(second) == before == content(source) != content(first)
+
+
+def test_a_primary_that_is_replaced_during_a_round_publishes_nothing_more(
+    source: Database, standbys: list[Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last standby does not answer the promotion, so only the source can know of it."""
+    linux, azure, _ = standbys
+    for standby in (linux, azure):
+        sync(source, standby)
+    before = content(azure)
+    execute(source, users.update().where(users.c.id == 1).values(name="new"))
+    nowhere = replace(azure, url=azure.url.set(host="127.0.0.1", port=1, query={}))
+    with Round() as shared:
+        sync(source, linux, shared=shared)
+        promotion = promote(settings_of(source, linux, nowhere), "linux")
+        assert promotion.took == ("windows", "linux")
+        with pytest.raises(Refused, match="linux is the primary"):
+            sync(source, azure, shared=shared)
+    assert "windows has recorded another term" in caplog.text
+    assert content(azure) == before
+
+
+def settings_of(*databases: Database) -> Settings:
+    places = tuple(
+        DatabaseSetting(
+            name=database.name,
+            url=SecretStr(database.url.render_as_string(hide_password=False)),
+        )
+        for database in databases
+    )
+    return SETTINGS.model_copy(update={"databases": places})
 
 
 def test_a_round_goes_on_when_its_session_is_ended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 import time
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ def test_a_publish_goes_on_where_its_number_may_not_be_noted(place: Database) ->
         dialect.begin(MODEL.tables, wait_seconds=1)
         ledger = Ledger(dialect)
         assert ledger.take_term(L1)
-        assert ledger.inherited_number(7) is None
+        assert ledger.inherited_number(7, dt.datetime.now(dt.UTC)) is None
         dialect.commit()
     assert term.read_term(place) == L1, "what the transaction did before the attempt stands"
 

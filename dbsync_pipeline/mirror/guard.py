@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dbsync_pipeline.dialects.table import RowKey
+from dbsync_pipeline.mirror import remedies
 from dbsync_pipeline.mirror.ledger import Term
 from dbsync_pipeline.mirror.outside import Orphans
 from dbsync_pipeline.policy import Policy
@@ -67,9 +68,10 @@ class Plan:
     configured primary while another database is the primary. `hidden` has (database, table) for
     every table of which that side may not show or accept all rows. `left_out` are the tables that
     are not part of the sync. `takes_next_term` is true in a failback: the target takes the next
-    term with the publish, so its present term is no obstacle. `orphans` are foreign keys that would
-    not hold; a sync does not look for them before it publishes. `verb` is the command that carries
-    the plan out.
+    term with the publish, so its present term is no obstacle. `passes_on` is false if the source
+    knows that another database is the primary, and has not exactly what it received. `orphans` are
+    foreign keys that would not hold; a sync does not look for them before it publishes. `verb` is
+    the command that carries the plan out.
     """
 
     source: str
@@ -84,6 +86,7 @@ class Plan:
     hidden: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
     takes_next_term: bool = False
+    passes_on: bool = True
     orphans: tuple[Orphans, ...] = ()
     verb: str = "sync"
 
@@ -181,27 +184,41 @@ def _older_source(plan: Plan, policy: Policy) -> Iterator[_Objection]:
     # a source with a lower term must become the primary: the guard of terms cannot be overridden
     behind = plan.target_term is not None and plan.target_term.n > _term_number(plan.source_term)
     discard = (
-        f"to discard what only {plan.target} has: {promote_anyway(plan.source)}" if behind else ""
+        f"to discard what only {plan.target} has: {remedies.promote_anyway(plan.source)}"
+        if behind
+        else ""
     )
     yield _Objection(
         "older source",
         None,
         f"{plan.target} has state {plan.unknown}, which {plan.source} does not know: "
         f"{plan.source} was restored from a backup, or is an older standby",
-        f"{bring_up(plan.source, plan.target)}; {discard}",
+        f"{remedies.bring_up(plan.source, plan.target)}; {discard}",
         None if behind else "--overwrite",
     )
 
 
 def _term(plan: Plan, policy: Policy) -> Iterator[_Objection]:
-    """A source with a lower term, or one that follows another primary of the same term.
+    """A source with a lower term, one that follows another primary of the same term, or one that
+    was the primary before.
 
-    It would overwrite newer data with older.
+    It would overwrite newer data with older, or publish what the primary never had.
     """
     source, target = plan.source_term, plan.target_term
-    if target is None or plan.takes_next_term:
+    if plan.takes_next_term:
         return
-    if target.n > _term_number(source) or _rivals(plan.source, source, target):
+    if source and not (plan.passes_on or plan.empty or policy.overwrite):
+        yield _Objection(
+            "term",
+            None,
+            f"{plan.source} knows that {source.primary} is the primary (term {source.n}), and has "
+            "rows that it did not receive from it",
+            f"`dbsync sync --source {source.primary} --target {plan.target}`; ",
+            option="--overwrite",
+        )
+    elif target is None:
+        return
+    elif target.n > _term_number(source) or _rivals(plan.source, source, target):
         yield _Objection(
             "term",
             None,
@@ -247,8 +264,8 @@ def _update_term(plan: Plan, target: Term) -> str:
         )
     if plan.unknown is not None:
         return (
-            f"{bring_up(plan.source, plan.target)}; to discard what only {plan.target} has: "
-            f"{promote_anyway(plan.source)}"
+            f"{remedies.bring_up(plan.source, plan.target)}; to discard what only {plan.target} "
+            f"has: {remedies.promote_anyway(plan.source)}"
         )
     return f"`dbsync promote {plan.source}` completes the promotion that was interrupted"
 
@@ -334,32 +351,11 @@ def _partial(plan: Plan, policy: Policy) -> Iterator[_Objection]:
         )
 
 
-def failback(name: str, options: Sequence[str] = ()) -> str:
-    """The remedy for the configured primary, `name`, that returns when another is the primary."""
-    return (
-        f"`{' '.join(['dbsync failback', *options])}` makes {name} the primary again and keeps its "
-        "rows as before-images"
-    )
-
-
-def bring_up(older: str, newer: str) -> str:
-    """The remedy for a database that lacks what another has, as after a restore from a backup."""
-    return (
-        f"`dbsync sync --source {newer} --target {older} --overwrite` brings {older} up to {newer} "
-        f"and keeps what only {older} has as before-images"
-    )
-
-
-def promote_anyway(name: str) -> str:
-    """The command that makes a database the primary although others have what it lacks."""
-    return f"`dbsync promote {name} --overwrite --yes`"
-
-
 def _command(plan: Plan, options: Sequence[str]) -> str:
     """The command that carries out exactly this plan, whatever the guards object."""
     if plan.returning:
         limits = [option for option in options if option.startswith("--max-change")]
-        return failback(plan.target, limits)
+        return remedies.failback(plan.target, limits)
     tables = [f"--table {shlex.quote(table)}" for table in plan.tables] if plan.left_out else []
     command = [
         f"dbsync {plan.verb}",

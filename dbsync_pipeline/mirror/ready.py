@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import guard, pausing, schema, trial
+from dbsync_pipeline.mirror import pausing, remedies, schema, trial
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
@@ -150,7 +150,7 @@ def remedy(check: str, name: str, configured: str | None = None) -> str:
     """
     template = _REMEDIES[check]
     if name == configured and "`dbsync sync" in template:
-        return guard.failback(name)
+        return remedies.failback(name)
     return template.replace("{}", name)
 
 

@@ -91,7 +91,7 @@ def _problems(place: DatabaseStatus, places: Sequence[DatabaseStatus], configure
 
 def _restored(place: DatabaseStatus, places: Sequence[DatabaseStatus]) -> str:
     """Return what a primary lacks that its standbys hold, and how to bring it up to them."""
-    from dbsync_pipeline.mirror import guard
+    from dbsync_pipeline.mirror import remedies
 
     newest = max(place.lacks, key=lambda name: place.lacks[name])
     states = ", ".join(f"state {state} on {name}" for name, state in place.lacks.items())
@@ -103,7 +103,7 @@ def _restored(place: DatabaseStatus, places: Sequence[DatabaseStatus]) -> str:
     return (
         f"{place.name}: it was restored from an older state, or its standbys went on without it: it"
         f" does not know {states}{f', nor {terms}' if terms else ''}\n"
-        f"Remedy: {guard.bring_up(place.name, newest)}; to discard what its standbys have more,"
+        f"Remedy: {remedies.bring_up(place.name, newest)}; to discard what its standbys have more,"
         f" see `dbsync plan`"
     )
 

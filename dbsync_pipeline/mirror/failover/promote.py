@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbsync_pipeline.errors import Refused, Unavailable
-from dbsync_pipeline.mirror import guard, outcome
+from dbsync_pipeline.mirror import outcome, remedies
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.failover.observe import Observation, probe, standing
@@ -139,7 +139,7 @@ def older(name: str, lacking: Mapping[str, Publish], operation: str, also: str =
         "standby",
         operation=operation,
         database=name,
-        remedy=guard.bring_up(name, next(iter(lacking))) + also,
+        remedy=remedies.bring_up(name, next(iter(lacking))) + also,
     )
 
 
@@ -165,7 +165,7 @@ def _lacking(
         if is_primary or chosen.round is None or chosen.round != last.round
     }
     if lacking and not overwrite:
-        anyway = f"; to lose what the others have more: {guard.promote_anyway(chosen.name)}"
+        anyway = f"; to lose what the others have more: {remedies.promote_anyway(chosen.name)}"
         raise older(chosen.name, lacking, "promote", anyway)
     return unknown
 
@@ -228,7 +228,7 @@ def _become_primary(database: Database, new: Term, above: int) -> None:
                 database=database.name,
                 remedy="see `dbsync failover --dry-run`",
             )
-        ledger.inherited_number(above)
+        ledger.inherited_number(above, dt.datetime.now(dt.UTC))
 
 
 def _repeat(

@@ -162,15 +162,18 @@ class Numbered(Confirmed):
             stamps = self._dialect.stamps()
             return Claim(number, stamps.transaction() if stamps else None)
 
-    def inherited_number(self, above: int) -> int | None:
-        """Reserve the next number, in the open transaction, for a new primary.
+    def inherited_number(self, above: int, moment: dt.datetime) -> int | None:
+        """Reserve the next number, in the open transaction, for a new primary, whose state at that
+        `moment` it names: the former primary may issue the same number.
 
         A new primary inherits the numbers that others issued, so none is recorded as unknown.
         Returns None, and the transaction continues, if this role may not write the number.
         """
         try:
             with self._dialect.doing("write the ledger"), self._dialect.attempt():
-                return self._next_number(above)[1]
+                number = self._next_number(above)[1]
+                self._put(_given(number), moment.isoformat())
+                return number
         except DatabaseError:
             return None
 

@@ -111,7 +111,7 @@ def _numbered(task: Task, opened: Opened, *, passing_on: bool) -> Numbering:
 def _by_fence(fence: Dialect, unnumbered: Numbering) -> Numbering:
     """Numbered in the transaction that keeps writers out of the source."""
     ledger, highest = Ledger(fence), unnumbered.number - 1
-    number = ledger.inherited_number(highest)
+    number = ledger.inherited_number(highest, unnumbered.snapshot_at)
     following = number or max(highest, ledger.number()) + 1
     return replace(unnumbered, number=following, state=following, numbered=number is not None)
 

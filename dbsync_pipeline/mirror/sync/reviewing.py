@@ -8,6 +8,7 @@ from dataclasses import asdict
 from dbsync_pipeline.errors import DbsyncError, Refused
 from dbsync_pipeline.mirror import guard, refusal
 from dbsync_pipeline.mirror.guard import Finding, Plan
+from dbsync_pipeline.mirror.sync import numbering
 from dbsync_pipeline.mirror.sync.comparing import Comparison
 from dbsync_pipeline.mirror.sync.opening import Opened
 from dbsync_pipeline.mirror.sync.task import Task
@@ -35,7 +36,16 @@ def plan_of(task: Task, opened: Opened, comparisons: Mapping[str, Comparison]) -
         opened.hidden,
         tuple(name for name in task.model.names if name not in comparisons),
         task.new_term is not None,
+        _passes_on(task, opened, list(comparisons.values())),
     )
+
+
+def _passes_on(task: Task, opened: Opened, comparisons: Sequence[Comparison]) -> bool:
+    """Whether the source is the primary as far as it knows, or has what it received."""
+    term = opened.source_ledger.term
+    if term is None or term.primary == task.source.name:
+        return True
+    return numbering.received_by_source(opened, comparisons) is not None
 
 
 def _returning(task: Task, opened: Opened) -> bool:

@@ -22,7 +22,7 @@ from dbsync_pipeline.dialects.contract import Dialect, SharesSnapshots
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError, Transient
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.ledger import Ledger
+from dbsync_pipeline.mirror.ledger import Ledger, Term
 from dbsync_pipeline.mirror.look import Looks
 
 _log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Round:
         self._name = ""
         self._snapshot_at: dt.datetime | None = None
         self._highest = 0
+        self._term: Term | None = None
         self.looks = Looks()
         """What looks at this state found."""
 
@@ -80,8 +81,8 @@ class Round:
         """
         if self._holder is None or self._snapshot_at is None:
             return self._begin_another(database, source, tables)
-        why = "it has received or confirmed a later state"
-        if not self._is_behind(Ledger(target), self._snapshot_at):
+        why = self._is_overtaken(source, Ledger(target), self._snapshot_at)
+        if not why:
             try:
                 assert isinstance(source, SharesSnapshots)
                 source.import_snapshot(self._name, tables)
@@ -96,12 +97,19 @@ class Round:
         )
         return self._begin_another(database, source, tables)
 
-    def _is_behind(self, target: Ledger, snapshot_at: dt.datetime) -> bool:
-        """Whether this round's state is older than the one that the target has."""
+    def _is_overtaken(self, source: Dialect, target: Ledger, snapshot_at: dt.datetime) -> str:
+        """Why this round's state must not be used for the target; empty if it may.
+
+        A source that was replaced as primary meanwhile does not know so in that state.
+        """
+        term = Ledger(source).term()
+        source.rollback()
+        if term != self._term:
+            return f"{source.name} has recorded another term"
         last, _ = target.held()
-        if last is None:
-            return False
-        return last.as_of > snapshot_at or target.number() > self._highest
+        if last and (last.as_of > snapshot_at or target.number() > self._highest):
+            return "it has received or confirmed a later state"
+        return ""
 
     def _begin_another(
         self, database: Database, source: Dialect, tables: Sequence[Table]
@@ -125,4 +133,5 @@ class Round:
         self._holder = holder = database.at_once.open("dbsync: round")
         assert isinstance(holder, SharesSnapshots)
         holder.import_snapshot(name, tables)
-        self._name, self._highest = holder.export_snapshot(), Ledger(holder).number()
+        self._name, ledger = holder.export_snapshot(), Ledger(holder)
+        self._highest, self._term = ledger.number(), ledger.term()
