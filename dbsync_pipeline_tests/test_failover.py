@@ -384,6 +384,18 @@ def test_a_former_primary_that_became_a_standby_passes_on_what_it_received(three
     sync(three.linux, three.azure)
 
 
+def test_a_second_outage_brings_the_standbys_up_to_the_newest_of_them(three: Three) -> None:
+    """They know that the lost database is the primary, and have only what it sent."""
+    promote(three.settings, "linux")
+    sync(three.linux, three.windows, policy=ANYTHING)
+    execute(three.linux, (users.insert(), [user(778)]))
+    sync(three.linux, three.azure)
+    three.silent = {"linux"}
+    report = three.fail_over()
+    assert [(one.source, one.target) for one in report.published] == [("azure", "windows")]
+    assert not report.failed and content(three.windows) == content(three.azure)
+
+
 def test_alone_a_standby_is_not_promoted_whatever_it_holds(files: Three) -> None:
     execute(files.linux, (users.insert(), [user(900)]))
     files.silent = {"windows", "azure"}

@@ -163,10 +163,13 @@ def _is_as_received(opened: Opened, received: Publish, comparisons: Iterable[Com
 
     What it sends then is the state that it received, not a new one.
     """
+    return not received.partial and source_is_unchanged(opened, comparisons)
+
+
+def source_is_unchanged(opened: Opened, comparisons: Iterable[Comparison]) -> bool:
+    """Whether every table of the source has what a publish brought it, and nothing else."""
     ledger = Ledger(opened.source)
-    return not received.partial and all(
-        _is_unchanged(opened.source, ledger, comparison) for comparison in comparisons
-    )
+    return all(_is_unchanged(opened.source, ledger, comparison) for comparison in comparisons)
 
 
 def _is_unchanged(source: Dialect, ledger: Ledger, comparison: Comparison) -> bool:

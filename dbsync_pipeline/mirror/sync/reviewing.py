@@ -41,11 +41,11 @@ def plan_of(task: Task, opened: Opened, comparisons: Mapping[str, Comparison]) -
 
 
 def _passes_on(task: Task, opened: Opened, comparisons: Sequence[Comparison]) -> bool:
-    """Whether the source is the primary as far as it knows, or has what it received."""
+    """Whether the source is the primary as far as it knows, or has only what it received."""
     term = opened.source_ledger.term
     if term is None or term.primary == task.source.name:
         return True
-    return numbering.received_by_source(opened, comparisons) is not None
+    return numbering.source_is_unchanged(opened, comparisons)
 
 
 def _returning(task: Task, opened: Opened) -> bool:
