@@ -90,17 +90,24 @@ def create_ledger(
     program wrote the ledger.
     """
 
-    def recorded(again: Dialect) -> bool:
-        return Ledger(again).is_current() and not (equal and _lacks_note(again, model))
-
-    done = recorded(dialect)
-    dialect.rollback()
-    if done:
+    if has_ledger(dialect, model, equal=equal):
         return
-    with outcome.transaction(dialect, database, recorded, operation="create the ledger"):
+    with outcome.transaction(
+        dialect,
+        database,
+        lambda again: has_ledger(again, model, equal=equal),
+        operation="create the ledger",
+    ):
         Ledger(dialect).create(model.tables)
         if equal and _lacks_note(dialect, model):
             revisions.note(dialect, model)
+
+
+def has_ledger(dialect: Dialect, model: Model, *, equal: bool = False) -> bool:
+    """Return whether `create_ledger` would do nothing. Leaves no transaction open."""
+    has = Ledger(dialect).is_current() and not (equal and _lacks_note(dialect, model))
+    dialect.rollback()
+    return has
 
 
 def _lacks_note(dialect: Dialect, model: Model) -> bool:
@@ -320,7 +327,7 @@ def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
         absent = missing(dialect, model)
         for name in absent:
             differing[name].append(MISSING)
-        replaced = _views(dialect, model)
+        replaced = structure.replaced(dialect, model)
         for name in replaced:
             differing[name].append(NO_TABLE)
         absent += replaced
@@ -345,21 +352,6 @@ def _table_names(inspector: sa.Inspector, schema: str | None) -> list[str]:
     if schema is not None and not inspector.has_schema(schema):
         return []
     return list(inspector.get_table_names(schema))
-
-
-def _views(dialect: Dialect, model: Model) -> list[str]:
-    """Return the names of the models' tables that are something else in the database."""
-    inspector = sa.inspect(dialect.connection)
-    schemas = {table.sa.schema for table in model.tables}
-    others = {
-        (schema, name)
-        for schema in schemas
-        for name in [
-            *inspector.get_view_names(schema),
-            *getattr(inspector, "get_foreign_table_names", lambda _: [])(schema),
-        ]
-    }
-    return [table.name for table in model.tables if (table.sa.schema, table.sa.name) in others]
 
 
 def _written_otherwise(dialect: Dialect, model: Model) -> dict[str, str]:

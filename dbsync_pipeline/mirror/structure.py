@@ -165,6 +165,21 @@ def _null(nullable: bool) -> str:
     return "nullable" if nullable else "not nullable"
 
 
+def replaced(dialect: Dialect, model: Model) -> list[str]:
+    """Return the names of the models' tables that are something else in the database."""
+    inspector = sa.inspect(dialect.connection)
+    schemas = {table.sa.schema for table in model.tables}
+    others = {
+        (schema, name)
+        for schema in schemas
+        for name in [
+            *inspector.get_view_names(schema),
+            *getattr(inspector, "get_foreign_table_names", lambda _: [])(schema),
+        ]
+    }
+    return [table.name for table in model.tables if (table.sa.schema, table.sa.name) in others]
+
+
 def keys_here(dialect: Dialect, model: Model) -> dict[tuple[str | None, str], list[str]]:
     """Return the columns of each primary key by (schema, table), read for all tables at once."""
     inspector, columns = sa.inspect(dialect.connection), {}

@@ -138,7 +138,7 @@ class Opening:
         if not structure.equal:
             with self._naming_own_revisions():
                 schema.require(source, task.model)
-                self._give_source_ledger()
+                self._give_source_ledger(source)
                 created = schema.ensure_on(target, task.target, task.model)
             target = self._opened_again(target)
             computed.require_equal(source, target, task.model)
@@ -189,7 +189,7 @@ class Opening:
             error.cause += revisions.of_both_sides(task.source, task.target, task.model)
             raise
 
-    def _give_source_ledger(self) -> None:
+    def _give_source_ledger(self, opened: Dialect) -> None:
         """Create the source's ledger, if it has none and its role may.
 
         A source without one can be restored from a backup unnoticed, and a sync reads all its rows.
@@ -197,6 +197,8 @@ class Opening:
         """
         task = self._task
         try:
+            if schema.has_ledger(opened, task.model, equal=True):
+                return
             with task.source.at_once.connect(task.label) as source:
                 source.limit_lock_wait(task.settings.lock_seconds)
                 source.prepare()
