@@ -26,14 +26,7 @@ from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
-from dbsync_pipeline_tests.worlds import (
-    MODEL,
-    execute,
-    insert,
-    prepare,
-    session,
-    sync,
-)
+from dbsync_pipeline_tests.worlds import MODEL, execute, insert, prepare, session, sync
 
 Pair = tuple[Database, Database]
 PAIRS = (("postgresql", "postgresql"), ("sqlite", "sqlite"), ("postgresql", "sqlite"))
@@ -191,7 +184,7 @@ def test_sql_makes_the_target_equal_but_for_secrets(
         if c.name not in ("id", "password")
     )
     sa.Table("people", model.metadata, sa.Column("id", Key, primary_key=True), *columns)
-    source, target = new_database("sqlite", "windows"), new_database(engine, "linux")
+    source, target = new_database("postgresql", "windows"), new_database(engine, "linux")
     for database in (source, target):
         schema.ensure(database, model)
     texts = [*HOSTILE, *LINE_ENDS]

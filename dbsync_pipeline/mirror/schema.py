@@ -104,10 +104,13 @@ def create_ledger(
 
 
 def has_ledger(dialect: Dialect, model: Model, *, equal: bool = False) -> bool:
-    """Return whether `create_ledger` would do nothing. Leaves no transaction open."""
-    has = Ledger(dialect).is_current() and not (equal and _lacks_note(dialect, model))
-    dialect.rollback()
-    return has
+    """Return whether `create_ledger` would do nothing. Leaves no transaction open, also where it
+    fails.
+    """
+    try:
+        return Ledger(dialect).is_current() and not (equal and _lacks_note(dialect, model))
+    finally:
+        dialect.rollback()
 
 
 def _lacks_note(dialect: Dialect, model: Model) -> bool:
