@@ -33,16 +33,8 @@ def test_the_mirror_runs_without_dagster() -> None:
 CONTRACT = ROOT / "dbsync_pipeline" / "dialects" / "contract"
 
 
-def classes(file: Path) -> list[ast.ClassDef]:
-    return [part for part in ast.parse(file.read_text()).body if isinstance(part, ast.ClassDef)]
-
-
-def test_each_role_of_an_engine_is_below_80_lines() -> None:
-    lines = {
-        role.name: (role.end_lineno or 0) - role.lineno + 1
-        for file in CONTRACT.glob("*.py")
-        for role in classes(file)
-    }
+def test_each_role_of_an_engine_is_a_file_below_80_lines() -> None:
+    lines = {file.name: len(file.read_text().splitlines()) for file in CONTRACT.glob("*.py")}
     assert len(lines) >= 10 and {name: n for name, n in lines.items() if n >= 80} == {}
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract.optional import Addressed
-from dbsync_pipeline.dialects.contract.target import Staging
+from dbsync_pipeline.dialects.contract.staging import Staging
 from dbsync_pipeline.dialects.staging import staging_table
 from dbsync_pipeline.dialects.table import Table
 

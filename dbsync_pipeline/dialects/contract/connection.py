@@ -1,103 +1,14 @@
-"""One open connection: opened, interrupted and ended; its transactions, locks and marks."""
+"""The role of an open connection: its transactions, locks and marks."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import ClassVar
 
 import sqlalchemy as sa
 
-from dbsync_pipeline.errors import DbsyncError, Unavailable
-
-LABEL: ContextVar[str] = ContextVar("dbsync_label", default="dbsync")
-"""As what a server shows the sessions that are opened now."""
-
-
-@contextmanager
-def labelled(label: str) -> Iterator[None]:
-    """Let servers show the sessions that are opened within as `label`."""
-    token = LABEL.set(label)
-    try:
-        yield
-    finally:
-        LABEL.reset(token)
-
-
-class Session(ABC):
-    """One session: how it is opened, interrupted and ended, and what its errors mean."""
-
-    engine_name: ClassVar[str]
-    """The first word of the engine's URLs."""
-    driver_errors: ClassVar[tuple[type[Exception], ...]]
-
-    def __init__(self, name: str, connection: sa.Connection) -> None:
-        self.name = name
-        self.connection = connection
-
-    @contextmanager
-    def doing(self, operation: str, table: str | None = None) -> Iterator[None]:
-        """Translate driver errors raised within, naming the operation and table, without chain."""
-        try:
-            yield
-        except self.driver_errors as error:
-            translation = self._translation(error, operation)
-            if isinstance(translation, DbsyncError) and translation.table is None:
-                translation.table = table
-            raise translation from None
-
-    def _translation(self, error: BaseException, operation: str) -> Exception:
-        if why := self.ended_because():
-            return Unavailable(
-                why,
-                operation=operation,
-                database=self.name,
-                remedy=f"see that the network to {self.name} and its server are well, then try "
-                "again; DBSYNC_SILENCE_SECONDS is how long a silence may last",
-            )
-        return self.translate(error, self.name, operation)
-
-    @classmethod
-    @abstractmethod
-    def engine(cls, url: sa.URL, *, connect_seconds: float, silence_seconds: float) -> sa.Engine:
-        """Return a new engine without a pool, which pins the settings of each session.
-
-        Servers show a session as the `LABEL` under which it was opened. One that waits for its
-        server and receives no byte for `silence_seconds` is ended, unless the server says that it
-        computes: see `watchdog`.
-        """
-
-    def ended_because(self) -> str | None:
-        """Return why the watchdog ended the session; None if it did not."""
-        return None
-
-    @classmethod
-    @abstractmethod
-    def translate(cls, error: BaseException, name: str, operation: str) -> Exception:
-        """Return the project's error for a driver's error in database `name`."""
-
-    @abstractmethod
-    def cancel(self) -> None:
-        """Stop the running statement, without waiting for its end. Another thread may call this.
-
-        If the statement does not end within seconds, the session is ended.
-        """
-
-    def close(self) -> None:
-        """Roll back the open transaction and close the connection. A second call does nothing."""
-        if not self.connection.closed:
-            self.connection.invalidate()
-            self.connection.close()
-
-    def end(self) -> None:
-        """End the session, on the server too, and return when it is gone.
-
-        Nothing that it sent can be carried out afterwards. Raise Unavailable if the server cannot
-        be asked. A second call does nothing.
-        """
-        self.close()
+from dbsync_pipeline.dialects.contract.session import Session
 
 
 class Connection(Session):

@@ -1,11 +1,10 @@
-"""The roles of a database whose structure is read and altered, and shown to people."""
+"""The role of a database whose structure is read, compared and created."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import sqlalchemy as sa
 
@@ -13,10 +12,7 @@ from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.contract.connection import Connection
 from dbsync_pipeline.dialects.generated import Generated
 from dbsync_pipeline.dialects.reflection import Place, Reflection
-from dbsync_pipeline.dialects.table import Column, Table, undecorated
-
-if TYPE_CHECKING:
-    from alembic.operations import MigrateOperation, Operations
+from dbsync_pipeline.dialects.table import Table
 
 
 class Schema(Connection):
@@ -81,57 +77,3 @@ class Schema(Connection):
         Its columns are `dbsync_publish`, `dbsync_change`, and those of `table`. An engine on which
         an uncommitted table makes others wait commits it at once.
         """
-
-    @abstractmethod
-    def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        """Return about how many bytes a value takes."""
-
-
-class Migration(Connection):
-    """Structure altered by Alembic's operations, without losing a row."""
-
-    def alter(self, operations: Operations, operation: MigrateOperation) -> Any:
-        """In the open transaction, run one of Alembic's operations without losing a row."""
-        from alembic.operations import Operations
-
-        return Operations.invoke(operations, operation)
-
-    @contextmanager
-    def altering(self) -> Iterator[None]:
-        """Surround all alterations of the open transaction.
-
-        At its end foreign keys hold, or StructureError is raised. Most engines have proved them by
-        then.
-        """
-        yield
-
-
-class Script(Connection):
-    """Values and names as a person reads them, or runs them in a script."""
-
-    script_begins: ClassVar[tuple[str, ...]] = ("BEGIN;",)
-    """The first lines of a script that a person runs in one transaction."""
-
-    def insertion(self, table: Table, into: str, values: str) -> str:
-        """Return an INSERT as a script writes it, which may give numbers that are generated.
-
-        `into` names the table and its columns; `values` are literals.
-        """
-        return f"INSERT INTO {into} VALUES ({values})"
-
-    @abstractmethod
-    def quoted(self, name: str) -> str:
-        """Return an identifier as a script writes it."""
-
-    @abstractmethod
-    def literal(self, column: Column, value: Any) -> str:
-        """Return a plain value, which is not None, as a script writes it for this column.
-
-        Raise Cannot if the column cannot hold it.
-        """
-
-    def displayed(self, column: Column, stored: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """Return a stored value for people to read, exactly: JSON and enums as stored text."""
-        if isinstance(undecorated(column.type), (sa.JSON, sa.Enum)):
-            return sa.cast(stored, sa.UnicodeText)
-        return stored
