@@ -131,6 +131,52 @@ def test_portable_types_reach_another_engine_exactly(new_database: NewDatabase) 
     assert (back.rows, back.inserted, back.updated, back.deleted) == (1, 0, 0, 0)
 
 
+DOMAINS = {
+    "text": "'é'",
+    "varchar(5)": "'abcde'",
+    'text COLLATE "C"': "'x'",
+    "citext": "'aB'",
+    "jsonb": """'{"b": 1.10}'""",
+    "json": """'{"b":  1}'""",
+    "numeric(8,2)": "3.10",
+    "bigint": "9007199254740993",
+    "real": "0.1",
+    "timestamptz": "'2024-05-05 12:00:00.123456+02'",
+    "bytea": "'\\x00ff'",
+    "uuid": "'12340000-0000-0000-0000-000000000000'",
+}
+"""Types with a value, of which a domain is carried to every engine."""
+OWN_DOMAINS = {"int[]": "'{1,2}'", "char(3)": "'ab'", "timestamp(3)": "'2024-05-05 12:00:00.123'"}
+"""Types of which a domain is PostgreSQL's own."""
+
+
+@pytest.mark.parametrize("target", ["postgresql", "sqlite"])
+def test_domains_of_any_type_are_kept_and_are_their_type_on_other_engines(
+    target: str, new_database: NewDatabase
+) -> None:
+    windows, linux = new_database("postgresql", "windows"), new_database(target, "linux", server=1)
+    domains = DOMAINS | (OWN_DOMAINS if target == "postgresql" else {})
+    run(windows, "CREATE EXTENSION citext")
+    for number, (type_, value) in enumerate(domains.items()):
+        unique = "" if type_ == "json" else "UNIQUE"  # JSON as text has no equality
+        run(
+            windows,
+            f"CREATE DOMAIN d{number} AS {type_}; CREATE DOMAIN n{number} AS d{number};"
+            f"CREATE TABLE t{number} (id int PRIMARY KEY, v d{number} {unique}, n n{number});"
+            f"INSERT INTO t{number} VALUES (1, {value}, {value}), (2, NULL, NULL)",
+        )
+    run(windows, 'CREATE TABLE t (id int PRIMARY KEY, v d0 COLLATE "POSIX")')
+    source = structure(windows).source
+    model = Model(load(source, "domains"))
+    assert sync(windows, linux, model=model).changed == 2 * len(domains)
+    assert all(table.equal for table in verify(windows, linux, model))
+    if target == "postgresql":
+        assert structure(linux).source == source
+    else:
+        back = sync(linux, windows, model=model, policy=ANYTHING)
+        assert back.changed == 0
+
+
 _AS_ENTITY_FRAMEWORK_WRITES = """
 CREATE TABLE "__EFMigrationsHistory" ("MigrationId" TEXT NOT NULL CONSTRAINT "PK___EFMigrationsHistory" PRIMARY KEY,
   "ProductVersion" TEXT NOT NULL);

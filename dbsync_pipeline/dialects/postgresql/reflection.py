@@ -7,10 +7,12 @@ functions. PostgreSQL writes most of the statements itself. `%(tables)s` are the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from dbsync_pipeline.dialects import reflection
 from dbsync_pipeline.dialects.postgresql import partitions
@@ -192,6 +194,16 @@ SELECT attrelid, attname, format_type(atttypid, atttypmod)
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE attrelid = ANY(CAST(:tables AS oid[])) AND attnum > 0 AND NOT attisdropped"""
 
+_DOMAINS = """
+WITH RECURSIVE bases AS (
+  SELECT attrelid, attname, 0 AS depth, atttypid AS type_oid, -1 AS modifier FROM pg_attribute
+  WHERE attrelid = ANY(CAST(:tables AS oid[])) AND attnum > 0
+  UNION ALL SELECT b.attrelid, b.attname, depth + 1, t.typbasetype, t.typtypmod
+  FROM bases b JOIN pg_type t ON t.oid = b.type_oid AND t.typtype = 'd')
+SELECT DISTINCT ON (attrelid, attname) attrelid, attname, format_type(type_oid, modifier)
+FROM bases WHERE depth > 0 ORDER BY attrelid, attname, depth DESC"""
+"""(table, column, type) of columns of a domain: its type, with the length or precision."""
+
 _NOTES = """
 SELECT format('the trigger %I of %s: triggers are not copied', tgname, tgrelid::regclass)
 FROM pg_trigger
@@ -304,7 +316,20 @@ def _complete(result: Reflection, oids: dict[int, str], query: _Query) -> None:
         result.notes.append(f"the index {name} of {table.key}: it is not valid")
     for oid, column, type_ in query(_COLUMNS):
         result.types[oids[oid], column] = type_
+    for oid, column, base in query(_DOMAINS):
+        _limit(metadata.tables[oids[oid]].c[column].type, base)
     result.notes += [note for (note,) in query(_NOTES)]
+
+
+def _limit(domain: Any, base: str) -> None:
+    """Give the type under a domain the length or precision that SQLAlchemy does not read."""
+    limits = [int(number) for number in re.findall(r"(?<=[(,])-?\d+(?=[,)])", base)]
+    type_ = domain.data_type
+    while isinstance(type_, postgresql.DOMAIN):
+        type_ = type_.data_type
+    names = ("length",) if isinstance(type_, sa.String) else ("precision", "scale")
+    for name, limit in zip(names, limits, strict=False):
+        setattr(type_, name, limit)
 
 
 def _constraints(result: Reflection, oids: dict[int, str], query: _Query) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -46,33 +47,57 @@ def type_source(
     spec = written or _compiled(type_, dialect)
     if spec is None:
         return f"EngineType({engine!r}, '')"
-    portable, specific = _portable(type_, engine, is_key=is_key, unique=unique), _specific(type_)
-    candidates = [portable, specific]
-    if portable and engine == "mssql":  # where `distinct` has a collation, and so no other variant
-        portable = portable.replace("distinct(", "sa.Unicode(")
-        candidates.insert(1, portable)
-    if (
-        portable
-        and specific
-        and (
-            isinstance(type_, (sa.CHAR, sa.NCHAR))
-            or kind_of(eval(portable, dict(_NAMES))) is kind_of(type_)
-        )
-    ):
-        candidates.insert(-1, f"{portable}.with_variant({specific}, {engine!r})")
-    for source in filter(None, candidates):
-        if _same(source, type_, dialect):
+    is_domain = isinstance(type_, postgresql.DOMAIN)
+    expected = spec if is_domain else _compiled(type_, dialect)
+    for source in _candidates(type_, engine, spec, is_key=is_key, unique=unique):
+        if _is_written(source, expected, dialect):
             return source
     return f"EngineType({engine!r}, {spec!r})"
 
 
-def _same(source: str, type_: TypeEngine[Any], dialect: sa.Dialect) -> bool:
-    """Whether the source's type is written by the engine as the one that was read."""
+def _candidates(
+    type_: TypeEngine[Any], engine: str, spec: str, *, is_key: bool, unique: bool
+) -> list[str]:
+    """Return sources that may be the type's, the most portable first."""
+    portable, specific = _portable(type_, engine, is_key=is_key, unique=unique), _specific(type_)
+    if portable is None:
+        return [specific] if specific else []
+    if isinstance(type_, postgresql.DOMAIN):
+        return [portable.but(f"EngineType({engine!r}, {spec!r})", engine)]
+    candidates = [portable.source(engine)]
+    if engine == "mssql":  # where `distinct` has a collation, and so no other variant
+        portable = _Portable(portable.everywhere.replace("distinct(", "sa.Unicode("))
+        candidates.append(portable.source(engine))
+    if specific is None:
+        return candidates
+    is_like = kind_of(eval(candidates[-1], dict(_NAMES))) is kind_of(type_)
+    if isinstance(type_, (sa.CHAR, sa.NCHAR)) or is_like:
+        candidates.append(portable.but(specific, engine))
+    return [*candidates, specific]
+
+
+@dataclass(frozen=True)
+class _Portable:
+    """The sources of a type that every engine has, and of what this engine has in its place."""
+
+    everywhere: str
+    here: str | None = None
+
+    def source(self, engine: str) -> str:
+        return self.everywhere if self.here is None else self.but(self.here, engine)
+
+    def but(self, here: str, engine: str) -> str:
+        """The source with another type on this engine."""
+        return f"{self.everywhere}.with_variant({here}, {engine!r})"
+
+
+def _is_written(source: str, expected: str | None, dialect: sa.Dialect) -> bool:
+    """Whether the engine writes the source's type as it is expected."""
     try:
         evaluated = eval(source, dict(_NAMES))
     except Exception:  # a repr that is no source, such as that of an object
         return False
-    return _canonical(_compiled(evaluated, dialect)) == _canonical(_compiled(type_, dialect))
+    return _canonical(_compiled(evaluated, dialect)) == _canonical(expected)
 
 
 def _compiled(type_: TypeEngine[Any], dialect: sa.Dialect) -> str | None:
@@ -91,15 +116,18 @@ def _canonical(spec: str | None) -> str | None:
     )
 
 
-def _portable(type_: TypeEngine[Any], engine: str, *, is_key: bool, unique: bool) -> str | None:
+def _portable(
+    type_: TypeEngine[Any], engine: str, *, is_key: bool, unique: bool
+) -> _Portable | None:
     """Return a type that every engine has and that is this one here; None if there is none."""
     for class_, source in _PORTABLE:
         if isinstance(type_, class_):
-            return source(type_, engine, is_key, unique)
+            portable = source(type_, engine, is_key, unique)
+            return _Portable(portable) if isinstance(portable, str) else portable
     return None
 
 
-def _text(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
+def _text(type_: Any, engine: str, _is_key: bool, unique: bool) -> _Portable | None:
     if isinstance(type_, (sa.CHAR, sa.NCHAR)) and engine != "sqlite":  # which pads no text
         return None
     if isinstance(type_, sa.Text) or "TEXT" in type(type_).__name__:
@@ -108,16 +136,16 @@ def _text(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
         source = "sa.Unicode()"
     else:
         source = f"distinct({type_.length})" if unique else f"sa.Unicode({type_.length})"
-    if type_.collation and engine != "mssql":
-        own = f"sa.{'TEXT' if isinstance(type_, sa.Text) else 'VARCHAR'}"
-        schema = getattr(type_, "collation_schema", None)
-        options = [
-            *([] if type_.length is None else [str(type_.length)]),
-            f"collation={type_.collation!r}",
-            *([f"collation_schema={schema!r}"] if schema else []),
-        ]
-        source += f".with_variant({own}({', '.join(options)}), {engine!r})"
-    return source
+    if type_.collation in (None, "default") or engine == "mssql":
+        return _Portable(source)
+    schema = getattr(type_, "collation_schema", None)
+    options = [
+        *([] if type_.length is None else [str(type_.length)]),
+        f"collation={type_.collation!r}",
+        *([f"collation_schema={schema!r}"] if schema else []),
+    ]
+    own = "sa.TEXT" if isinstance(type_, sa.Text) else "sa.VARCHAR"
+    return _Portable(source, f"{own}({', '.join(options)})")
 
 
 def _enum(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str:
@@ -144,18 +172,17 @@ def _time(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> str | None:
     return "sa.Time()"
 
 
-def _json(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
-    if isinstance(type_, postgresql.JSONB):
-        return 'sa.JSON().with_variant(postgresql.JSONB(), "postgresql")'
-    return "sa.JSON()"
+def _json(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> _Portable:
+    is_binary = isinstance(type_, postgresql.JSONB)
+    return _Portable("sa.JSON()", "postgresql.JSONB()" if is_binary else None)
 
 
-def _array(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str | None:
+def _array(type_: Any, _engine: str, _is_key: bool, _unique: bool) -> _Portable | None:
     """An array of what JSON has too is JSON on other engines."""
     item = _specific(type_)
     if item is None or not isinstance(type_.item_type, _JSON_HAS):
         return None
-    return f"sa.JSON().with_variant({item}, {engine!r})"
+    return _Portable("sa.JSON()", item)
 
 
 def _float(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
@@ -163,18 +190,19 @@ def _float(type_: Any, engine: str, _is_key: bool, _unique: bool) -> str:
     return "sa.REAL()" if single else "sa.Float(53)"
 
 
-def _domain(type_: Any, engine: str, _is_key: bool, unique: bool) -> str | None:
-    """A domain is its base type on other engines."""
-    base = _portable(type_.data_type, engine, is_key=False, unique=unique)
-    name = _compiled(type_, postgresql.dialect())  # type: ignore[no-untyped-call]
-    return base and f"{base}.with_variant(EngineType({engine!r}, {name!r}), {engine!r})"
+def _domain(type_: Any, engine: str, _is_key: bool, unique: bool) -> _Portable | None:
+    """A domain is its base type on other engines; one of arrays is of this engine alone."""
+    if isinstance(type_.data_type, sa.ARRAY):
+        return None
+    return _portable(type_.data_type, engine, is_key=False, unique=unique)
 
 
 def _plain(source: str) -> Callable[[Any, str, bool, bool], str]:
     return lambda *_: source
 
 
-_PORTABLE: tuple[tuple[Any, Callable[[Any, str, bool, bool], str | None]], ...] = (
+_Source = Callable[[Any, str, bool, bool], _Portable | str | None]
+_PORTABLE: tuple[tuple[Any, _Source], ...] = (
     (sa.Enum, _enum),
     (postgresql.DOMAIN, _domain),
     (sa.BigInteger, lambda _type, _engine, is_key, _unique: "Key" if is_key else "sa.BigInteger()"),
