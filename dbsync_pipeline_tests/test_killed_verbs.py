@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from dbsync_pipeline.errors import Busy, SettingsError
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import differences, schema
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -268,7 +268,7 @@ def test_recreate(bench: Bench) -> None:
 def content_or_none(database: Database) -> object:
     """None where all tables are missing."""
     with database.connect() as dialect:
-        if set(schema.missing(dialect, MODEL)) == set(MODEL.names):
+        if set(differences.missing(dialect, MODEL)) == set(MODEL.names):
             return None
     return content(database)
 

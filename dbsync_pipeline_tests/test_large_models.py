@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.defs.assets import table_assets
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import differences, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
 from dbsync_pipeline.mirror.verify import verify
@@ -34,7 +34,7 @@ def statements(database: Database, model: Model) -> int:
             "before_cursor_execute",
             lambda _c, _cursor, statement, *_: counted.append(statement),
         )
-        assert schema.missing(dialect, model) == []
+        assert differences.missing(dialect, model) == []
     return len(counted)
 
 

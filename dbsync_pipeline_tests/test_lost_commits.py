@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from dbsync_pipeline.errors import DbsyncError, OutcomeUnknown, Unavailable
-from dbsync_pipeline.mirror import pausing, schema
+from dbsync_pipeline.mirror import differences, pausing, schema
 from dbsync_pipeline.mirror.database import Database, databases
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.failover.failback import failback
@@ -195,7 +195,7 @@ def is_migrated(world: World) -> bool:
 
 def tables_of_linux(world: World) -> set[str]:
     with world.named("linux").connect() as dialect:
-        return set(MODEL.names) - set(schema.missing(dialect, MODEL))
+        return set(MODEL.names) - set(differences.missing(dialect, MODEL))
 
 
 VERBS = {

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.errors import Refused, StructureError, Unavailable
-from dbsync_pipeline.mirror import schema
+from dbsync_pipeline.mirror import differences, known_structure, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.model import Model
@@ -17,6 +17,7 @@ from dbsync_pipeline.mirror.reflect.read import Structure, load, read
 from dbsync_pipeline.mirror.selection import TableFilter
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.test_postgresql import rows, run
+from dbsync_pipeline_tests.test_statements import statements
 from dbsync_pipeline_tests.worlds import execute, sync
 
 
@@ -70,7 +71,7 @@ def test_a_view_with_the_name_of_a_table_is_called_a_view(
     model = Model(load(structure(source).source, "t"))
     schema.ensure(target, model)
     execute(target, "ALTER TABLE t RENAME TO u", "CREATE VIEW t AS SELECT * FROM u")
-    assert schema.check(target, model) == {"t": [schema.NO_TABLE]}
+    assert schema.check(target, model) == {"t": [differences.NO_TABLE]}
     with pytest.raises(StructureError, match="a view") as refused:
         sync(source, target, model=model)
     assert "`dbsync tables create --database linux`" in (refused.value.remedy or "")
@@ -145,4 +146,89 @@ def test_a_connection_that_is_lost_while_tables_are_listed_is_not_taken_for_a_mi
         process = dialect.connection.scalar(sa.text("SELECT pg_backend_pid()"))
         run(target, f"SELECT pg_terminate_backend({process}, 5000)")
         with pytest.raises(Unavailable, match="the connection was lost"):
-            schema.missing(dialect, model)
+            differences.missing(dialect, model)
+
+
+TABLES = (
+    "CREATE TYPE mood AS ENUM ('good', 'bad')",
+    "CREATE DOMAIN short AS varchar(5)",
+    "CREATE TABLE parent (id int PRIMARY KEY, name text, UNIQUE (name))",
+    """CREATE TABLE child (
+        id int PRIMARY KEY, parent int REFERENCES parent, mood mood, price numeric(8, 2),
+        code short, name text COLLATE "C", twice int GENERATED ALWAYS AS (id * 2) STORED)""",
+    "CREATE UNIQUE INDEX child_code ON child (code)",
+    "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+    "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (9)",
+)
+CHANGES = (
+    "ALTER TABLE child ADD COLUMN more int",
+    "ALTER TABLE child DROP COLUMN price",
+    "ALTER TABLE child RENAME COLUMN price TO cost",
+    "ALTER TABLE child ALTER price TYPE numeric(9, 2)",
+    "ALTER TABLE child ALTER price TYPE float USING price::float",
+    "ALTER TABLE child ALTER price SET NOT NULL",
+    "ALTER TABLE child ALTER price SET DEFAULT 0",
+    'ALTER TABLE child ALTER name TYPE text COLLATE "POSIX"',
+    "ALTER TABLE child ALTER twice DROP EXPRESSION",
+    "ALTER TABLE child ALTER twice SET EXPRESSION AS (id * 3)",
+    "ALTER TABLE child ALTER id ADD GENERATED ALWAYS AS IDENTITY",
+    "ALTER TABLE child DROP CONSTRAINT child_pkey",
+    "ALTER TABLE child DROP CONSTRAINT child_parent_fkey",
+    "ALTER TABLE child ALTER CONSTRAINT child_parent_fkey DEFERRABLE INITIALLY DEFERRED",
+    "ALTER TABLE child DROP CONSTRAINT child_parent_fkey,"
+    " ADD CONSTRAINT child_parent_fkey FOREIGN KEY (parent) REFERENCES parent ON DELETE CASCADE",
+    "ALTER TABLE child DROP CONSTRAINT child_parent_fkey,"
+    " ADD CONSTRAINT child_parent_fkey FOREIGN KEY (parent) REFERENCES child",
+    "DROP INDEX child_code",
+    "DROP INDEX child_code; CREATE INDEX child_code ON child (code)",
+    "DROP INDEX child_code; CREATE UNIQUE INDEX child_code ON child (mood)",
+    "DROP INDEX child_code; CREATE UNIQUE INDEX child_code ON child (code) WHERE id > 0",
+    "DROP INDEX child_code; CREATE UNIQUE INDEX child_code ON child (lower(code))",
+    "ALTER TABLE parent DROP CONSTRAINT parent_name_key",
+    "ALTER TYPE mood RENAME VALUE 'bad' TO 'sad'",
+    "ALTER TYPE mood RENAME TO temper",
+    "CREATE SCHEMA other; ALTER TYPE mood SET SCHEMA other",
+    "CREATE DOMAIN long AS varchar(9); ALTER TABLE child ALTER code TYPE long",
+    "CREATE SCHEMA other; ALTER TABLE parent SET SCHEMA other",
+    "DROP TABLE child",
+    "DROP TABLE child; CREATE VIEW child AS SELECT 1 AS id",
+    "ALTER TABLE child SET UNLOGGED",
+    "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (9) TO (17)",
+    "DROP TABLE parted_1; CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (1) TO (8)",
+)
+
+
+def test_databases_with_the_same_structure_have_the_same_mark_and_each_change_another_one(
+    pair: tuple[Database, Database],
+) -> None:
+    run(pair[0], *TABLES)
+    run(pair[1], "CREATE TABLE before (id int)", *TABLES)  # so that no oid is the same
+    model = Model(load(structure(pair[0]).source, "all"))
+    with pair[0].connect() as one, pair[1].connect() as other:
+        mark = known_structure.mark(model, one)
+        assert mark is not None and known_structure.mark(model, other) == mark
+        marks = {mark}
+        for change in CHANGES:
+            with other.connection.begin_nested() as altered:
+                other.connection.exec_driver_sql(change)
+                marks.add(str(known_structure.mark(model, other)))
+                altered.rollback()
+            assert known_structure.mark(model, other) == mark, change
+        assert len(marks) == 1 + len(CHANGES)
+
+
+def test_a_structure_that_was_seen_in_another_database_is_not_read_again(
+    pair: tuple[Database, Database],
+) -> None:
+    for database in pair:
+        run(database, *TABLES)
+    model = Model(load(structure(pair[0]).source, "all"))
+    with statements() as first:
+        assert not any(schema.check(pair[0], model).values())
+    with statements() as second:
+        assert not any(schema.check(pair[1], model).values())
+    assert len(second) < len(first) / 2
+    run(pair[1], "ALTER TABLE child ALTER price SET NOT NULL")
+    assert schema.check(pair[1], model)["child"] == [
+        "column price is not nullable here, nullable in the models"
+    ]

@@ -1,15 +1,16 @@
-"""Whether both structures are as they were when they were last compared with the models.
+"""Whether structures are as they were when they were compared with the models.
 
-A comparison asks each database some twenty questions. Its catalog is asked one: for a mark that
-changes with everything that the comparison looks at. The target's ledger keeps the marks of both
-sides at which both were equal to the models. While they are the same, so is the result.
+A comparison asks a database some twenty questions. Its catalog is asked one: for a mark that
+changes with everything that the comparison looks at, and is the same in every database with the
+same structure. The target's ledger keeps the marks of both sides at which both were equal to the
+models; `differences` keeps those that its process saw. While they are the same, so is the result.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 
 import sqlalchemy as sa
 
@@ -34,15 +35,8 @@ class KnownStructure:
     @classmethod
     def read(cls, model: Model, source: Dialect, target: Dialect) -> KnownStructure:
         """Read the marks, outside of transactions, and leave none open."""
-        tables = [table.sa for table in model.tables]
-        # whether a key to one that is not mirrored is compared depends on whether that is there
-        parents = {key.referred_table for table in tables for key in table.foreign_key_constraints}
-        tables += sorted(parents - set(tables), key=str)
-        sides = [side.structure_mark(tables) for side in (source, target)]
-        marks = None
-        if all(sides):
-            named = (_mark(model, source), _mark(model, target), *sides)
-            marks = hashlib.sha256(json.dumps(named).encode()).hexdigest()
+        sides = [mark(model, side) for side in (source, target)]
+        marks = sha256(json.dumps(sides).encode()).hexdigest() if all(sides) else None
         equal = marks is not None and Ledger(target).fact(_FACT) == marks
         for side in (source, target):
             side.rollback()
@@ -54,10 +48,20 @@ class KnownStructure:
             ledger.note(_FACT, self.marks)
 
 
-def _mark(model: Model, dialect: Dialect) -> list[object]:
-    """What a comparison of this database with the models takes from the models."""
-    tables = [_table(table, dialect) for table in model.tables]
-    return [__version__, VERSION, dialect.engine_name, tables]
+def mark(model: Model, dialect: Dialect) -> str | None:
+    """Return a mark of the models and of one database's structure; None if its engine has none.
+
+    Databases with the same mark differ from the models alike. Read in the open transaction.
+    """
+    tables = [table.sa for table in model.tables]
+    # whether a key to one that is not mirrored is compared depends on whether that is there
+    parents = {key.referred_table for table in tables for key in table.foreign_key_constraints}
+    structure = dialect.structure_mark(tables + sorted(parents - set(tables), key=str))
+    if structure is None:
+        return None
+    models = [_table(table, dialect) for table in model.tables]
+    marked = [__version__, VERSION, dialect.engine_name, models, structure]
+    return sha256(json.dumps(marked).encode()).hexdigest()
 
 
 def _table(table: Table, dialect: Dialect) -> list[object]:

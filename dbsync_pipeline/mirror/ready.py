@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import DbsyncError
-from dbsync_pipeline.mirror import pausing, remedies, schema, trial
+from dbsync_pipeline.mirror import differences, pausing, remedies, trial
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.failover import term
 from dbsync_pipeline.mirror.fanout import ask
@@ -189,9 +189,9 @@ def read(dialect: Dialect, model: Model) -> Facts:
     Reads the columns of every foreign key. Raises DbsyncError if the database cannot be read.
     """
     structure = tuple(
-        f"table {table}: {difference}"
-        for table, differences in schema.differences(dialect, model).items()
-        for difference in differences
+        f"table {table}: {text}"
+        for table, texts in differences.find(dialect, model).items()
+        for text in texts
     )
     last, held = _ledger(dialect)
     age = None if last is None else (dt.datetime.now(dt.UTC) - last.as_of).total_seconds()

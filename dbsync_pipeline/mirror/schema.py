@@ -1,8 +1,4 @@
-"""The models' tables in a database: create what is missing, compare what exists.
-
-The comparison is Alembic's, plus primary keys and the values of enums. Indexes and tables that the
-models do not have are ignored; columns are not, since a standby without them would be no copy.
-"""
+"""The models' tables in a database: create what is missing, refuse what differs."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
-from dbsync_pipeline.mirror import outcome, structure
+from dbsync_pipeline.mirror import differences, outcome, structure
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.differences import MISSING, NAMED, NO_TABLE, missing
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
@@ -145,7 +142,7 @@ def check(database: Database, model: Model) -> dict[str, list[str]]:
     Raise SettingsError if something does, and it is unknown which models are meant.
     """
     with database.connect() as dialect:
-        differing = differences(dialect, model)
+        differing = differences.find(dialect, model)
     if any(differing.values()):
         model.require_known("check tables", database.name)
     return differing
@@ -253,11 +250,11 @@ def require(dialect: Dialect, model: Model) -> None:
 
     Leaves no transaction open.
     """
-    refuse(dialect, model, differences(dialect, model))
+    refuse(dialect, model, differences.find(dialect, model))
 
 
 def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -> None:
-    """Raise StructureError if `differing`, what `differences` returned, has a difference, or
+    """Raise StructureError if `differing`, what `differences.find` returned, has a difference, or
     SettingsError if it has and it is unknown which models are meant.
     """
     for name, texts in differing.items():
@@ -306,90 +303,3 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
         "migrate new` writes the change for every database), or, losing its rows: "
         f"`dbsync tables recreate --database {dialect.name}`"
     )
-
-
-MISSING = "missing"
-"""The only difference of a table that does not exist."""
-NO_TABLE = "a view, or a table of another server, has its name here"
-"""The only difference of a table in whose place there is something else."""
-NAMED = "its name is"
-"""How the only difference of a table begins whose name has other capital letters here."""
-
-
-def differences(dialect: Dialect, model: Model) -> dict[str, list[str]]:
-    """Do what `check` does, on an open connection. Leaves no transaction open."""
-    differences = differences_within(dialect, model)
-    dialect.rollback()
-    return differences
-
-
-def differences_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
-    """Do what `differences` does, in the open transaction."""
-    with dialect.doing("read the structure"):
-        differing: dict[str, list[str]] = {name: [] for name in model.names}
-        absent = missing(dialect, model)
-        for name in absent:
-            differing[name].append(MISSING)
-        replaced = structure.replaced(dialect, model)
-        for name in replaced:
-            differing[name].append(NO_TABLE)
-        absent += replaced
-        for name, text in _written_otherwise(dialect, model).items():
-            differing[name].append(text)
-            absent.append(name)
-        for name, text in structure.column_differences(dialect, model):
-            if name in differing and name not in absent:
-                differing[name].append(text)
-        present, enums = structure.keys_here(dialect, model), structure.enums_here(dialect)
-        for table in model.tables:
-            if table.name not in absent:
-                key = present[table.sa.schema, table.sa.name]
-                differing[table.name] += structure.keys(key, table.sa)
-                differing[table.name] += structure.other_keys(dialect, table)
-                differing[table.name] += structure.enums(enums, table.sa)
-        return differing
-
-
-def _table_names(inspector: sa.Inspector, schema: str | None) -> list[str]:
-    """Return the tables of a schema; none if the schema does not exist."""
-    if schema is not None and not inspector.has_schema(schema):
-        return []
-    return list(inspector.get_table_names(schema))
-
-
-def _written_otherwise(dialect: Dialect, model: Model) -> dict[str, str]:
-    """Return by name the difference of tables that an engine finds whatever the case of letters.
-
-    Catalogs, counters and triggers have the name as it was written.
-    """
-    inspector = sa.inspect(dialect.connection)
-    differences: dict[str, str] = {}
-    for schema in {table.sa.schema for table in model.tables}:
-        here = _table_names(inspector, schema)
-        folded = {name.casefold(): name for name in here}
-        for table in model.tables:
-            name = table.sa.name
-            if table.sa.schema == schema and name not in here and name.casefold() in folded:
-                differences[table.name] = f"{NAMED} {folded[name.casefold()]} here"
-    return differences
-
-
-def missing(dialect: Dialect, model: Model) -> list[str]:
-    """Return the names of the models' tables that do not exist, in the open transaction.
-
-    The tables are listed once for each schema; only those that the list lacks are asked for one by
-    one, since a name may be written otherwise, or be a view's.
-    """
-    with dialect.doing("read the structure"):
-        inspector = sa.inspect(dialect.connection)
-        schemas = {table.sa.schema for table in model.tables}
-        listed = {(schema, name) for schema in schemas for name in _table_names(inspector, schema)}
-        absent = [
-            table.name
-            for table in model.tables
-            if (table.sa.schema, table.sa.name) not in listed
-            and not inspector.has_table(table.sa.name, schema=table.sa.schema)
-        ]
-        if absent:
-            dialect.require_visible(model.tables)
-        return absent

@@ -65,8 +65,8 @@ class Schema(Connection):
         assert not self.connection.closed
 
     def structure_mark(self, tables: Sequence[sa.Table]) -> str | None:
-        """Return a hash of all that a comparison of these tables with the models reads of them;
-        None if the engine has none. Does not need to end the open transaction.
+        """Return a hash of all that a comparison of these tables with the models reads, the same
+        in every database with the same structure; None if the engine has none.
         """
         return None
 

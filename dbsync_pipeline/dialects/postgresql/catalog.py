@@ -211,8 +211,9 @@ JOIN pg_namespace n ON n.oid = c.relnamespace"""
 
 STRUCTURE = """
 WITH named AS (
-    SELECT w.schema_name, w.table_name, c.oid, c.relkind, c.relpersistence
-    FROM unnest(%s::text[], %s::text[]) w (schema_name, table_name)
+    SELECT n, w.schema_name, w.table_name, c.oid, c.relkind, c.relpersistence,
+           c.relnamespace::regnamespace AS found_in
+    FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY w (schema_name, table_name, n)
     LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
       ON c.relname = w.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
         AND (n.nspname = w.schema_name OR w.schema_name IS NULL AND pg_table_is_visible(c.oid))
@@ -221,42 +222,46 @@ WITH named AS (
     JOIN pg_type u ON u.oid = a.atttypid
     JOIN pg_type t ON t.oid IN (u.oid, u.typelem, u.typbasetype)
 )
-SELECT md5(concat_ws(' | ',
-    (SELECT string_agg(concat_ws(' ', schema_name, table_name, oid, relkind, relpersistence), ','
-                       ORDER BY schema_name, table_name, oid) FROM named),
-    (SELECT string_agg(concat_ws(' ', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod,
-                                 a.attnotnull, a.attisdropped, a.attidentity, a.attgenerated,
-                                 a.attcollation, a.atthasdef,
+SELECT md5(concat_ws(' | ', current_setting('server_version_num'), current_schema(),
+    (SELECT string_agg(concat_ws(' ', n, schema_name, table_name, found_in, relkind,
+                                 relpersistence), ',' ORDER BY n, found_in::text) FROM named),
+    (SELECT string_agg(concat_ws(' ', n, a.attnum, a.attname, t.typnamespace::regnamespace,
+                                 format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                                 a.attisdropped, a.attidentity, a.attgenerated,
+                                 a.attcollation::regcollation, a.atthasdef,
                                  CASE WHEN a.attgenerated <> ''
                                       THEN pg_get_expr(adbin, adrelid) END),
-                       ',' ORDER BY a.attrelid, a.attnum)
+                       ',' ORDER BY n, found_in::text, a.attnum)
      FROM named JOIN pg_attribute a ON a.attrelid = named.oid AND a.attnum > 0
+     LEFT JOIN pg_type t ON t.oid = a.atttypid
      LEFT JOIN pg_attrdef ON adrelid = a.attrelid AND adnum = a.attnum),
-    (SELECT string_agg(md5(concat_ws(' ', k.conrelid, k.conname, k.contype, k.conkey, k.confrelid,
+    (SELECT string_agg(md5(concat_ws(' ', n, k.conname, k.contype, k.conkey,
                                      k.confrelid::regclass, k.confkey, k.condeferrable,
                                      k.condeferred, k.convalidated, k.confupdtype, k.confdeltype)),
-                       ',' ORDER BY k.conrelid, k.conname)
+                       ',' ORDER BY n, found_in::text, k.conname)
      FROM named JOIN pg_constraint k ON k.conrelid = named.oid),
-    (SELECT string_agg(concat_ws(' ', i.indrelid, c.relname, i.indisunique, i.indisprimary,
+    (SELECT string_agg(concat_ws(' ', n, c.relname, i.indisunique, i.indisprimary,
                                  i.indisvalid, i.indkey, i.indnkeyatts, i.indpred IS NULL,
                                  i.indexprs IS NULL),
-                       ',' ORDER BY i.indrelid, c.relname)
+                       ',' ORDER BY n, found_in::text, c.relname)
      FROM named JOIN pg_index i ON i.indrelid = named.oid JOIN pg_class c ON c.oid = i.indexrelid),
-    (SELECT string_agg(concat_ws(' ', t.oid, t.typname, t.typnamespace::regnamespace, t.typtype,
-                                 t.typbasetype, t.typtypmod, t.typnotnull,
+    (SELECT string_agg(concat_ws(' ', t.typnamespace::regnamespace, t.typname, t.typtype,
+                                 format_type(nullif(t.typbasetype, 0), t.typtypmod), t.typnotnull,
                                  pg_type_is_visible(t.oid)),
-                       ',' ORDER BY t.oid)
+                       ',' ORDER BY t.typnamespace::regnamespace::text, t.typname)
      FROM used JOIN pg_type t USING (oid)),
-    (SELECT string_agg(concat_ws(' ', e.enumtypid, e.enumsortorder, e.enumlabel), ','
-                       ORDER BY e.enumtypid, e.enumsortorder)
-     FROM used JOIN pg_enum e ON e.enumtypid = used.oid),
-    (SELECT string_agg(concat_ws(' ', named.oid, pg_get_partkeydef(named.oid), p.relid,
-                                 c.relname, p.parentrelid, pg_get_expr(c.relpartbound, c.oid)), ','
-                       ORDER BY named.oid, p.relid)
+    (SELECT string_agg(concat_ws(' ', t.typnamespace::regnamespace, t.typname, e.enumsortorder,
+                                 e.enumlabel), ','
+                       ORDER BY t.typnamespace::regnamespace::text, t.typname, e.enumsortorder)
+     FROM used JOIN pg_type t USING (oid) JOIN pg_enum e ON e.enumtypid = t.oid),
+    (SELECT string_agg(concat_ws(' ', n, pg_get_partkeydef(named.oid), p.relid::regclass,
+                                 p.parentrelid::regclass, pg_get_expr(c.relpartbound, c.oid)), ','
+                       ORDER BY n, found_in::text, p.relid::regclass::text)
      FROM named CROSS JOIN pg_partition_tree(named.oid) p JOIN pg_class c ON c.oid = p.relid
      WHERE named.relkind = 'p')))"""
-"""A hash of what a comparison with the models reads. It is given the schemas, NULL for the search
-path, and the names of the tables, and needs no right on the schemas.
+"""A hash of what a comparison with the models reads, the same in every database with the same
+structure. It is given the schemas, NULL for the search path, and the names of the tables, and needs
+no right on the schemas.
 """
 
 SIZES = """

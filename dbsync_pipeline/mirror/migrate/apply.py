@@ -18,7 +18,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError, DbsyncError, StructureError
-from dbsync_pipeline.mirror import drift, outcome, schema
+from dbsync_pipeline.mirror import differences, drift, outcome, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.fanout import PerDatabase
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -84,7 +84,7 @@ def migrate(
     with database.connect() as dialect:
         if revisions.standing_back(dialect, model):
             return ()
-        absent, noted = schema.missing(dialect, model), revisions.noted(dialect)
+        absent, noted = differences.missing(dialect, model), revisions.noted(dialect)
         pending = revisions.pending(dialect, model)
         dialect.rollback()
         if noted is None and len(absent) == len(model.tables):
@@ -146,7 +146,7 @@ def _require_clear_start(dialect: Dialect, model: Model, pending: Sequence[Revis
     """Refuse tables that equal the models before any revision is recorded: whether their rows had
     the revisions cannot be determined.
     """
-    if any(schema.differences_within(dialect, model).values()):
+    if any(differences.find_within(dialect, model).values()):
         return
     raise StructureError(
         f"it equals the models, but has no record of whether it had {', '.join(map(str, pending))}",
@@ -310,10 +310,10 @@ def _require_equal(dialect: Dialect, model: Model, applied: Sequence[Revision]) 
             f"correct {applied[-1].path}; or, if no database has it yet, delete it and write "
             "a new one: `dbsync migrate new TITLE`"
         )
-    for name, differences in schema.differences_within(dialect, model).items():
-        if differences:
+    for name, texts in differences.find_within(dialect, model).items():
+        if texts:
             raise StructureError(
-                f"{after}it differs from the models: {'; '.join(differences)}",
+                f"{after}it differs from the models: {'; '.join(texts)}",
                 operation="migrate",
                 database=dialect.name,
                 table=name,

@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.errors import SettingsError, StructureError
-from dbsync_pipeline.mirror import schema, structure
+from dbsync_pipeline.mirror import differences, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import REVISIONS_OFF, Model
@@ -184,11 +184,11 @@ def _for_a_person(dialect: Dialect, model: Model) -> list[str]:
     no longer have.
     """
     keys, enums = structure.keys_here(dialect, model), structure.enums_here(dialect)
-    absent = schema.missing(dialect, model)
+    absent = differences.missing(dialect, model)
     listed = []
     for table in (table for table in model.tables if table.name not in absent):
-        differences = structure.keys(keys[table.sa.schema, table.sa.name], table.sa)
-        listed += [f"{table.name}: {difference}" for difference in differences]
+        texts = structure.keys(keys[table.sa.schema, table.sa.name], table.sa)
+        listed += [f"{table.name}: {text}" for text in texts]
         for column in table.sa.columns:
             if isinstance(column.type, sa.Enum):
                 values = structure.enum_values(enums, column.type) or []

@@ -14,7 +14,7 @@ from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.digests import Digests
 from dbsync_pipeline.dialects.stamps import Stamp
 from dbsync_pipeline.errors import Busy, DatabaseError, DbsyncError, StructureError
-from dbsync_pipeline.mirror import compare, computed, partitions, schema
+from dbsync_pipeline.mirror import compare, computed, differences, partitions, schema
 from dbsync_pipeline.mirror.known_structure import KnownStructure
 from dbsync_pipeline.mirror.ledger import Ledger, Numbers, Publish, Term
 from dbsync_pipeline.mirror.ledger.stamps import Side
@@ -238,10 +238,10 @@ class Opening:
 
 def _missing(target: Dialect, model: Model) -> set[str]:
     """The names of the tables that the target lacks. Raise StructureError if others differ."""
-    differences = schema.differences(target, model)
-    missing = {name for name, texts in differences.items() if texts == [schema.MISSING]}
+    differing = differences.find(target, model)
+    missing = {name for name, texts in differing.items() if texts == [differences.MISSING]}
     if not missing:
-        schema.refuse(target, model, differences)
+        schema.refuse(target, model, differing)
     return missing
 
 
