@@ -17,6 +17,7 @@ import gc
 import importlib
 import itertools
 import os
+import signal
 import sqlite3
 import sys
 import warnings
@@ -58,6 +59,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     in_memory.use()
+    _let_ctrl_c_arrive()
     compiled.share()
     _keep_what_is_compiled()
     for marker in lanes.MARKERS:
@@ -95,6 +97,12 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with lanes.held_to_its_lane(item):
         return (yield)
+
+
+def _let_ctrl_c_arrive() -> None:
+    """A shell ignores it for what it starts in the background, and so would the commands that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _keep_what_is_compiled() -> None:
