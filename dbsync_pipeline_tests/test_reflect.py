@@ -177,6 +177,25 @@ def test_domains_of_any_type_are_kept_and_are_their_type_on_other_engines(
         assert back.changed == 0
 
 
+@pytest.mark.parametrize(("source", "target"), [("postgresql", "sqlite"), ("sqlite", "postgresql")])
+def test_rows_are_found_by_bytes_on_another_engine(
+    source: str, target: str, new_database: NewDatabase
+) -> None:
+    windows, linux = new_database(source, "windows"), new_database(target, "linux")
+    binary = {"postgresql": "bytea", "sqlite": "BLOB"}[source]
+    run(
+        windows, f"CREATE TABLE t (k {binary} NOT NULL, n int NOT NULL, v text, PRIMARY KEY (k, n))"
+    )
+    model = Model(load(structure(windows).source, "t"))
+    rows = [{"k": b"\x00\xff", "n": n, "v": "a"} for n in range(5)]
+    execute(windows, (model.table("t").sa.insert(), rows))
+    sync(windows, linux, model=model)
+    assert all(table.equal for table in verify(windows, linux, model))
+    execute(windows, "UPDATE t SET v = 'b' WHERE n = 1", "DELETE FROM t WHERE n = 2")
+    changed = sync(windows, linux, model=model, policy=ANYTHING).tables["t"]
+    assert (changed.inserted, changed.updated, changed.deleted) == (0, 1, 1)
+
+
 _AS_ENTITY_FRAMEWORK_WRITES = """
 CREATE TABLE "__EFMigrationsHistory" ("MigrationId" TEXT NOT NULL CONSTRAINT "PK___EFMigrationsHistory" PRIMARY KEY,
   "ProductVersion" TEXT NOT NULL);

@@ -180,12 +180,10 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
     ) -> Iterator[list[Row]]:
         """Stream plain values of all rows, or of those with these keys; narrow rows come first."""
         columns = ", ".join(self._sql.plain(column) for column in table.columns)
-        binary = [n for n, column in enumerate(table.columns) if column.kind is Kind.BYTES]
         where = self._with_keys(table, keys, form) or "WHERE true"
         for condition, rows in by_width(table):
             sql = f"SELECT {columns} FROM {self._from(table)} t {where}{condition}"
-            for batch in self._stream(sql, rows):
-                yield [_with_bytes(row, binary) for row in batch] if binary else batch
+            yield from self._stream(sql, rows)
 
     @translated
     def copy_to(
@@ -366,14 +364,6 @@ def _in_pages(pages: Pages) -> str:
     first, behind = pages
     below = "" if behind is None else f" AND t.ctid < '({behind},0)'::tid"
     return f"WHERE t.ctid >= '({first},0)'::tid{below}"
-
-
-def _with_bytes(row: Row, binary: list[int]) -> Row:
-    """The row with bytes; psycopg2 returns binary columns as memoryviews."""
-    values_ = list(row)
-    for n in binary:
-        values_[n] = None if row[n] is None else bytes(row[n])
-    return tuple(values_)
 
 
 def _sequence_of(column: sa.Column[Any]) -> str | None:

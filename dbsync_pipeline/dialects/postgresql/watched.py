@@ -25,6 +25,12 @@ SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_s
 _END = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
+_BYTES = extensions.new_type(
+    psycopg2.BINARY.values,
+    "BYTES",
+    lambda text, cursor: None if text is None else bytes(psycopg2.BINARY(text, cursor)),
+)
+"""Binary values as bytes: in a key, psycopg2's memoryviews do not equal those of other drivers."""
 _CONNECT_SECONDS = 4
 _GONE_SECONDS = 4.0
 
@@ -36,6 +42,7 @@ class WatchedConnection(extensions.connection, Watched):
         extensions.connection.__init__(self, dsn)
         Watched.__init__(self, silence_seconds)
         self.cursor_factory = WatchedCursor
+        extensions.register_type(_BYTES, self)
         self._dsn = dsn
         self._identity: tuple[Any, ...] = (None, None)
         watchdog.watch(self)
