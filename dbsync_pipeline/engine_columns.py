@@ -61,7 +61,9 @@ class EngineDefault(ColumnElement[Any]):
 
 @compiles(EngineDefault)
 def _default(default: EngineDefault, compiler: Any, **_: Any) -> str:
-    return default.sql if compiler.dialect.name == default.engine else "NULL"
+    if compiler.dialect.name != default.engine:
+        return "NULL"
+    return str(compiler.post_process_text(default.sql))
 
 
 def default_on(engine: str, sql: str) -> EngineDefault:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline import models as sample
 from dbsync_pipeline.columns import Key
-from dbsync_pipeline.errors import SettingsError, Transient, Unrepresentable
+from dbsync_pipeline.errors import SettingsError, StructureError, Transient, Unrepresentable
 from dbsync_pipeline.mirror import ready, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import SAMPLE, Model, configured_model, load_model
@@ -177,6 +177,34 @@ def test_domains_of_any_type_are_kept_and_are_their_type_on_other_engines(
         assert back.changed == 0
 
 
+UNUSUAL = """
+CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('ok'); CREATE DOMAIN kinds.code AS varchar(9) NOT NULL;
+CREATE SEQUENCE kinds.numbers;
+CREATE FUNCTION kinds.one() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE TABLE "a.b" (id int PRIMARY KEY, "c.d" int UNIQUE, parent int REFERENCES "a.b", mood kinds.mood, code kinds.code,
+  n int DEFAULT nextval('kinds.numbers'), one int DEFAULT kinds.one(), share text DEFAULT ('100' || '%'));
+CREATE TABLE "it's %s {x} \\ $1 :p" (id int PRIMARY KEY, "c%s :x" int REFERENCES "a.b");
+CREATE TABLE nothing ();
+INSERT INTO "a.b" VALUES (1, 5, 1, 'ok', 'x'); INSERT INTO "it's %s {x} \\ $1 :p" VALUES (1, 1);
+"""
+
+
+@pytest.mark.parametrize("target", ["postgresql", "sqlite"])
+def test_unusual_names_and_schemas_that_only_types_are_in(
+    target: str, new_database: NewDatabase
+) -> None:
+    windows, linux = new_database("postgresql", "windows"), new_database(target, "linux", server=1)
+    run(windows, UNUSUAL)
+    found = structure(windows)
+    assert "the table nothing: it has no columns" in found.notes
+    model = Model(load(found.source, "unusual"))
+    assert sync(windows, linux, model=model).changed == 2
+    assert all(table.equal for table in verify(windows, linux, model))
+    assert sync(windows, linux, model=model).changed == 0
+    if target == "postgresql":
+        assert _without_notes(structure(linux).source) in _without_notes(found.source)
+
+
 @pytest.mark.parametrize(("source", "target"), [("postgresql", "sqlite"), ("sqlite", "postgresql")])
 def test_rows_are_found_by_bytes_on_another_engine(
     source: str, target: str, new_database: NewDatabase
@@ -194,6 +222,29 @@ def test_rows_are_found_by_bytes_on_another_engine(
     execute(windows, "UPDATE t SET v = 'b' WHERE n = 1", "DELETE FROM t WHERE n = 2")
     changed = sync(windows, linux, model=model, policy=ANYTHING).tables["t"]
     assert (changed.inserted, changed.updated, changed.deleted) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "refused"),
+    [
+        (
+            "CREATE SCHEMA other; CREATE TABLE other.t (id int PRIMARY KEY)",
+            r"table other\.t: sqlite has no schemas such as other\nRemedy: leave the table out",
+        ),
+        (
+            "CREATE TABLE p (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE c (id int PRIMARY KEY, a int, b int,"
+            "FOREIGN KEY (a, b) REFERENCES p ON DELETE SET NULL (b))",
+            r"table c: sqlite cannot create it: Unexpected SQL phrase: 'SET NULL \(b\)'\nRemedy: correct",
+        ),
+    ],
+)
+def test_a_table_that_another_engine_cannot_create_is_refused_by_name(
+    script: str, refused: str, new_database: NewDatabase
+) -> None:
+    windows, linux = new_database("postgresql", "windows"), new_database("sqlite", "linux")
+    run(windows, script)
+    with pytest.raises(StructureError, match=refused):
+        sync(windows, linux, model=Model(load(structure(windows).source, "refused")))
 
 
 _AS_ENTITY_FRAMEWORK_WRITES = """

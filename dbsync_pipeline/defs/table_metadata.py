@@ -113,7 +113,9 @@ def _schema(table: sa.Table) -> TableSchema:
 
 
 def _column(column: sa.Column[Any]) -> TableColumn:
-    references = [f"references {key.target_fullname}" for key in column.foreign_keys]
+    references = [
+        f"references {'.'.join(filter(None, key.target_tokens))}" for key in column.foreign_keys
+    ]
     key = ["primary key"] if column.primary_key else []
     constraints = TableColumnConstraints(
         nullable=bool(column.nullable), unique=bool(column.unique), other=key + references

@@ -77,7 +77,7 @@ def _table(table: Table, dialect: Dialect) -> list[object]:
     keys = sorted(
         (
             [column.name for column in key.columns],
-            [element.target_fullname for element in key.elements],
+            [element.target_tokens for element in key.elements],
             str((key.ondelete, key.onupdate, key.deferrable, key.initially)),
         )
         for key in table.sa.foreign_key_constraints

@@ -53,7 +53,7 @@ def create_missing(dialect: Dialect, database: Database, model: Model) -> list[s
     dialect.rollback()
     if absent:
         model.require_known("create tables", dialect.name)
-    _require_types(dialect, [model.table(name) for name in absent])
+    _require_creatable(dialect, [model.table(name) for name in absent])
     if absent:
         _create(dialect, database, model, absent)
     return absent
@@ -118,22 +118,48 @@ def _lacks_note(dialect: Dialect, model: Model) -> bool:
     )
 
 
-def _require_types(dialect: Dialect, tables: Sequence[Table]) -> None:
-    """Raise StructureError if the engine has no type for a column of a table to be created."""
+def _require_creatable(dialect: Dialect, tables: Sequence[Table]) -> None:
+    """Raise StructureError if the engine lacks what a table to be created needs: a type, a schema,
+    an action of a foreign key.
+    """
+    compiler = dialect.connection.dialect
     for table in tables:
         for column in table.sa.columns:
             try:
-                column.type.compile(dialect.connection.dialect)
+                column.type.compile(compiler)
             except sa.exc.CompileError:
-                raise StructureError(
-                    f"{dialect.engine_name} has no type like {type(column.type).__name__} of "
-                    f"column {column.name}",
-                    operation="create tables",
-                    database=dialect.name,
-                    table=table.name,
-                    remedy="give the column a type that every engine has, or one of this engine "
-                    "by `with_variant`",
+                raise _uncreatable(
+                    dialect,
+                    table,
+                    f"has no type like {type(column.type).__name__} of column {column.name}",
+                    "give the column a type that every engine has, or one of this engine by "
+                    "`with_variant`",
                 ) from None
+        if table.sa.schema is not None and dialect.ledger_schema is None:
+            raise _uncreatable(
+                dialect,
+                table,
+                f"has no schemas such as {table.sa.schema}",
+                "leave the table out (DBSYNC_SKIP_TABLES, DBSYNC_SCHEMAS), or give the models no "
+                "schema and let the search_path of the other databases lead to it",
+            )
+        try:
+            sa.schema.CreateTable(table.sa).compile(dialect=compiler)
+        except sa.exc.CompileError as error:
+            cause = str(error).partition(" (matching against")[0]
+            raise _uncreatable(
+                dialect, table, f"cannot create it: {cause}", "correct the table in the models"
+            ) from None
+
+
+def _uncreatable(dialect: Dialect, table: Table, lacks: str, remedy: str) -> StructureError:
+    return StructureError(
+        f"{dialect.engine_name} {lacks}",
+        operation="create tables",
+        database=dialect.name,
+        table=table.name,
+        remedy=remedy,
+    )
 
 
 def check(database: Database, model: Model) -> dict[str, list[str]]:

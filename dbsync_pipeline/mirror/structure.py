@@ -121,7 +121,7 @@ def _meaning(key: sa.ForeignKeyConstraint) -> tuple[Any, ...]:
     return (
         key.parent.key,
         tuple(key.column_keys),
-        tuple(element.target_fullname for element in key.elements),
+        tuple(element.target_tokens for element in key.elements),
         *actions,
     )
 

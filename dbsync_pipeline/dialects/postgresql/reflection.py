@@ -27,6 +27,7 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> '
   AND (n.nspname = ANY(:schemas) OR cardinality(CAST(:schemas AS text[])) = 0)
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
                   AND d.objid = c.oid AND d.deptype = 'e')
+  AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
 ORDER BY 1 NULLS FIRST, 2"""
 
 _USED = """
@@ -58,6 +59,22 @@ used AS (
   ) x (classid, objid))
 """
 """Everything that the tables, their defaults, constraints and indexes need."""
+
+_SCHEMAS = (
+    _USED
+    + """
+SELECT nspname FROM pg_namespace WHERE oid IN (
+  SELECT typnamespace FROM used JOIN pg_type t ON classid = 'pg_type'::regclass AND t.oid = objid
+  UNION SELECT pronamespace FROM used JOIN pg_proc p
+    ON classid = 'pg_proc'::regclass AND p.oid = objid
+  UNION SELECT collnamespace FROM used JOIN pg_collation c
+    ON classid = 'pg_collation'::regclass AND c.oid = objid
+  UNION SELECT c.relnamespace FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid
+    JOIN pg_class c ON c.oid = d.refobjid AND c.relkind = 'S'
+    WHERE d.classid = 'pg_attrdef'::regclass AND f.adrelid = ANY(CAST(:tables AS oid[])))
+  AND nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', current_schema())"""
+)
+"""The schemas of these, beside those of the tables."""
 
 _EXTENSIONS = (
     _USED
@@ -205,6 +222,13 @@ FROM bases WHERE depth > 0 ORDER BY attrelid, attname, depth DESC"""
 """(table, column, type) of columns of a domain: its type, with the length or precision."""
 
 _NOTES = """
+SELECT format('the table %s: it has no columns', c.oid::regclass) FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+                  AND NOT attisdropped)
+UNION ALL
 SELECT format('the trigger %I of %s: triggers are not copied', tgname, tgrelid::regclass)
 FROM pg_trigger
 WHERE NOT tgisinternal AND tgparentid = 0 AND tgrelid = ANY(CAST(:tables AS oid[]))
@@ -260,7 +284,8 @@ class _Query:
 
 
 def _before(result: Reflection, tables: Sequence[Place], query: _Query) -> None:
-    for schema in sorted({schema for schema, _ in tables if schema}):
+    schemas = {schema for schema, _ in tables if schema} | {name for (name,) in query(_SCHEMAS)}
+    for schema in sorted(schemas):
         result.before.append(
             _unless(
                 f"to_regnamespace({_literal(quote(schema))}) IS NOT NULL",

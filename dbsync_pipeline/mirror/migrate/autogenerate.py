@@ -223,10 +223,11 @@ class Draft:
     def _meaning(self, operation: MigrateOperation) -> tuple[Any, ...]:
         """What a foreign key says, by the new names of its columns."""
         key = operation.to_diff_tuple()[1]
-        child, parent = key.parent.key, key.elements[0].target_fullname.rpartition(".")[0]
+        schema, table, _ = key.elements[0].target_tokens
+        child, parent = key.parent.key, ".".join(filter(None, (schema, table)))
         rename = self._changes.rename
         columns = [rename.get(f"{child}.{name}", name) for name in key.column_keys]
-        names = [element.target_fullname.rpartition(".")[2] for element in key.elements]
+        names = [str(element.target_tokens.column_name) for element in key.elements]
         referred = [rename.get(f"{parent}.{name}", name) for name in names]
         actions = [(action or "NO ACTION").upper() for action in (key.ondelete, key.onupdate)]
         deferral = (

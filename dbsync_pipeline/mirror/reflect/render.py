@@ -197,7 +197,7 @@ def _named(constraint: Any) -> Iterator[str]:
 
 
 def _foreign_key(constraint: sa.ForeignKeyConstraint) -> str:
-    parents = [element.target_fullname for element in constraint.elements]
+    parents = [_target(element) for element in constraint.elements]
     actions = [
         f"{name}={value!r}"
         for name in ("onupdate", "ondelete", "match", "use_alter")
@@ -205,6 +205,14 @@ def _foreign_key(constraint: sa.ForeignKeyConstraint) -> str:
     ]
     parts = [repr(constraint.column_keys), repr(parents), *_named(constraint), *actions]
     return f"sa.ForeignKeyConstraint({', '.join(parts)})"
+
+
+def _target(element: sa.ForeignKey) -> str | tuple[str | None, ...]:
+    """The column that a key refers to; in parts if a name has a dot, which separates names."""
+    schema, table, column = element.target_tokens
+    if "." in table + str(column):
+        return (schema, table, column)
+    return element.target_fullname
 
 
 def _check(constraint: sa.CheckConstraint) -> str:
