@@ -135,7 +135,7 @@ def _require_creatable(dialect: Dialect, tables: Sequence[Table]) -> None:
                     "give the column a type that every engine has, or one of this engine by "
                     "`with_variant`",
                 ) from None
-        if table.sa.schema is not None and dialect.ledger_schema is None:
+        if table.sa.schema is not None and dialect.ledger_schema is None:  # it has none at all
             raise _uncreatable(
                 dialect,
                 table,

@@ -228,12 +228,13 @@ SELECT md5(concat_ws(' | ', current_setting('server_version_num'), current_schem
     (SELECT string_agg(concat_ws(' ', n, a.attnum, a.attname, t.typnamespace::regnamespace,
                                  format_type(a.atttypid, a.atttypmod), a.attnotnull,
                                  a.attisdropped, a.attidentity, a.attgenerated,
-                                 a.attcollation::regcollation, a.atthasdef,
+                                 l.collnamespace::regnamespace, l.collname, a.atthasdef,
                                  CASE WHEN a.attgenerated <> ''
                                       THEN pg_get_expr(adbin, adrelid) END),
                        ',' ORDER BY n, found_in::text, a.attnum)
      FROM named JOIN pg_attribute a ON a.attrelid = named.oid AND a.attnum > 0
      LEFT JOIN pg_type t ON t.oid = a.atttypid
+     LEFT JOIN pg_collation l ON l.oid = a.attcollation
      LEFT JOIN pg_attrdef ON adrelid = a.attrelid AND adnum = a.attnum),
     (SELECT string_agg(md5(concat_ws(' ', n, k.conname, k.contype, k.conkey,
                                      k.confrelid::regclass, k.confkey, k.condeferrable,

@@ -348,8 +348,10 @@ def _complete(result: Reflection, oids: dict[int, str], query: _Query) -> None:
 
 def _limit(domain: Any, base: str) -> None:
     """Give the type under a domain the length or precision that SQLAlchemy does not read."""
+    if not isinstance(domain, postgresql.DOMAIN):  # SQLAlchemy did not recognise it
+        return
     limits = [int(number) for number in re.findall(r"(?<=[(,])-?\d+(?=[,)])", base)]
-    type_ = domain.data_type
+    type_: Any = domain
     while isinstance(type_, postgresql.DOMAIN):
         type_ = type_.data_type
     names = ("length",) if isinstance(type_, sa.String) else ("precision", "scale")
