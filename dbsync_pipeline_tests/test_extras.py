@@ -11,6 +11,7 @@ import pytest
 import dbsync_pipeline
 from dbsync_pipeline import extras, frames
 from dbsync_pipeline.errors import SettingsError
+from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.worlds import MODEL, execute, user
 from dbsync_pipeline_tests.worlds import sync as mirror
@@ -40,6 +41,11 @@ def without(missing: list[str], words: list[str], environment: dict[str, str]) -
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
     )
     return done.returncode, done.stderr
+
+
+def dbsync(words: list[str], environment: dict[str, str]) -> int:
+    command = [*forked.python(), "-m", "dbsync_pipeline.cli.entry", *words]
+    return subprocess.run(command, capture_output=True, env=environment).returncode
 
 
 def test_the_version_is_that_of_the_metadata() -> None:
@@ -91,9 +97,9 @@ def test_only_frames_needs_pandas_and_no_base_command_imports_an_extra(places: P
 def test_history_as_a_frame(places: Places) -> None:
     environment = places.environment(ROOT)
     for words in (["tables", "create"], ["sync", "--target", "linux"]):
-        assert without([], words, environment)[0] == 0
+        assert dbsync(words, environment) == 0
     execute(places.named("windows"), users.insert().values(user(1000)))
-    assert without([], ["sync", "--target", "linux"], environment)[0] == 0
+    assert dbsync(["sync", "--target", "linux"], environment) == 0
     frame = frames.history()
     newest = frame[frame.run_id == frame.run_id.iloc[0]].set_index("table")
     assert newest.loc["users", "inserted"] == 1 and newest.loc["chats", "inserted"] == 0
