@@ -36,14 +36,14 @@ _equal = set[str]()
 def find_within(dialect: Dialect, model: Model) -> dict[str, list[str]]:
     """Do what `find` does, in the open transaction.
 
-    Another database's structure, which this process saw before, is known by its mark.
+    A structure with the mark of one that was equal, in this process, is not compared again.
     """
     with dialect.doing("read the structure"):
         mark = known_structure.mark(model, dialect)
         if mark in _equal:
             return {name: [] for name in model.names}
         differing = _compared(dialect, model)
-        # not if it was altered meanwhile
+        # if it was altered during the comparison, the mark is not of what was compared
         if not any(differing.values()) and mark and mark == known_structure.mark(model, dialect):
             _equal.add(mark)
         return differing

@@ -12,7 +12,6 @@ from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
 from dbsync_pipeline.mirror import differences, outcome, structure
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline.mirror.differences import MISSING, NAMED, NO_TABLE, missing
 from dbsync_pipeline.mirror.ledger import Ledger
 from dbsync_pipeline.mirror.migrate import revisions
 from dbsync_pipeline.mirror.model import Model
@@ -47,7 +46,7 @@ def create_missing(dialect: Dialect, database: Database, model: Model) -> list[s
     The connection may be closed afterwards, as by `ensure_on`.
     """
     dialect.prepare()
-    absent = missing(dialect, model)
+    absent = differences.missing(dialect, model)
     if absent and len(absent) < len(model.tables):
         revisions.require_none_pending(dialect, model)
     dialect.rollback()
@@ -65,7 +64,7 @@ def _create(dialect: Dialect, database: Database, model: Model, absent: Sequence
         outcome.transaction(
             dialect,
             database,
-            lambda again: not missing(again, model),
+            lambda again: not differences.missing(again, model),
             operation="create tables",
         ),
     ):
@@ -190,7 +189,7 @@ def recreate(database: Database, model: Model) -> list[str]:
             outcome.transaction(
                 dialect,
                 database,
-                lambda again: len(missing(again, model)) == len(model.tables),
+                lambda again: len(differences.missing(again, model)) == len(model.tables),
                 operation="drop tables",
             ),
         ):
@@ -209,7 +208,7 @@ def has_rows(database: Database, model: Model) -> bool:
     except Unavailable:  # `recreate` says why, or creates it
         return False
     with closing(dialect):
-        absent = missing(dialect, model)
+        absent = differences.missing(dialect, model)
         for table in model.tables:
             if table.name not in absent:
                 with dialect.doing("read", table.name):
@@ -287,7 +286,7 @@ def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -
         if texts:
             model.require_known("structure", dialect.name)
             raise StructureError(
-                "the table is missing" if texts == [MISSING] else "; ".join(texts),
+                "the table is missing" if texts == [differences.MISSING] else "; ".join(texts),
                 operation="structure",
                 database=dialect.name,
                 table=name,
@@ -296,12 +295,12 @@ def refuse(dialect: Dialect, model: Model, differing: Mapping[str, list[str]]) -
 
 
 def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
-    if texts == [NO_TABLE]:
+    if texts == [differences.NO_TABLE]:
         return (
             "rename or drop what has its name; then "
             f"`dbsync tables create --database {dialect.name}` creates the table"
         )
-    if texts[0].startswith(NAMED):
+    if texts[0].startswith(differences.NAMED):
         return "write the name in the models as the database has it, or rename the table there"
     try:
         pending = revisions.pending(dialect, model)
@@ -311,12 +310,12 @@ def _remedy(dialect: Dialect, model: Model, texts: list[str]) -> str:
     dialect.rollback()
     if pending:
         return f"`dbsync migrate --database {dialect.name}`"
-    if left_alone and texts != [MISSING]:
+    if left_alone and texts != [differences.MISSING]:
         return (
             "run the application's own migrations there, or correct the models "
             "(`dbsync tables check` lists all differences)"
         )
-    if texts == [MISSING]:
+    if texts == [differences.MISSING]:
         return f"`dbsync tables create --database {dialect.name}`"
     if model.read_from not in (None, dialect.name):
         return (
