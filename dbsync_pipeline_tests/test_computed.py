@@ -16,9 +16,10 @@ from dbsync_pipeline.mirror.selection import TableFilter
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
+from dbsync_pipeline_tests.versions import since
 from dbsync_pipeline_tests.worlds import execute, session, sync
 
-KINDS = ("STORED", "VIRTUAL")
+KINDS = ("STORED", pytest.param("VIRTUAL", marks=since(18)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,6 +83,7 @@ def test_verify_finds_a_value_that_is_computed_otherwise(
     assert (found.differing, found.keys) == (1, ((1,),))
 
 
+@since(18)
 def test_stored_here_and_virtual_there_is_equal(two: Ready) -> None:  # noqa: F811
     table = "CREATE TABLE items (id int PRIMARY KEY, n int, d int GENERATED ALWAYS AS (n * 2) {})"
     source, target, model = two(table.format("STORED"))

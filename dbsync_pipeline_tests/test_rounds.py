@@ -26,6 +26,7 @@ from dbsync_pipeline.request import SyncRequest
 from dbsync_pipeline.runs import launch
 from dbsync_pipeline.settings import DatabaseSetting, Settings, load
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.versions import as_of
 from dbsync_pipeline_tests.worlds import (
     MODEL,
     SETTINGS,
@@ -272,8 +273,8 @@ def test_a_round_goes_on_when_its_session_is_ended(
 
 def _end(database: Database, application: str) -> int:
     query = (
-        "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
-        "WHERE application_name = :name AND datname = current_database()"
+        as_of("SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) ")
+        + "FROM pg_stat_activity WHERE application_name = :name AND datname = current_database()"
     )
     with database.engine().connect() as connection:
         return int(connection.scalar(sa.text(query), {"name": application}) or 0)

@@ -33,6 +33,7 @@ from dbsync_pipeline.mirror.sync.session import Session
 from dbsync_pipeline.settings import Settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.roles import Roles, administer, name, one
+from dbsync_pipeline_tests.versions import since
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -363,6 +364,7 @@ def test_killed_in_the_middle_of_a_publish_the_old_state_stays_and_the_locks_are
     assert content(target) == content(source)
 
 
+@since(14)  # client_connection_check_interval
 def test_killed_while_the_target_computes_the_locks_are_free_within_seconds(
     postgresql_pair: Pair,
 ) -> None:
@@ -400,6 +402,7 @@ def _terminate_during_a_copy(database: Database, done: threading.Event) -> None:
                 done.set()
 
 
+@since(14)  # pg_stat_progress_copy
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_server_process_that_ends_during_a_copy_leaves_the_old_state_and_free_locks(
     postgresql_pair: Pair, side: str

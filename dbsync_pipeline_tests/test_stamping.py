@@ -22,6 +22,7 @@ from dbsync_pipeline.mirror.sync.stamping import Settling
 from dbsync_pipeline_tests.conftest import NewDatabase
 from dbsync_pipeline_tests.servers import administer
 from dbsync_pipeline_tests.test_look import new_database, servers
+from dbsync_pipeline_tests.versions import as_of
 from dbsync_pipeline_tests.worlds import (
     ANYTHING,
     MODEL,
@@ -63,7 +64,7 @@ def restored(database: Database) -> Iterator[Database]:
     administer(database.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-_COPY = "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy"
+_COPY = as_of("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
 
 
 def proofs(publish: Publish) -> set[str]:

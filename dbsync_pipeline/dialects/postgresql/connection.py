@@ -72,6 +72,9 @@ watch its client. Only some roles may set the replication role, so that is set o
 `pg_settings` would cost a millisecond: the server lists all of its settings for it.
 """
 
+_OLDEST_VERSION = 13
+"""The first that numbers transactions with 64 bits, on which row headers rest."""
+
 _CONNECT = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -95,7 +98,13 @@ class PostgreSQLConnection(Dialect):
         raw: Any = connection.connection.driver_connection
         self._raw: WatchedConnection = raw
         self._version: int = raw.server_version // 10_000
+        if self._version < _OLDEST_VERSION:
+            connection.close()
+            raise _too_old(name, self._version)
         self._encoding: str = raw.info.parameter_status("server_encoding")
+        self._copy_format = "binary" if self._version >= 14 else "text"
+        """Of rows between two servers of one version. Before 14, binary COPY refuses values whose
+        type has another oid in the other database."""
         self._sql = Expressions(self._version, self._encoding == "UTF8")
         self._cursors = 0
 
@@ -277,6 +286,15 @@ class PostgreSQLConnection(Dialect):
     def _named(self, query: str, tables: Sequence[Table]) -> list[str]:
         """The first column of a catalog query about these tables."""
         return [row[0] for row in self._all(query, ([quote_table(table.sa) for table in tables],))]
+
+
+def _too_old(name: str, version: int) -> DatabaseError:
+    return DatabaseError(
+        f"the server is PostgreSQL {version}, and the mirror needs {_OLDEST_VERSION} or later",
+        operation="connect",
+        database=name,
+        remedy="upgrade the server",
+    )
 
 
 def _describe(dialect: Any, version: int, schema: str | None) -> None:

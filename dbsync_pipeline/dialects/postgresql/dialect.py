@@ -8,7 +8,7 @@ text COPY.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -25,7 +25,7 @@ from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
 from dbsync_pipeline.dialects.postgresql.values import special, to_postgresql
 from dbsync_pipeline.dialects.reflection import Place, Reflection
-from dbsync_pipeline.dialects.table import Column, Table
+from dbsync_pipeline.dialects.table import Column, Table, undecorated
 from dbsync_pipeline.errors import StructureError
 
 if TYPE_CHECKING:
@@ -46,17 +46,18 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
         """
         from alembic.operations import ops
 
+        models = operations.migration_context.opts["target_metadata"]
         if isinstance(operation, ops.ExecuteSQLOp) and _ADDS_VALUE.match(str(operation.sqltext)):
             return self._add_value(str(operation.sqltext))
         if isinstance(operation, ops.CreateTableOp):
             for column in operation.columns:
                 if isinstance(column, sa.Column) and isinstance(column.type, sa.Enum):
-                    self._create_enum(column.type)
+                    self._create_enum(column.type, models)
                     column.type = column.type.with_variant(_existing(column.type), "postgresql")
         altered = getattr(operation, "column", None)
         for type_ in (getattr(altered, "type", None), getattr(operation, "modify_type", None)):
             if isinstance(type_, sa.Enum):
-                self._create_enum(type_)
+                self._create_enum(type_, models)
         return super().alter(operations, operation)
 
     def _add_value(self, statement: str) -> None:
@@ -64,7 +65,7 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
 
         A value that the open transaction adds could not be used before its commit; one value too
         many does no harm. A type that the open transaction created is invisible to other
-        connections, and its new values can be used at once.
+        connections; it may have the value already, see `_create_enum`.
         """
         try:
             with self.connection.engine.connect().execution_options(
@@ -76,9 +77,25 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
                 error.orig, (psycopg2.errors.UndefinedObject, psycopg2.errors.InvalidSchemaName)
             ):
                 raise
-            self.connection.execute(sa.text(statement))
+            with self.connection.begin_nested() as adding:
+                try:
+                    self.connection.execute(sa.text(statement))
+                except sa.exc.ProgrammingError as repeated:
+                    if not isinstance(repeated.orig, psycopg2.errors.DuplicateObject):
+                        raise
+                    adding.rollback()
 
-    def _create_enum(self, type_: sa.Enum) -> None:
+    def _create_enum(self, type_: sa.Enum, models: sa.MetaData) -> None:
+        """In the open transaction, create the type unless it exists.
+
+        It gets the values that later revisions add, too: before version 17, a value that the open
+        transaction adds cannot be used in it, not even if the type is as new.
+        """
+        for now in _enums(models):
+            if (now.schema, now.name) == (type_.schema, type_.name) and {*type_.enums} < {
+                *now.enums
+            }:
+                type_ = now
         type_.dialect_impl(self.connection.dialect).create(self.connection, checkfirst=True)  # type: ignore[attr-defined]
 
     @translated
@@ -187,6 +204,13 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
         """Return a stored value for people to read, exactly."""
         shown = displayed(column, stored)
         return super().displayed(column, stored) if shown is None else shown
+
+
+def _enums(models: sa.MetaData) -> Iterator[sa.Enum]:
+    for table in models.tables.values():
+        for column in table.columns:
+            if isinstance(type_ := undecorated(column.type), sa.Enum):
+                yield type_
 
 
 def _existing(type_: sa.Enum) -> postgresql.ENUM:

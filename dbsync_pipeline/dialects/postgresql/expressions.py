@@ -14,9 +14,6 @@ from dbsync_pipeline.dialects.postgresql.catalog import quote
 from dbsync_pipeline.dialects.postgresql.column_types import array_of
 from dbsync_pipeline.dialects.table import Column, Kind, Table
 
-_EPOCH_SECONDS = 946_684_800
-"""2000-01-01 as a Unix time."""
-
 FENCE = "OFFSET '0'"
 """Ends a subquery whose expressions are computed once for each row, and not once for each use.
 
@@ -42,7 +39,7 @@ class Expressions:
     def row(self, table: Table, form: Form) -> str:
         """Return what is hashed: a record, or the SHA-256 of the canonical text."""
         if form.native:
-            return f"ROW({', '.join(self._hashable(column) for column in table.columns)})"
+            return self._record(table.columns)
         return self._sha256(table.columns)
 
     def halves(self, form: Form) -> tuple[str, str]:
@@ -54,7 +51,7 @@ class Expressions:
         """
         if form.native:
             first, second = (
-                f"hashint8extended(hash_record_extended(r, {seed}), {seed})" for seed in (1, 2)
+                f"hashint8extended({self._record_hash('r', seed)}, {seed})" for seed in (1, 2)
             )
             return first, second
         return self._int8("substring(r, 1, 8)"), self._int8("substring(r, 9, 8)")
@@ -68,8 +65,7 @@ class Expressions:
             last = f"substring(uuid_send(t.{quote(key[0].name)}), 13, 4)"
             return f"(abs({self._int4(last)}::bigint) % {form.buckets})::int"
         if form.native:
-            record = f"ROW({', '.join(self._hashable(column) for column in key)})"
-            return f"(abs(hash_record_extended({record}, 3) / 2) % {form.buckets})::int"
+            return f"(abs({self._record_hash(self._record(key), 3)} / 2) % {form.buckets})::int"
         first = f"substring({self._sha256(key)}, 1, 4)"
         return f"(abs({self._int4(first)}::bigint) % {form.buckets})::int"
 
@@ -122,7 +118,11 @@ class Expressions:
         return f"t.{quote(column.name)}::text" if form.native else self.plain(column)
 
     def plain(self, column: Column) -> str:
-        """Return the column as a plain value. OPAQUE is text, for servers of other versions."""
+        """Return the column as a plain value. OPAQUE is text, for servers of other versions.
+
+        Moments are the numbers that the server stores: extract() rounds those that are far from
+        1970, before version 14 from the year 2242 on.
+        """
         name = f"t.{quote(column.name)}"
         if array_of(column):
             return f"to_jsonb({name})::text"
@@ -134,15 +134,24 @@ class Expressions:
             case Kind.FLOAT:
                 return f"{name}::float8"
             case Kind.INSTANT:
-                return self._microseconds(name, "timestamptz_send", _EPOCH_SECONDS)
+                return self._int8(f"timestamptz_send({name})")
             case Kind.DATETIME:
-                return self._microseconds(name, "timestamp_send", _EPOCH_SECONDS)
+                return self._int8(f"timestamp_send({name})")
             case Kind.TIME:
-                return self._microseconds(name, "time_send", 0)
+                return self._int8(f"time_send({name})")
             case Kind.DATE:
-                return _finite(name, f"{name} - date '2000-01-01'", 32)
+                return self._int4(f"date_send({name})")
             case _:
                 return name
+
+    def _record(self, columns: Sequence[Column]) -> str:
+        """The columns as one value; before version 14, which cannot hash a record, as its text."""
+        record = f"ROW({', '.join(self._hashable(column) for column in columns)})"
+        return record if self.version >= 14 else f'{record}::text COLLATE "C"'
+
+    def _record_hash(self, record: str, seed: int) -> str:
+        function = "hash_record_extended" if self.version >= 14 else "hashtextextended"
+        return f"{function}({record}, {seed})"
 
     def _sha256(self, columns: Sequence[Column]) -> str:
         """The SHA-256 of the canonical text, in calls of at most 100 arguments."""
@@ -184,12 +193,6 @@ class Expressions:
             case _:
                 return f"({self.plain(column)})::text"
 
-    def _microseconds(self, name: str, send: str, epoch: int) -> str:
-        if self.version >= 18:
-            return f"{send}({name})::bigint"
-        number = f"((extract(epoch from {name}) - {epoch}) * 1000000)::bigint"
-        return number if send == "time_send" else _finite(name, number, 64)
-
     def _int8(self, eight: str) -> str:
         if self.version >= 18:
             return f"({eight})::bigint"
@@ -216,16 +219,6 @@ def _key_ranges(
     positive = [(128 * part, 128 * part + 127) for part in parts] if highest >= 0 else []
     negative = [(-128 * part - 127, -128 * part) for part in parts] if lowest < 0 else []
     return positive + negative
-
-
-def _finite(name: str, number: str, bits: int) -> str:
-    """The number of a moment; for infinity the extremes that PostgreSQL itself stores."""
-    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    past = f"{name} < '2000-01-01'"
-    return (
-        f"CASE WHEN isfinite({name}) THEN {number} "
-        f"WHEN {past} THEN {least} WHEN NOT {past} THEN {most} END"
-    )
 
 
 def by_width(table: Table) -> list[tuple[str, int]]:

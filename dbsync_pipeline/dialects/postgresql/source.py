@@ -143,12 +143,8 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
             for bucket, first, second, *key in batch:
                 yield RowDigest(bucket, tuple(key), (first, second))
 
-    def stamps(self) -> Headers | None:
-        """Return what row headers prove; None before version 13, which numbers transactions with
-        64 bits.
-        """
-        if self._version < 13:
-            return None
+    def stamps(self) -> Headers:
+        """Return what row headers prove."""
         return Headers(self._read_headers, self._sql, self._from, self._with_keys)
 
     @translated
@@ -189,14 +185,14 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
     def copy_to(
         self, table: Table, keys: RowKeys | None, form: Form, file: Any, pages: Pages | None = None
     ) -> None:
-        """Write all rows, those with these keys, or those of these pages to a file in COPY's binary
-        format.
+        """Write all rows, those with these keys, or those of these pages to a file, in the format
+        in which COPY carries them between two servers of this version.
         """
         columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
         where = _in_pages(pages) if pages else self._with_keys(table, keys, form)
         rows = f"SELECT {columns} FROM {self._from(table)} t {where}"
         with self._raw.cursor() as cursor:
-            cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT binary)", file)
+            cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT {self._copy_format})", file)
 
     # -- further connections
 

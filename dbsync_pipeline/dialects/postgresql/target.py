@@ -309,14 +309,18 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
     def _fill_from_several(
         self, table: Table, source: PostgreSQLSource, form: Form, connections: int
     ) -> Moved:
-        into = f"COPY {quote_table(table.sa)} ({names(table.columns)}) FROM STDIN (FORMAT binary)"
+        live = quote_table(table.sa)
+        into = f"COPY {live} ({names(table.columns)}) FROM STDIN (FORMAT binary)"
         with readers.sharing(source, table, connections) as (all_readers, pages, why_fewer):
-            moved = readers.merged(
-                all_readers,
-                pages,
-                lambda reader, some, file: reader.copy_to(table, None, form, file, some),
-                lambda stream: copy.copy_in(self._raw, into, stream),
-            )
+            if len(all_readers) == 1:
+                moved = self._load(live, table, source, None, form)
+            else:
+                moved = readers.merged(
+                    all_readers,
+                    pages,
+                    lambda reader, some, file: reader.copy_to(table, None, form, file, some),
+                    lambda stream: copy.copy_in(self._raw, into, stream),
+                )
         moved.why_fewer = why_fewer
         return moved
 
@@ -329,7 +333,7 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
             return copy.pipe(
                 source._raw,
                 lambda file: source.copy_to(table, keys, form, file),
-                lambda file: copy.copy_in(self._raw, f"{into} (FORMAT binary)", file),
+                lambda file: copy.copy_in(self._raw, f"{into} (FORMAT {self._copy_format})", file),
             )
         moved, convert = Moved(), self._converter(table, table.columns)
         lines = (copy.line(convert(row)) for batch in source.read(table, keys) for row in batch)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from dbsync_pipeline.dialects.contract import Dialect, translated
 from dbsync_pipeline.dialects.sqlite import errors
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import SettingsError, Unavailable
+from dbsync_pipeline.errors import DatabaseError, SettingsError, Unavailable
 
 PINS = {
     "foreign_keys": "ON",
@@ -26,6 +26,9 @@ PINS = {
     "synchronous": "FULL",
 }
 """What every connection sets when it opens: a build of SQLite may have other defaults."""
+
+_OLDEST_VERSION = (3, 34)
+"""Of 2020-12; the tests run on this one too."""
 
 _MARKS: dict[int, tuple[int, int]] = {}
 """The file, by device and inode, in which each marker of this process was set."""
@@ -42,6 +45,9 @@ class SQLiteConnection(Dialect):
 
     def __init__(self, name: str, connection: sa.Connection) -> None:
         super().__init__(name, connection)
+        if sqlite3.sqlite_version_info < _OLDEST_VERSION:
+            connection.close()
+            raise _too_old(name)
         self._raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
 
     @classmethod
@@ -168,3 +174,13 @@ class SQLiteConnection(Dialect):
         ).fetchone()[0]
         status = os.stat(path)
         return status.st_dev, status.st_ino
+
+
+def _too_old(name: str) -> DatabaseError:
+    return DatabaseError(
+        f"this Python has SQLite {sqlite3.sqlite_version}, and the mirror needs "
+        f"{'.'.join(map(str, _OLDEST_VERSION))} or later",
+        operation="connect",
+        database=name,
+        remedy="use a newer Python, or one that is linked to a newer SQLite",
+    )

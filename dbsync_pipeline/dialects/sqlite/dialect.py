@@ -8,6 +8,7 @@ SQLAlchemy stores.
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,14 @@ class SQLite(SQLiteTarget):
                 if not operation.has_changes():
                     return None
             case ops.DropColumnOp():
+                if sqlite3.sqlite_version_info < (3, 35):
+                    raise StructureError(
+                        f"SQLite {sqlite3.sqlite_version} cannot drop a column",
+                        operation="migrate",
+                        database=self.name,
+                        table=operation.table_name,
+                        remedy=f"use a Python with SQLite 3.35 or later; or {rebuild.REMEDY}",
+                    )
                 return self._raw.execute(
                     f"ALTER TABLE {quote(operation.table_name)} "
                     f"DROP COLUMN {quote(operation.column_name)}"

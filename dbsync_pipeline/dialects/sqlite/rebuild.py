@@ -27,10 +27,11 @@ from dbsync_pipeline.errors import StructureError
 if TYPE_CHECKING:
     from alembic.operations import MigrateOperation, Operations
 
-_REMEDY = (
+REMEDY = (
     "write in the revision what SQLite must do: "
     "op.execute(...) if op.get_context().dialect.name == 'sqlite'"
 )
+"""For what SQLite, or this module, cannot do."""
 _AUTOINCREMENT = "AUTOINCREMENT"
 _KEYWORDS = (
     _AUTOINCREMENT,
@@ -100,7 +101,7 @@ def alter(raw: sqlite3.Connection, operations: Operations, operation: MigrateOpe
             f"SQLite refuses to rebuild the table: {message}",
             operation="migrate",
             table=table,
-            remedy=_REMEDY,
+            remedy=REMEDY,
         ) from None
     return result
 
@@ -291,7 +292,7 @@ def _own_of(operation: Any) -> tuple[int, ...]:
 
 def _would(table: str, what: str) -> StructureError:
     return StructureError(
-        f"rebuilding the table would {what}", operation="migrate", table=table, remedy=_REMEDY
+        f"rebuilding the table would {what}", operation="migrate", table=table, remedy=REMEDY
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from itertools import pairwise
+from typing import Any, cast
 
 import sqlalchemy as sa
 
@@ -30,6 +31,13 @@ SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger')
 _VIRTUAL = """
 SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%' ORDER BY 1
 """
+
+_SHADOWS = (
+    *("data", "idx", "content", "docsize", "config"),  # FTS5
+    *("segments", "segdir", "stat"),  # FTS3 and FTS4, which have some of these too
+    *("node", "parent", "rowid"),  # R*Tree
+)
+"""The names of the tables behind a virtual one, after its own and an underscore."""
 
 _CREATE = "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :table"
 
@@ -175,13 +183,20 @@ def _inside(tokens: list[str]) -> str:
 def places(connection: sa.Connection, own: Sequence[Place]) -> list[Place]:
     """Return those of the tables that have rows of their own.
 
-    A virtual table has none, and the tables behind it, which only SQLite since 3.37 lists as such,
-    are its module's.
+    A virtual table has none, and the tables behind it are its module's. SQLite lists them as such
+    since 3.37; before, they are those of FTS and of R*Tree by name.
     """
-    listed = connection.exec_driver_sql("PRAGMA table_list").all()
-    left_out = {name for _, name, kind, *_ in listed if kind in ("virtual", "shadow")}
-    left_out |= set(connection.scalars(sa.text(_VIRTUAL)))
+    # without a result before 3.37, which SQLAlchemy would take for an error
+    listed = cast(Any, connection.connection).execute("PRAGMA table_list").fetchall()
+    virtual = set(connection.scalars(sa.text(_VIRTUAL)))
+    behind = {name for _, name, kind, *_ in listed if kind == "shadow"}
+    left_out = virtual | (behind if listed else named_behind(virtual))
     return [(schema, name) for schema, name in own if name not in left_out]
+
+
+def named_behind(virtual: Iterable[str]) -> set[str]:
+    """Return the names that tables behind these virtual tables may have."""
+    return {f"{name}_{part}" for name in virtual for part in _SHADOWS}
 
 
 def _name_constraints(table: sa.Table, create: str) -> None:
