@@ -10,15 +10,22 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.digests import PLAIN, Form
 from dbsync_pipeline.dialects.postgresql import connection as postgresql
+from dbsync_pipeline.dialects.postgresql.dialect import PostgreSQL
 from dbsync_pipeline.dialects.postgresql.expressions import Expressions
 from dbsync_pipeline.dialects.sqlite import connection as sqlite
 from dbsync_pipeline.dialects.sqlite import reflection
 from dbsync_pipeline.dialects.table import Table
 from dbsync_pipeline.errors import DatabaseError
 from dbsync_pipeline.mirror.database import Database
+from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.reflect.read import load
+from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import NewDatabase
+from dbsync_pipeline_tests.test_postgresql import rows
+from dbsync_pipeline_tests.test_structure import structure
 from dbsync_pipeline_tests.versions import postgresql as server_version
 from dbsync_pipeline_tests.versions import since
+from dbsync_pipeline_tests.worlds import execute, sync
 
 MOMENTS = Table(
     sa.Table(
@@ -119,3 +126,23 @@ def test_tables_behind_a_virtual_one_are_known_by_their_names(new_database: NewD
         own = set(sa.inspect(dialect.connection).get_table_names())
         assert own - named - {"search", "older", "area"} == {"search_log"}
         assert dialect.places(()) == [(None, "search_log")]
+
+
+def test_servers_of_two_versions_pass_on_what_other_engines_cannot_hold(
+    moments: Database, new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their rows pass as plain values, as between engines."""
+    monkeypatch.setattr(PostgreSQL, "digest_format", lambda self: self.name)
+    source, target = moments, new_database("postgresql", "linux", server=1)
+    execute(
+        source,
+        "ALTER TABLE moments ADD n numeric(8, 2) DEFAULT 'NaN', ADD f float8 DEFAULT '-Infinity'",
+    )
+    model = Model(load(structure(source).source, "moments"))
+    sync(source, target, model=model)
+    assert rows(target, "moments") == rows(source, "moments")
+    (equal,) = verify(source, target, model)
+    assert equal.equal and equal.source_rows == 3000
+    execute(source, "UPDATE moments SET local = '-infinity', n = 1, f = 'NaN' WHERE id = 2")
+    assert sync(source, target, model=model).tables["moments"].updated == 1
+    assert all(table.equal for table in verify(source, target, model))

@@ -20,12 +20,14 @@ from dbsync_pipeline.errors import SettingsError
 from dbsync_pipeline.mirror import schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import Model
+from dbsync_pipeline.mirror.reflect.read import load
 from dbsync_pipeline.mirror.report.file import opened
 from dbsync_pipeline.mirror.verify import verify
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.places import Places
 from dbsync_pipeline_tests.processes import dbsync
 from dbsync_pipeline_tests.test_postgresql import Ready, rows, run, two  # noqa: F401
+from dbsync_pipeline_tests.test_structure import structure
 from dbsync_pipeline_tests.worlds import MODEL, execute, insert, prepare, session, sync
 
 Pair = tuple[Database, Database]
@@ -323,7 +325,7 @@ def test_the_command_writes_it_and_names_it(
 
 
 @pytest.mark.parametrize("name", ["r.sql", "r.csv", "r.html"])
-def test_values_that_no_script_can_write_are_named_and_end_no_report(
+def test_values_that_only_postgresql_has_are_in_every_report(
     two: Ready,  # noqa: F811
     tmp_path: Path,
     name: str,
@@ -346,9 +348,27 @@ def test_values_that_no_script_can_write_are_named_and_end_no_report(
     text = _read(tmp_path / name)
     assert "NaN" in text
     if name == "r.sql":
-        assert "no literal of d is written" in text and text.endswith("COMMIT;\n")
         run(target, text)
-        assert rows(target, "t") == ["(1,NaN,NaN,NaN,)", "(4,1.00,1,1,infinity)"]
+        assert rows(target, "t") == rows(source, "t") and len(rows(target, "t")) == 3
+
+
+def test_a_value_that_no_script_can_write_is_named_and_ends_no_report(
+    new_database: NewDatabase, tmp_path: Path
+) -> None:
+    source, target = new_database("postgresql", "windows"), new_database("sqlite", "linux")
+    run(source, "CREATE TABLE t (id int PRIMARY KEY, d timestamptz)")
+    run(source, "INSERT INTO t VALUES (1, '2026-01-31'), (2, 'infinity')")
+    model = Model(load(structure(source).source, "t"))
+    schema.ensure(target, model)
+    with (
+        opened(tmp_path / "r.sql", with_values=True, targets=1) as file,
+        session(source, target, model=model) as one,
+    ):
+        plan, _ = one.plan(file)
+    assert plan.tables["t"].insert == 2
+    text = _read(tmp_path / "r.sql")
+    assert "no literal of d is written" in text and text.endswith("COMMIT;\n")
+    assert "2026-01-31" in text
 
 
 BEYOND = (

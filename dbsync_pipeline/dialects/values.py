@@ -198,7 +198,7 @@ def time_of_day(value: int) -> dt.time:
 
 # -- for people
 
-_MOMENTS = frozenset({Kind.INSTANT, Kind.DATETIME, Kind.DATE, Kind.TIME})
+MOMENTS = frozenset({Kind.INSTANT, Kind.DATETIME, Kind.DATE, Kind.TIME})
 _CYCLE_YEARS, _CYCLE_DAYS = 400, 146_097
 """The years, and their days, after which the calendar begins again."""
 _INFINITE: dict[object, str] = {2**63 - 1: "infinity", -(2**63): "-infinity"}
@@ -224,8 +224,8 @@ def shown(column: Column, value: Any) -> str:
             return bytes(value).hex()
         case Kind.FLOAT:
             return _FLOATS.get(repr(value), str(value))
-        case kind if kind in _MOMENTS:
-            return _moment(kind, value)
+        case kind if kind in MOMENTS:
+            return moment(kind, value)
     return str(value)
 
 
@@ -237,12 +237,16 @@ def shown_key(table: Table, key: Sequence[Any], *, native: bool = False) -> tupl
     if native or table.keyless or len(key) != len(table.key):
         return tuple(key)
     return tuple(
-        shown(part, value) if part.kind in _MOMENTS and isinstance(value, int) else value
+        shown(part, value) if part.kind in MOMENTS and isinstance(value, int) else value
         for part, value in zip(table.key, key, strict=True)
     )
 
 
-def _moment(kind: Kind, value: int) -> str:
+def moment(kind: Kind, value: int) -> str:
+    """Return a plain moment in ISO 8601; if Python has no form for it, as `psql` shows it in UTC.
+
+    PostgreSQL reads both.
+    """
     try:
         match kind:
             case Kind.DATE:

@@ -23,7 +23,7 @@ from dbsync_pipeline.dialects.postgresql import catalog, partitions, reflection
 from dbsync_pipeline.dialects.postgresql.catalog import names, quote, quote_table
 from dbsync_pipeline.dialects.postgresql.display import displayed
 from dbsync_pipeline.dialects.postgresql.target import PostgreSQLTarget
-from dbsync_pipeline.dialects.postgresql.values import special, to_postgresql
+from dbsync_pipeline.dialects.postgresql.values import to_postgresql
 from dbsync_pipeline.dialects.reflection import Place, Reflection
 from dbsync_pipeline.dialects.table import Column, Table, undecorated
 from dbsync_pipeline.errors import StructureError
@@ -193,7 +193,7 @@ class PostgreSQL(PostgreSQLTarget, Partitioned):
 
     def literal(self, column: Column, value: Any) -> str:
         """Return a plain value as an untyped literal, which takes the column's type."""
-        text = special(column, value) or str(to_postgresql(column, self._encoding)(value))
+        text = str(to_postgresql(column, self._encoding)(value))
         return "'" + text.replace("'", "''") + "'"
 
     def octets(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from psycopg2.extensions import encodings
 
 from dbsync_pipeline.dialects import values
@@ -17,6 +19,8 @@ def to_postgresql(column: Column, encoding: str = "UTF8") -> values.Convert:
     `encoding` is the database's, by PostgreSQL's name; it may lack characters of a text.
     """
     check, convert = values.checked(column), _TO_TEXT.get(column.kind, str)
+    if check and column.kind is Kind.NUMERIC:
+        check = _or_nan(check)
     if column.kind is Kind.TEXT and encoding not in ("UTF8", "SQL_ASCII"):
         convert = _encodable(encoding)
     if column.kind is Kind.TEXT and column.keeps_json_by_value:
@@ -24,6 +28,11 @@ def to_postgresql(column: Column, encoding: str = "UTF8") -> values.Convert:
     if (array := array_of(column)) is not None:
         convert = arrays.literal_of(array, convert)
     return (lambda value: convert(check(value))) if check else convert
+
+
+def _or_nan(check: values.Convert) -> values.Convert:
+    """Another PostgreSQL server may have sent NaN, which a NUMERIC of any precision holds."""
+    return lambda value: value if value == "NaN" else check(value)
 
 
 def _encodable(encoding: str) -> values.Convert:
@@ -41,27 +50,10 @@ def _encodable(encoding: str) -> values.Convert:
     return check
 
 
-def _timestamp(value: int) -> str:
-    return values.timestamp(value).isoformat(sep=" ")
-
-
 _TO_TEXT: dict[Kind, values.Convert] = {
     Kind.BOOLEAN: lambda value: "t" if value else "f",
     Kind.TEXT: values.utf8,
     Kind.FLOAT: repr,
     Kind.BYTES: lambda value: "\\x" + value.hex(),
-    Kind.INSTANT: lambda value: _timestamp(value) + "+00",
-    Kind.DATETIME: _timestamp,
-    Kind.DATE: lambda value: values.date(value).isoformat(),
-    Kind.TIME: lambda value: values.time_of_day(value).isoformat(),
+    **{kind: partial(values.moment, kind) for kind in values.MOMENTS},
 }
-
-_SPECIAL: dict[Kind, dict[object, str]] = {
-    Kind.NUMERIC: {name: name for name in ("NaN", "Infinity", "-Infinity")},
-    **values.INFINITE,
-}
-
-
-def special(column: Column, value: object) -> str | None:
-    """Return how PostgreSQL writes a plain value that other engines lack; None for any other."""
-    return _SPECIAL.get(column.kind, {}).get(value)
