@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.json_by_value import text_of_value
-from dbsync_pipeline.dialects.postgresql import connection
+from dbsync_pipeline.dialects.postgresql import connection, readers
 from dbsync_pipeline.dialects.values import Cannot
 from dbsync_pipeline.errors import StructureError, Unrepresentable
 from dbsync_pipeline.mirror.database import Database
@@ -565,3 +565,30 @@ def test_a_sequence_that_the_standby_lacks_is_named(
     sync(source, target, model=model)
     assert "lacks counters" not in caplog.text
     assert run(target, "SELECT nextval('loose')")[0][0] > 1
+
+
+@pytest.mark.parametrize("connections", [1, 3])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("aclitem", "=r/postgres"),
+        ("aclitem[]", "{=r/postgres}"),
+        ("rights", "(=r/postgres)"),
+    ],
+)
+def test_a_type_without_a_binary_form_is_carried(
+    two: Ready, column: str, value: str, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types of extensions may have none; aclitem is the server's own."""
+    monkeypatch.setattr(readers, "SHARED_BYTES", 0)
+    source, target, model = two(
+        "CREATE TYPE rights AS (item aclitem)",
+        f"CREATE TABLE t (id int PRIMARY KEY, r {column})",
+    )
+    run(source, f"INSERT INTO t VALUES (1, '{value}'), (2, NULL)")
+    several = SETTINGS.model_copy(update={"connections": connections})
+    sync(source, target, model=model, settings=several)
+    run(source, f"UPDATE t SET r = '{value}' WHERE id = 2")
+    assert sync(source, target, model=model, settings=several).tables["t"].updated == 1
+    assert rows(target, "t") == rows(source, "t")
+    assert all(table.equal for table in verify(source, target, model))

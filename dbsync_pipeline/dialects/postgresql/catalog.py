@@ -284,6 +284,21 @@ FROM tree JOIN pg_class c ON c.oid = tree.oid LEFT JOIN pg_am a ON a.oid = c.rel
 """(pages of the largest part, bytes in all, whether all rows have an address); children included.
 """
 
+HAVE_BINARY_FORM = """
+WITH RECURSIVE parts (oid) AS (
+  SELECT atttypid FROM pg_attribute
+  WHERE attrelid = %s::regclass AND attname = ANY(%s::text[]) AND attnum > 0
+  UNION
+  SELECT part.oid FROM parts p JOIN pg_type y ON y.oid = p.oid
+  CROSS JOIN LATERAL (
+    SELECT unnest(ARRAY[y.typbasetype, y.typelem]) AS oid
+    UNION SELECT a.atttypid FROM pg_attribute a
+          WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION SELECT r.rngsubtype FROM pg_range r WHERE y.oid IN (r.rngtypid, r.rngmultitypid)
+  ) part WHERE part.oid <> 0)
+SELECT bool_and(typsend <> 0 AND typreceive <> 0) FROM parts JOIN pg_type USING (oid)"""
+"""Whether all types of these columns of a table, and the types that they consist of, have one."""
+
 IS_WAITED_FOR = """
 SELECT EXISTS (SELECT FROM pg_locks
                WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))"""

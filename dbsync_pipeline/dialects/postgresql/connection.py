@@ -102,9 +102,6 @@ class PostgreSQLConnection(Dialect):
             connection.close()
             raise _too_old(name, self._version)
         self._encoding: str = raw.info.parameter_status("server_encoding")
-        self._copy_format = "binary" if self._version >= 14 else "text"
-        """Of rows between two servers of one version. Before 14, binary COPY refuses values whose
-        type has another oid in the other database."""
         self._sql = Expressions(self._version, self._encoding == "UTF8")
         self._cursors = 0
 

@@ -73,8 +73,6 @@ def sharing(
         yield [source], [_ALL], ""
     elif not is_heap:
         yield [source], [_ALL], "it is not stored as a heap"
-    elif source._version < 14:
-        yield [source], [_ALL], "a server before version 14 reads a whole table for a range of it"
     else:
         with ExitStack() as closing:
             why = _open_others(source, table, connections, closing)

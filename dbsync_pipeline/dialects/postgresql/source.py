@@ -183,16 +183,36 @@ class PostgreSQLSource(PostgreSQLConnection, SharesSnapshots):
 
     @translated
     def copy_to(
-        self, table: Table, keys: RowKeys | None, form: Form, file: Any, pages: Pages | None = None
+        self,
+        table: Table,
+        keys: RowKeys | None,
+        form: Form,
+        file: Any,
+        how: str,
+        pages: Pages | None = None,
     ) -> None:
-        """Write all rows, those with these keys, or those of these pages to a file, in the format
-        in which COPY carries them between two servers of this version.
+        """Write all rows, those with these keys, or those of these pages to a file in a format of
+        COPY, text or binary.
         """
         columns = ", ".join(f"t.{quote(column.name)}" for column in table.columns)
         where = _in_pages(pages) if pages else self._with_keys(table, keys, form)
         rows = f"SELECT {columns} FROM {self._from(table)} t {where}"
         with self._raw.cursor() as cursor:
-            cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT {self._copy_format})", file)
+            cursor.copy_expert(f"COPY ({rows}) TO STDOUT (FORMAT {how})", file)
+
+    @translated
+    def copy_format(self, table: Table) -> str:
+        """Return in which format COPY carries rows to a server of this version: binary or text.
+
+        Types of extensions may have no binary form. Before version 14, a binary array or composite
+        value is refused where its type has another oid.
+        """
+        if self._version < 14:
+            return "text"
+        if all(column.kind is not Kind.OPAQUE for column in table.columns):
+            return "binary"
+        named = (quote_table(table.sa), [column.name for column in table.columns])
+        return "binary" if self._first_row(catalog.HAVE_BINARY_FORM, named)[0] else "text"
 
     # -- further connections
 

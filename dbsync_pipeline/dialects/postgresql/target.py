@@ -310,17 +310,18 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
         self, table: Table, source: PostgreSQLSource, form: Form, connections: int
     ) -> Moved:
         live = quote_table(table.sa)
+        if source.copy_format(table) != "binary":
+            moved = self._load(live, table, source, None, form)
+            moved.why_fewer = "its rows are copied as text"
+            return moved
         into = f"COPY {live} ({names(table.columns)}) FROM STDIN (FORMAT binary)"
         with readers.sharing(source, table, connections) as (all_readers, pages, why_fewer):
-            if len(all_readers) == 1:
-                moved = self._load(live, table, source, None, form)
-            else:
-                moved = readers.merged(
-                    all_readers,
-                    pages,
-                    lambda reader, some, file: reader.copy_to(table, None, form, file, some),
-                    lambda stream: copy.copy_in(self._raw, into, stream),
-                )
+            moved = readers.merged(
+                all_readers,
+                pages,
+                lambda reader, some, file: reader.copy_to(table, None, form, file, "binary", some),
+                lambda stream: copy.copy_in(self._raw, into, stream),
+            )
         moved.why_fewer = why_fewer
         return moved
 
@@ -330,10 +331,11 @@ class PostgreSQLTarget(TemporaryStaging, PostgreSQLSource):
         """Carry rows of the source's snapshot into a live or a staging table, by COPY."""
         into = f"COPY {into} ({names(table.columns)}) FROM STDIN"
         if isinstance(source, PostgreSQLSource) and form.native:
+            how = source.copy_format(table)
             return copy.pipe(
                 source._raw,
-                lambda file: source.copy_to(table, keys, form, file),
-                lambda file: copy.copy_in(self._raw, f"{into} (FORMAT {self._copy_format})", file),
+                lambda file: source.copy_to(table, keys, form, file, how),
+                lambda file: copy.copy_in(self._raw, f"{into} (FORMAT {how})", file),
             )
         moved, convert = Moved(), self._converter(table, table.columns)
         lines = (copy.line(convert(row)) for batch in source.read(table, keys) for row in batch)
