@@ -13,7 +13,13 @@ import sqlalchemy as sa
 
 from dbsync_pipeline import models as sample
 from dbsync_pipeline.columns import Key
-from dbsync_pipeline.errors import SettingsError, StructureError, Transient, Unrepresentable
+from dbsync_pipeline.errors import (
+    DatabaseError,
+    SettingsError,
+    StructureError,
+    Transient,
+    Unrepresentable,
+)
 from dbsync_pipeline.mirror import ready, schema
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.model import SAMPLE, Model, configured_model, load_model
@@ -25,7 +31,8 @@ from dbsync_pipeline.settings import Settings
 from dbsync_pipeline.settings import load as load_settings
 from dbsync_pipeline_tests.conftest import ENGINES, NewDatabase
 from dbsync_pipeline_tests.test_cli import Dbsync, dbsync  # noqa: F401
-from dbsync_pipeline_tests.versions import as_of, since
+from dbsync_pipeline_tests.test_postgresql import run as fetched
+from dbsync_pipeline_tests.versions import as_of, postgresql, since
 from dbsync_pipeline_tests.worlds import ANYTHING, execute, sync
 
 _POSTGRESQL = as_of((Path(__file__).parent / "reflected.sql").read_text(encoding="utf-8"))
@@ -247,6 +254,49 @@ def test_a_table_that_another_engine_cannot_create_is_refused_by_name(
     run(windows, script)
     with pytest.raises(StructureError, match=refused):
         sync(windows, linux, model=Model(load(structure(windows).source, "refused")))
+
+
+def test_a_range_type_keeps_what_it_is_made_of(new_database: NewDatabase) -> None:
+    """Only the name of its multirange may lead to it."""
+    windows, linux = new_database("postgresql", "windows"), new_database("postgresql", "linux")
+    many = "many" if postgresql() >= 14 else "span"
+    fetched(
+        windows,
+        'CREATE TYPE span AS RANGE (SUBTYPE = text, COLLATION = "C", SUBTYPE_OPCLASS = text_pattern_ops'
+        + (", MULTIRANGE_TYPE_NAME = many)" if many == "many" else ")"),
+        "CREATE TYPE reach AS RANGE (SUBTYPE = float8, SUBTYPE_DIFF = float8mi)",
+        f"CREATE TABLE t (id int PRIMARY KEY, a {many}, b reach)",
+        "INSERT INTO t VALUES (1, NULL, '[1,2)')",
+    )
+    model = Model(load(structure(windows).source, "ranges"))
+    sync(windows, linux, model=model)
+    assert structure(linux).source == structure(windows).source
+    made = (
+        "SELECT rngtypid::regtype, rngsubtype::regtype, rngcollation::regcollation, rngsubdiff, opcname "
+        "FROM pg_range JOIN pg_opclass o ON o.oid = rngsubopc WHERE rngtypid >= 16384 ORDER BY 1::text"
+    )
+    assert fetched(linux, made) == fetched(windows, made) and len(fetched(linux, made)) == 2
+
+
+def test_what_a_server_refuses_to_create_is_named_by_table_with_a_remedy(
+    new_database: NewDatabase,
+) -> None:
+    windows, linux = new_database("postgresql", "windows"), new_database("postgresql", "linux")
+    fetched(
+        windows,
+        "CREATE TEXT SEARCH CONFIGURATION ours (COPY = english)",
+        "CREATE TABLE a (id int PRIMARY KEY)",
+        "CREATE TABLE b (id int PRIMARY KEY, x text)",
+        "CREATE INDEX ON b USING gin (to_tsvector('ours', x))",
+    )
+    model = Model(load(structure(windows).source, "searched"))
+    with pytest.raises(
+        DatabaseError, match='table b: text search configuration "ours" does not exist'
+    ) as refused:
+        sync(windows, linux, model=model)
+    assert "create on linux what the statement lacks" in str(refused.value.remedy)
+    run(linux, "CREATE TEXT SEARCH CONFIGURATION ours (COPY = english)")
+    sync(windows, linux, model=model)
 
 
 _AS_ENTITY_FRAMEWORK_WRITES = """

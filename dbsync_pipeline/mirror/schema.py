@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from dbsync_pipeline.dialects.contract import Dialect
 from dbsync_pipeline.dialects.table import Table
-from dbsync_pipeline.errors import DbsyncError, StructureError, Unavailable
+from dbsync_pipeline.errors import DatabaseError, DbsyncError, StructureError, Unavailable
 from dbsync_pipeline.mirror import differences, outcome, structure
 from dbsync_pipeline.mirror.database import Database
 from dbsync_pipeline.mirror.ledger import Ledger
@@ -59,8 +59,10 @@ def create_missing(dialect: Dialect, database: Database, model: Model) -> list[s
 
 
 def _create(dialect: Dialect, database: Database, model: Model, absent: Sequence[str]) -> None:
+    tables = [model.table(name) for name in absent]
     with (
         _rules_kept(model),
+        _refusal_named(tables),
         outcome.transaction(
             dialect,
             database,
@@ -70,10 +72,35 @@ def _create(dialect: Dialect, database: Database, model: Model, absent: Sequence
     ):
         _leave_out(structure.keys_without_parent(dialect, model))
         model.metadata.create_all(
-            dialect.connection,
-            tables=[model.table(name).sa for name in absent],
-            checkfirst=True,
+            dialect.connection, tables=[table.sa for table in tables], checkfirst=True
         )
+
+
+@contextmanager
+def _refusal_named(tables: Sequence[Table]) -> Iterator[None]:
+    """Let the refusal of a statement name the table that it was for, and a remedy."""
+    names = {table.sa: table.name for table in tables}
+    begun: list[str] = []
+
+    def note(table: sa.Table, *_: object, **__: object) -> None:
+        begun.append(names[table])
+
+    for table in names:
+        sa.event.listen(table, "before_create", note)
+    try:
+        yield
+    except DatabaseError as error:
+        if begun and error.table is None:
+            error.table = begun[-1]
+        error.remedy = error.remedy or (
+            f"create on {error.database} what the statement lacks, then try again; or correct the "
+            "models, which `dbsync models from-database FILE` writes; or leave the table out "
+            "(DBSYNC_SKIP_TABLES)"
+        )
+        raise
+    finally:
+        for table in names:
+            sa.event.remove(table, "before_create", note)
 
 
 def create_ledger(

@@ -127,8 +127,18 @@ SELECT t.oid::regtype::text, CASE t.typtype
                THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END, ', ' ORDER BY attnum)
      FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
      WHERE a.attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped))
-  WHEN 'r' THEN format('CREATE TYPE %s AS RANGE (SUBTYPE = %s)', t.oid::regtype,
-    (SELECT rngsubtype::regtype FROM pg_range WHERE rngtypid = t.oid))
+  WHEN 'r' THEN (
+    SELECT format('CREATE TYPE %s AS RANGE (SUBTYPE = %s%s%s%s%s)',
+      t.oid::regtype, rngsubtype::regtype,
+      CASE WHEN o.opcdefault THEN '' ELSE format(', SUBTYPE_OPCLASS = %s.%I',
+                                                 o.opcnamespace::regnamespace, o.opcname) END,
+      CASE WHEN rngcollation <> y.typcollation THEN ', COLLATION = ' || rngcollation::regcollation
+           ELSE '' END,
+      CASE WHEN rngsubdiff = 0 THEN '' ELSE ', SUBTYPE_DIFF = ' || rngsubdiff END,
+      coalesce(', MULTIRANGE_TYPE_NAME = '
+               || ((to_jsonb(r) ->> 'rngmultitypid')::oid)::regtype, ''))  -- since version 14
+    FROM pg_range r JOIN pg_opclass o ON o.oid = rngsubopc JOIN pg_type y ON y.oid = rngsubtype
+    WHERE rngtypid = t.oid)
   END
 FROM types t LEFT JOIN pg_type b ON b.oid = t.typbasetype
 LEFT JOIN pg_class c ON c.oid = t.typrelid
